@@ -1,0 +1,51 @@
+# Everything that a fresh Debian machine with Python 3.11+, git and make needs. `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DIGITS := experiments/digits
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help install demo test test-slow lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+install: $(INSTALLED)  ## make .venv with everything in it
+
+$(INSTALLED): pyproject.toml
+	@echo "Installing into .venv: PyTorch's CUDA build is about 5.7 GB, which takes a minute or more."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version); try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { \
+	  echo "Debian keeps venv in a package of its own; installing python3-venv."; rm -rf .venv; \
+	  { [ "$$(id -u)" = 0 ] || { echo "Run as root: apt-get install python3-venv"; exit 1; }; } && \
+	  apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; }
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## train two small networks on digits, stitch them, print and draw the accuracies
+	@rm -rf experiments/demo
+	@echo "1/4  a ResNet on scikit-learn's handwritten digits"
+	@$(BIN)/stitching train -c $(DIGITS)/resnet/config.yml --overwrite
+	@echo "2/4  a ViT on the same"
+	@$(BIN)/stitching train -c $(DIGITS)/vit/config.yml --overwrite
+	@echo "3/4  stitching them in every direction"
+	@$(BIN)/stitching submit across-scales/digits.yml --cluster local --pack 32
+	@echo "4/4  the results"
+	@$(BIN)/stitching results experiments/demo/digits --base $(DIGITS)/resnet --base $(DIGITS)/vit \
+	  --figure experiments/demo/accuracy-by-gap.png
+
+lint: $(INSTALLED)  ## style and types
+	@$(BIN)/ruff check stitching tests
+	@$(BIN)/ruff format --check -q stitching tests
+	@$(BIN)/mypy
+
+test: lint  ## the whole test suite but what is marked slow
+	@$(BIN)/pytest -q -m "not slow" --cov --cov-report=term:skip-covered
+
+test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
+	@$(BIN)/pytest -q -m slow
+
+clean:  ## remove what installing and running left
+	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info experiments/demo

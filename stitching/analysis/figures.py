@@ -1,0 +1,106 @@
+"""Figures of a sweep's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # figures are files here; a notebook sets its own backend before it imports this
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stitching.config.errors import UserError
+from stitching.sweeps.stitchers import STITCHERS
+
+__all__ = ["adapter_style", "plot_accuracy_by_gap"]
+
+# Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def adapter_style(name: str) -> tuple[str, str]:
+    """A stitcher's colour and marker: the same in every figure, whatever else is drawn."""
+    # The demo's and the most used ones come first, so that the colours of a small figure are far apart.
+    common = (
+        "downsample_then_linear",
+        "downsample_then_3x3conv",
+        "affine",
+        "downsample_then_bottleneck",
+        "finetune",
+    )
+    order = [*common, *(other for other in STITCHERS if other not in common)]
+    place = order.index(name) if name in order else len(order)
+    return _COLOURS[place % len(_COLOURS)], _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)]
+
+
+def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path | None = None) -> Figure:
+    """Test accuracy (0 to 1) against the gap, a panel for each pair of networks and a colour for each stitcher.
+
+    Several runs of one cell (seeds) are drawn as their mean with a bar from the least to the greatest.
+
+    Args:
+        runs: as `load_runs` gives them.
+        bases: the accuracy of each base network, by its title; drawn as lines.
+        path: where to save the figure; its ending says as what.
+    """
+    pairs = list(dict.fromkeys(zip(runs["source"], runs["destination"], strict=True)))
+    adapters = sorted(
+        runs["adapter"].unique(), key=lambda name: list(STITCHERS).index(name) if name in STITCHERS else 99
+    )
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(5.2 * columns, 3.3 * rows + 0.7),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (source, dest) in zip(axes.flat, pairs, strict=False):
+        ours = runs[(runs["source"] == source) & (runs["destination"] == dest)]
+        gaps = sorted(set(zip(ours["first_deleted_block"], ours["last_deleted_block"], strict=True)))
+        for offset, name in enumerate(adapters):
+            group = ours[ours["adapter"] == name].groupby(["first_deleted_block", "last_deleted_block"])["accuracy"]
+            found = group.agg(["mean", "min", "max"]).reindex(gaps)
+            x = [i + 0.08 * (offset - (len(adapters) - 1) / 2) for i in range(len(gaps))]
+            colour, marker = adapter_style(name)
+            spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
+            axis.errorbar(
+                x,
+                found["mean"],
+                yerr=spread,
+                color=colour,
+                marker=marker,
+                markersize=6,
+                lw=1,
+                alpha=0.9,
+                label=name,
+            )
+        for title, line, role in ((dest, "--", "destination"), (source, ":", "source")):
+            if title in bases and (role == "destination" or source != dest):
+                axis.axhline(bases[title], color="#444444", ls=line, lw=1.2, label=f"{role} alone")
+        axis.set_title(f"{source} → {dest}", fontsize=10)
+        axis.set_xticks(range(len(gaps)), [f"{first}–{last}" for first, last in gaps])
+        axis.set_xlabel("blocks dropped (first–last)")
+        axis.grid(axis="y", color="#dddddd", lw=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy")
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    if path is not None:
+        try:
+            figure.savefig(path, dpi=150)
+        except (ValueError, OSError) as error:
+            raise UserError(f"cannot write the figure {path}: {error}") from None
+        finally:
+            plt.close(figure)
+    return figure

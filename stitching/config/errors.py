@@ -1,0 +1,82 @@
+"""The one exception for mistakes that a user can mend, and the words it is told in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["UserError", "at", "nearest", "unknown_name"]
+
+
+class UserError(Exception):
+    """A user's mistake: told in one message, never as a traceback.
+
+    Args:
+        problem: what is wrong, in one sentence that names what was found.
+        allowed: what would have been right.
+        do: what to do about it.
+        path: the keys that lead to the place in the YAML file, outermost first; `at` adds to its front while
+            the error travels up, and the document that was loaded turns it into a file and a line.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        allowed: str | None = None,
+        do: str | None = None,
+        path: tuple[str | int, ...] = (),
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.allowed = allowed
+        self.do = do
+        self.path = path
+        self.place: str | None = None  # "config.yml:12", once a document has located the path
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        key = ".".join(str(part) for part in self.path)
+        lines = [f"{where}{key}: {self.problem}" if key else f"{where}{self.problem}"]
+        if self.allowed:
+            lines.append(f"  allowed: {self.allowed}")
+        if self.do:
+            lines.append(f"  {self.do}")
+        return "\n".join(lines)
+
+
+@contextmanager
+def at(*keys: str | int) -> Iterator[None]:
+    """Say where in the config the body works: a `UserError` that leaves it gets `keys` in front of its path."""
+    try:
+        yield
+    except UserError as error:
+        if error.place is None:
+            error.path = (*keys, *error.path)
+        raise
+
+
+def nearest(name: object, choices: Iterable[str]) -> str | None:
+    """The choice that looks most like `name`, or None when nothing does."""
+    by_lower = {str(choice).lower(): str(choice) for choice in choices}
+    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def unknown_name(kind: str, name: object, choices: Iterable[str], *, path: tuple[str | int, ...] = ()) -> UserError:
+    """A `UserError` for a name that is in no registry: names what is allowed and the nearest of it.
+
+    Long lists of choices are cut to the twelve that look most like `name`.
+    """
+    choices = sorted(map(str, choices))
+    best = nearest(name, choices)
+    shown = choices
+    if len(choices) > 24:
+        shown = difflib.get_close_matches(str(name), choices, n=12, cutoff=0.0)
+    rest = f", ... ({len(choices)} in all)" if len(shown) < len(choices) else ""
+    return UserError(
+        f"there is no {kind} {str(name)!r}" + (f"; did you mean {best!r}?" if best else ""),
+        allowed=", ".join(shown) + rest,
+        path=path,
+    )

@@ -1,0 +1,269 @@
+"""The schema of a job: one network, one data set, one training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from stitching.config.parts import AssemblyPart, PartField, ReformatOptions
+from stitching.config.schema import Schema, complaint, validated
+from stitching.config.yaml import Document, load_yaml
+
+__all__ = [
+    "Job",
+    "JobSettings",
+    "LRSchedulerArgs",
+    "Preprocessing",
+    "TaskConfig",
+    "TrainConfig",
+    "load_job",
+    "project_root",
+    "read_job",
+]
+
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class Preprocessing(Schema):
+    """How images become tensors. What is left out is as the data set's registry entry says."""
+
+    image_size: PositiveInt | None = None
+    data_augmentation: Literal[True, False, "default", "none"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    train_crop: Literal["random_resized", "pad", "none"] | None = None
+    channels: Literal[1, 3] | None = None
+    mean: list[float] | None = None
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+
+
+class TaskConfig(Schema):
+    """One of several data sets that are learned side by side, a head for each."""
+
+    dataset: str
+    batch_size: PositiveInt | None = None
+
+
+class LossTerm(Schema):
+    """An auxiliary loss on the output of a module inside the network."""
+
+    output: str
+    loss_fn: str = "cross_entropy"
+    loss_fn_args: dict[str, Any] = {}
+    weight: float = 1.0
+
+
+class Metric(Schema):
+    """A metric of the network's output, or of the output of a module inside it."""
+
+    metric_fn: str
+    metric_fn_args: dict[str, Any] = {}
+    output: str | None = None
+
+
+class NestedScheduler(Schema):
+    """One of the schedulers that SequentialLR or ChainedScheduler is made of."""
+
+    lr_scheduler: str
+    lr_scheduler_args: LRSchedulerArgs
+
+
+class LRSchedulerArgs(Schema):
+    """Arguments of a torch scheduler, and `cadence`: whether it steps after every epoch or every step."""
+
+    model_config = {"extra": "allow", "strict": True}
+    open_to = "arguments of the scheduler"
+
+    cadence: Literal["epochs", "steps"] = "epochs"
+    schedulers: list[NestedScheduler] | None = None
+
+    @property
+    def torch_args(self) -> dict[str, Any]:
+        """What goes to the torch class as it is."""
+        return dict(self.model_extra or {})
+
+
+class TrainConfig(Schema):
+    """How to train."""
+
+    dataset: str | None = None
+    tasks: Annotated[list[TaskConfig], Field(min_length=1)] | None = None
+    data_preprocessing: Preprocessing = Preprocessing()
+    data_augmentation: Literal[True, False, "default", "none"] | None = None
+    seed: NonNegative = 12345
+    epochs: NonNegative = 10
+    max_steps: PositiveInt | None = None
+    max_batches: PositiveInt | None = None
+    batch_size: PositiveInt = 256
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    loss_fn: str = "cross_entropy"
+    loss_fn_args: dict[str, Any] = {}
+    aux_losses: list[LossTerm] = []
+    optimizer: str = "AdamW"
+    optimizer_args: dict[str, Any] = {}
+    lr: Annotated[float, Field(gt=0)] | None = None
+    lr_scheduler: str | None = None
+    lr_scheduler_args: LRSchedulerArgs | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.dataset is None) == (self.tasks is None):
+            said = "neither" if self.dataset is None else "both"
+            raise complaint(f"{said} of dataset and tasks given", "exactly one of dataset, tasks")
+        if self.tasks and len({task.dataset for task in self.tasks}) < len(self.tasks):
+            raise complaint("two tasks have the same data set", "each data set once", key="tasks")
+        lr = self.optimizer_args.get("lr")
+        if self.lr is not None and lr is not None and self.lr != lr:
+            raise complaint(f"lr is {self.lr} here and {lr} in optimizer_args", "one of them", key="lr")
+        if self.lr is not None:  # one place for the rest of the code to look in
+            self.optimizer_args = {**self.optimizer_args, "lr": self.lr}
+            self.lr = None
+        inner = self.data_preprocessing.data_augmentation
+        if self.data_augmentation is not None and inner is not None and self.data_augmentation != inner:
+            raise complaint(
+                f"data_augmentation is {self.data_augmentation} here and {inner} in data_preprocessing",
+                "one of them",
+                key="data_augmentation",
+            )
+        if self.data_augmentation is not None:
+            self.data_preprocessing.data_augmentation = self.data_augmentation
+            self.data_augmentation = None
+        if self.lr_scheduler is None and self.lr_scheduler_args is not None:
+            raise complaint(
+                "lr_scheduler_args without lr_scheduler", "lr_scheduler: a class of torch.optim.lr_scheduler"
+            )
+        return self
+
+    @property
+    def task_list(self) -> list[TaskConfig]:
+        """The tasks, of which an ordinary job has one; each with its batch size."""
+        tasks = self.tasks or [TaskConfig(dataset=self.dataset or "")]
+        return [task.model_copy(update={"batch_size": task.batch_size or self.batch_size}) for task in tasks]
+
+
+class JobSettings(Schema):
+    """Everything in a job but its network: what a sweep passes on to every job."""
+
+    reformat_options: ReformatOptions = ReformatOptions()
+    data_path: str | None = None
+    save_dir: str | None = None
+    metrics_output: str = "result.pkl"
+    save_checkpoints: bool = False
+    eval_checkpoints: bool = True
+    checkpoint_initial_model: bool = False
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    test_only: bool = False
+    resume_from: str | None = None
+    load_from: str | None = None
+    strict_load: bool = True
+    start_epoch: NonNegative = 0
+    print_freq: PositiveInt = 10
+    workers: NonNegative = 0
+    device: str | None = None
+    deterministic: bool = False
+    unfrozen: bool = False
+    verbose: bool = False
+    train_config: TrainConfig
+    metrics: list[Metric] = [Metric(metric_fn="accuracy")]
+    frozen_norm: Literal["running", "batch"] = "running"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _one_checkpoint(self) -> Self:
+        if self.resume_from and self.load_from:
+            raise complaint("both resume_from and load_from given", "one of them", key="load_from")
+        return self
+
+
+class Job(JobSettings):
+    """A whole job."""
+
+    model: PartField | None = None
+    assembly: Annotated[list[PartField], Field(min_length=1)] | None = None
+    head: PartField | None = None
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if (self.model is None) == (self.assembly is None):
+            said = "neither" if self.model is None else "both"
+            raise complaint(f"{said} of model and assembly given", "exactly one of model, assembly")
+        if self.head is not None and self.assembly is None:
+            raise complaint(
+                "head without assembly",
+                "assembly with head, or a head inside `model: {Assembly: ...}`",
+                key="head",
+            )
+        return self
+
+    @property
+    def network(self) -> PartField:
+        """The network's one part, whichever form it was written in."""
+        if self.model is not None:
+            return self.model
+        return AssemblyPart(kind="Assembly", parts=self.assembly or [], head=self.head)
+
+    def to_yaml(self) -> dict[str, Any]:
+        """The resolved job as plain data, defaults included: enough to run it again."""
+        return _without_none(self.model_dump(mode="json"))
+
+
+def read_job(document: Document) -> Job:
+    """The document as a job, its relative paths made to start from the document's folder.
+
+    Raises:
+        UserError: with file, line and key, if anything is wrong with it.
+    """
+    return with_paths(validated(Job, document), document.folder)
+
+
+def load_job(path: str | Path) -> Job:
+    """Load a job's YAML file. Raises `UserError` with file, line and key if anything is wrong with it."""
+    return read_job(load_yaml(path))
+
+
+def project_root(folder: Path) -> Path:
+    """The checkout that `folder` lies in: the nearest folder above it with `.git` or `experiments`; else itself."""
+    folder = folder.resolve()
+    return next(
+        (at for at in (folder, *folder.parents) if (at / ".git").exists() or (at / "experiments").is_dir()),
+        folder,
+    )
+
+
+def with_paths(settings: Any, folder: Path) -> Any:
+    """`settings` with every path of its own and of its parts made absolute, starting from `folder`."""
+    settings.data_path = settings.data_path or str(project_root(folder) / "data")
+    for name in ("data_path", "save_dir", "resume_from", "load_from"):
+        if value := getattr(settings, name, None):
+            setattr(settings, name, str((folder / Path(value).expanduser()).resolve()))
+    for part in _parts_in(
+        getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
+    ):
+        if part.ckp_path:
+            part.ckp_path = str((folder / Path(part.ckp_path).expanduser()).resolve())
+    return settings
+
+
+def _parts_in(*found: Any) -> list[Any]:
+    """Every part with a checkpoint's path in it, however deeply nested."""
+    parts: list[Any] = []
+    for item in found:
+        if isinstance(item, list):
+            parts += _parts_in(*item)
+        elif item is not None:
+            parts += [item] if hasattr(item, "ckp_path") else []
+            parts += _parts_in(getattr(item, "parts", None), getattr(item, "head", None))
+    return parts
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    return [_without_none(item) for item in data] if isinstance(data, list) else data
+
+
+NestedScheduler.model_rebuild()

@@ -1,0 +1,243 @@
+"""What may stand in a network's YAML: one schema for each part, told apart by the one key that names its class."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_serializer, model_validator
+
+from stitching.config.errors import nearest
+from stitching.config.schema import Schema, complaint
+
+__all__ = [
+    "AssemblyPart", "BasePart", "FormatField", "ModelFields", "NetPart", "ParallelPart", "PartField", "ReformatOptions",
+    "SubnetPart",
+]  # fmt: skip
+
+FORMAT_KINDS = ("img", "bhwc", "token", "bert", "vector")
+
+
+def _check_format(value: Any) -> Any:
+    kind, size = value, None
+    if isinstance(value, list) and len(value) == 2:
+        kind, size = value
+    if kind not in FORMAT_KINDS:
+        best = nearest(kind, FORMAT_KINDS)
+        raise complaint(
+            f"{value!r} is no format" + (f"; did you mean {best!r}?" if best else ""),
+            f"{', '.join(FORMAT_KINDS)}, alone or with a size such as [img, [256, 56, 56]] or [bert, [384, 196]]",
+        )
+    wanted = {"img": 3, "bhwc": 3, "token": 2, "bert": 2, "vector": 1}[kind]
+    if size is not None and (
+        not isinstance(size, list) or len(size) != wanted or not all(type(n) is int and n > 0 for n in size)
+    ):
+        order = {3: "[C, H, W]", 2: "[C, L]", 1: "[C]"}[wanted]
+        raise complaint(f"the size of {kind!r} is {size!r}", f"{order}, {wanted} whole numbers above zero")
+    return value
+
+
+FormatField = Annotated[str | list[Any], BeforeValidator(_check_format)]
+
+
+class BasePart(Schema):
+    """What every part may carry."""
+
+    kind: str
+    frozen: bool = False
+    in_format: FormatField | None = None
+    out_format: FormatField | None = None
+
+    @model_serializer(mode="plain")
+    def _as_yaml(self) -> dict[str, Any]:
+        return {self.kind: {key: value for key, value in self if key != "kind" and value is not None}}
+
+
+class ReformatOptions(Schema):
+    """How formats are converted where there is a choice."""
+
+    class_token: Literal["zeros", "ones", "avg"] = "zeros"
+
+
+class ModelFields(Schema):
+    """A trained model by name; further keys are passed to the model's constructor (`img_size`, `num_classes`, ...)."""
+
+    model_config = {"extra": "allow", "strict": True}
+    open_to: ClassVar[str | None] = "model arguments"
+
+    backend: Literal["timm", "pytorch", "torchvision"] | None = None
+    model_name: str
+    pretrained: bool | None = None
+    ckp_path: str | None = None
+
+    @property
+    def title(self) -> str:
+        """`timm/resnet50`, `torchvision/swin_t`, `local/convnet`."""
+        backend = {"pytorch": "torchvision"}.get(self.backend or "", self.backend)
+        if backend:
+            return f"{backend}/{self.model_name}"
+        return self.model_name if "/" in self.model_name else f"local/{self.model_name}"
+
+    @property
+    def wants_pretrained(self) -> bool:
+        """Whether published weights are asked for: by default for all models but our own."""
+        if self.pretrained is not None:
+            return self.pretrained
+        return self.ckp_path is None and not self.title.startswith("local/")
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """The keys that are the model's own."""
+        return dict(self.model_extra or {})
+
+
+class NetPart(BasePart, ModelFields):
+    kind: Literal["Net"]
+
+
+class SubnetPart(BasePart, ModelFields):
+    kind: Literal["Subnet"]
+    block_input: str | None = None
+    block_output: str | None = None
+
+
+class SimpleAdapterPart(BasePart):
+    kind: Literal["SimpleAdapter"]
+    in_channels: PositiveInt | None = None
+    out_channels: PositiveInt | None = None
+    hid_channels: PositiveInt | None = None
+    num_conv: PositiveInt | None = None
+    num_fc: PositiveInt | None = None
+    kernel_size: PositiveInt = 3
+    stride: PositiveInt = 1
+    padding: Annotated[int, Field(ge=0)] | None = None
+    leading_norm: bool = True
+    trailing_norm: bool = True
+    nonlinearity: bool = True
+    init_identity: bool = False
+    fc_format: Literal["token", "bert", "bhwc", "vector"] = "token"
+
+    @model_validator(mode="after")
+    def _one_kind_of_layer(self) -> Self:
+        if (self.num_conv is None) == (self.num_fc is None):
+            said = "neither" if self.num_conv is None else "both"
+            raise complaint(f"{said} of num_conv and num_fc given", "exactly one of num_conv, num_fc")
+        return self
+
+
+class ResNetBlockPart(BasePart):
+    kind: Literal["ResNetBasicBlock", "ResNetBottleneck"]
+    in_channels: PositiveInt | None = None
+    out_channels: PositiveInt | None = None
+    stride: PositiveInt = 1
+    norm_type: Literal["bn", "gn", "ln", "in"] = "bn"
+    init_identity: bool = True
+
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class VisionTransformerBlockPart(BasePart):
+    kind: Literal["VisionTransformerBlock"]
+    in_channels: PositiveInt | None = None
+    out_channels: PositiveInt | None = None
+    num_heads: PositiveInt = 6
+    embed_dim: PositiveInt | None = None
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+
+
+class SwinTransformerBlockPart(BasePart):
+    kind: Literal["SwinTransformerBlock"]
+    num_heads: PositiveInt = 6
+    embed_dim: PositiveInt | None = None
+    do_shift: bool = False
+    window_size: PositiveInt = 7
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    stochastic_depth: Probability = 0.0
+
+
+class ClassifierHeadPart(BasePart):
+    kind: Literal["ClassifierHead"]
+    num_classes: PositiveInt | None = None
+    pooled_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = 1
+
+
+class AssemblyPart(BasePart):
+    kind: Literal["Assembly"]
+    parts: Annotated[list[PartField], Field(min_length=1)]
+    head: PartField | None = None
+    input_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] | None = None
+    num_classes: PositiveInt | None = None
+    reformat_options: ReformatOptions | None = None
+
+
+class ParallelPart(BasePart):
+    kind: Literal["ParallelPart"]
+    parts: Annotated[list[PartField], Field(min_length=1)]
+    agg: Literal["none", "avg", "concat", "concat_channels", "concat_sequence"] = "none"
+
+
+class DeRyAdapterPart(BasePart):
+    kind: Literal["DeRyAdapter"]
+    input_channel: PositiveInt | None = None
+    output_channel: PositiveInt | None = None
+    num_fc: Annotated[int, Field(ge=0)] = 0
+    num_conv: Annotated[int, Field(ge=0)] = 0
+    stride: PositiveInt = 1
+    mode: Literal["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"] = "cnn2cnn"
+
+
+class BaseBlockPart(BasePart):
+    kind: Literal["BaseBlock"]
+    in_channels: PositiveInt | None = None
+    out_channels: PositiveInt | None = None
+    stride: PositiveInt = 1
+    kernel_size: PositiveInt = 3
+
+
+class FunctionPart(BasePart):
+    kind: Literal["Function"]
+    name: str
+
+
+PART_NAMES = (
+    "Subnet", "Net", "SimpleAdapter", "ResNetBasicBlock", "ResNetBottleneck", "VisionTransformerBlock",
+    "SwinTransformerBlock", "ClassifierHead", "Assembly", "ParallelPart", "DeRyAdapter", "BaseBlock", "Function",
+)  # fmt: skip
+
+
+def _with_kind(value: Any) -> Any:
+    """`{Subnet: {...}}` as `{kind: Subnet, ...}`, which pydantic can tell apart."""
+    if isinstance(value, BasePart):
+        return value
+    if not isinstance(value, dict) or len(value) != 1:
+        found = f"a mapping with the keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+        raise complaint(
+            f"a part is one class name with its arguments, found {found}", "e.g. `Subnet: {model_name: ...}`"
+        )
+    (kind, arguments), *_ = value.items()
+    if kind not in PART_NAMES:
+        best = nearest(kind, PART_NAMES)
+        hint = f"; did you mean {best!r}?" if best else ""
+        raise complaint(f"there is no part {kind!r}{hint}", ", ".join(PART_NAMES), key=kind)
+    if arguments is not None and not isinstance(arguments, dict):
+        raise complaint(f"the arguments of a part are a mapping, found {arguments!r}", key=kind)
+    if "kind" in (arguments or {}):  # our own word for the class name; a user's would be lost
+        raise complaint("unknown key 'kind'", key=kind)
+    return {"kind": kind, **(arguments or {})}
+
+
+PartField = Annotated[
+    Annotated[
+        SubnetPart | NetPart | SimpleAdapterPart | ResNetBlockPart | VisionTransformerBlockPart | SwinTransformerBlockPart
+        | ClassifierHeadPart | AssemblyPart | ParallelPart | DeRyAdapterPart | BaseBlockPart | FunctionPart,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(_with_kind),
+]  # fmt: skip
+
+for _part in (AssemblyPart, ParallelPart):
+    _part.model_rebuild()

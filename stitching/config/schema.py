@@ -1,0 +1,148 @@
+"""The base of every schema, and pydantic's errors in a user's words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from stitching.config.errors import UserError, nearest
+from stitching.config.yaml import Document
+
+__all__ = ["Schema", "complaint", "one_of", "validated"]
+
+S = TypeVar("S", bound="Schema")
+
+
+class Schema(BaseModel):
+    """A mapping in YAML: unknown keys are errors that offer the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
+    open_to: ClassVar[str | None] = None  # what further keys are, for the few mappings that take any
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise complaint(f"expected a mapping with keys, found {_shown(data)}", ", ".join(cls.keys()))
+        for key in data:
+            if key in cls.model_fields:
+                continue
+            best = nearest(key, cls.keys())
+            if cls.open_to and (best is None or not _looks_like(key, best)):
+                continue
+            hint = f"; did you mean {best!r}?" if best else ""
+            raise complaint(f"unknown key {key!r}{hint}", ", ".join(cls.keys()), key=key)
+        return data
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The keys that a user may write."""
+        return [name for name in cls.model_fields if name != "kind"]
+
+
+def complaint(
+    problem: str, allowed: str | None = None, *, do: str | None = None, key: str | None = None
+) -> PydanticCustomError:
+    """What a validator raises: `problem` is told as it stands, at the place of `key` if given."""
+    context = {"problem": problem, "allowed": allowed, "do": do, "key": key}
+    return PydanticCustomError("complaint", "{problem}", context)
+
+
+def one_of(**schemas: Any) -> Any:
+    """A field that may be written in several ways, told apart by what is there: `text`, `list` or `mapping`.
+
+    A plain union would complain about every way that the user did not mean.
+    """
+
+    def way(value: Any) -> str | None:
+        kinds = {str: "text", bool: "text", list: "list", dict: "mapping"}
+        kind = kinds.get(type(value), "mapping" if isinstance(value, BaseModel) else "")
+        return f"as-{kind}" if kind in schemas else None
+
+    tagged = tuple(Annotated[schema, Tag(f"as-{kind}")] for kind, schema in schemas.items())
+    return Annotated[tagged, Discriminator(way, "one_of", f"expected {' or '.join(_WAYS[k] for k in schemas)}")]
+
+
+_WAYS = {"text": "a word", "list": "a list", "mapping": "a mapping"}
+
+
+def validated(schema: type[S], document: Document) -> S:
+    """The document as an instance of `schema`.
+
+    Raises:
+        UserError: the first thing that is wrong, with its file and line; further ones are listed below it.
+    """
+    try:
+        return schema.model_validate(document.data)
+    except ValidationError as error:
+        told = [document.locate(_told(details)) for details in error.errors(include_url=False)]
+        first, *others = told
+        if others:
+            also = "\n".join("  also " + str(other).replace("\n", "\n  ") for other in others[:20])
+            first.do = f"{first.do}\n{also}" if first.do else also.lstrip()
+        raise first from None
+
+
+def _told(details: ErrorDetails) -> UserError:
+    path = tuple(part for part in details["loc"] if not str(part).startswith(("function-", "as-")))
+    context = details.get("ctx", {})
+    found = _shown(details["input"])
+    kind = details["type"]
+    if kind == "complaint":
+        key = context.get("key")
+        return UserError(
+            context["problem"],
+            allowed=context.get("allowed"),
+            do=context.get("do"),
+            path=(*path, key) if key else path,
+        )
+    if kind == "missing":
+        return UserError(f"the key {str(path[-1])!r} is missing", path=path[:-1], do=f"Add `{path[-1]}: ...` here.")
+    if kind == "literal_error":
+        choices = [choice.strip("' ") for choice in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        best = nearest(details["input"], choices) if isinstance(details["input"], str) else None
+        hint = f"; did you mean {best!r}?" if best else ""
+        return UserError(f"found {found}{hint}", allowed=", ".join(choices), path=path)
+    expected = _EXPECTED.get(kind)
+    if expected:
+        return UserError(f"expected {expected}, found {found}", path=path)
+    words = details["msg"]
+    return UserError(f"{words[0].lower()}{words[1:]}; found {found}", path=path)
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    words = repr(value)
+    return (words if len(words) <= 60 else words[:57] + "...") + f" ({_KINDS.get(type(value), type(value).__name__)})"
+
+
+_KINDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def _looks_like(key: str, known: str) -> bool:
+    """Whether `key` is more likely a slip of the pen for `known` than a name of its own."""
+    import difflib
+
+    return difflib.SequenceMatcher(None, key.lower(), known.lower()).ratio() >= 0.8

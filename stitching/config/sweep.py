@@ -1,0 +1,109 @@
+"""The schema of a sweep: models, where they are cut, gaps, stitchers, seeds, and the job keys that every run gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from stitching.config.job import JobSettings, with_paths
+from stitching.config.parts import ModelFields, PartField
+from stitching.config.schema import Schema, complaint, one_of, validated
+from stitching.config.yaml import Document, load_yaml
+
+__all__ = ["Gap", "ModelEntry", "Sweep", "load_sweep", "read_sweep"]
+
+NonNegative = Annotated[int, Field(ge=0)]
+PairField = Annotated[list[str], Field(min_length=2, max_length=2)]
+T = TypeVar("T")
+Several = Annotated[list[T], Field(min_length=1)]
+
+
+class Gap(Schema):
+    """Which blocks of the row are dropped, first and last included, and how many downsamplings lie among them."""
+
+    blocks_to_drop: Annotated[list[NonNegative], Field(min_length=2, max_length=2)]
+    num_downsamples: NonNegative | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        first, last = self.blocks_to_drop
+        if not 1 <= first <= last:
+            raise complaint(
+                f"blocks_to_drop is [{first}, {last}]", "[first, last] with 1 <= first <= last: block 0 stays",
+                key="blocks_to_drop",
+            )  # fmt: skip
+        return self
+
+
+class GapRule(Schema):
+    """All gaps, up to a length."""
+
+    max_dropped: PositiveInt
+
+
+class ModelEntry(ModelFields):
+    """A model to stitch, as a name or with its arguments and checkpoint."""
+
+
+def _named_model(value: Any) -> Any:
+    return {"model_name": value} if isinstance(value, str) else value
+
+
+ModelField = Annotated[ModelEntry, BeforeValidator(_named_model)]
+
+
+class Sweep(JobSettings):
+    """A whole sweep: stages typed out, or models whose stages are found."""
+
+    src_stages: list[PartField] | None = None
+    dest_stages: list[PartField] | None = None
+    stages: list[PartField] | None = None
+    models: Annotated[list[ModelField], Field(min_length=1)] | None = None
+    pairs: one_of(text=Literal["all", "self", "cross"], list=list[PairField]) = "all"  # type: ignore[valid-type]
+    depths: one_of(text=Literal["stages", "blocks"], list=Several[str]) = "stages"  # type: ignore[valid-type]
+    gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
+    stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
+    seeds: Annotated[list[NonNegative], Field(min_length=1)] | None = None
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    project: str = "across-scales"
+
+    @model_validator(mode="after")
+    def _one_way_to_name_stages(self) -> Self:
+        given = [name for name in ("models", "stages", "src_stages") if getattr(self, name) is not None]
+        if len(given) != 1 or (self.src_stages is None) != (self.dest_stages is None):
+            found = ", ".join([*given, *(["dest_stages"] if self.dest_stages is not None else [])]) or "nothing"
+            raise complaint(
+                f"the networks are given by {found}",
+                "one of: models; stages; src_stages together with dest_stages",
+            )
+        for name in ("stages", "src_stages", "dest_stages"):
+            for part in getattr(self, name) or []:
+                if part.kind != "Subnet":
+                    raise complaint(f"a stage is a {part.kind} here", "Subnet", key=name)
+        for name in (self.seeds or []) and ["train_config.seed"]:
+            if name in self.grid:
+                raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
+        if "/" in self.project or self.project in ("", ".", ".."):
+            raise complaint(f"project is {self.project!r}", "the name of one folder", key="project")
+        return self
+
+
+def read_sweep(document: Document) -> Sweep:
+    """The document as a sweep. Raises `UserError` with file, line and key if anything is wrong with it."""
+    sweep = with_paths(validated(Sweep, document), document.folder)
+    for part in [
+        *(sweep.models or []),
+        *(sweep.stages or []),
+        *(sweep.src_stages or []),
+        *(sweep.dest_stages or []),
+    ]:
+        if part.ckp_path:
+            part.ckp_path = str((document.folder / Path(part.ckp_path).expanduser()).resolve())
+    return sweep
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Load a sweep's YAML file; raises as `read_sweep` does."""
+    return read_sweep(load_yaml(path))

@@ -1,0 +1,261 @@
+"""Batches whose content depends only on the seed, the epoch and the data set, never on how they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from stitching.config.errors import UserError, at
+from stitching.data.registry import ImageDataset, dataset_info, open_dataset
+from stitching.data.transforms import Preprocessing, is_random, make_transform
+
+__all__ = ["Batches", "derive_seed"]
+
+CACHE_BYTES = 256 * 2**20  # the largest set of tensors that is kept in memory
+
+Key = tuple[int, int]  # of one look at an image: (epoch, index in the data set)
+Batch = tuple[Tensor, Tensor]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 64-bit seed from `parts`; other parts, another seed. The same in every process, version and machine."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+class Batches:
+    """The batches of a data set's training or held-out images.
+
+    The order of the training images depends only on (seed, epoch), and the randomness of an augmentation only on
+    (seed, epoch, index of the image). Held-out images come in the order of the data set, every one of them once. The
+    random state of the calling process is left alone.
+
+    Without workers, images whose transform is not random are kept as tensors once they have been made, if the whole set
+    takes no more than 256 MiB.
+
+    Args:
+        dataset_name, data_path: as for `open_dataset`.
+        workers: processes that load images; 0 loads them in this one. They live as long as this object.
+        pin_memory: put batches in page-locked memory, for a faster way to the GPU; nothing happens without one.
+        max_batches: end an epoch after so many batches.
+        drop_last: whether a last batch that is not full is left out. None: of the training images, only if it is a
+            single image, which BatchNorm cannot train with; of held-out images, never. An only batch is always kept.
+
+    Attributes:
+        num_classes, channels, image_size: of what the batches hold.
+        notes: what to tell the user: a line for each setting that is ignored.
+
+    Raises:
+        UserError: no such data set, its files are missing, or a setting of the preprocessing is wrong.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        data_path: str | Path | None,
+        *,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        seed: int,
+        train: bool,
+        workers: int = 0,
+        pin_memory: bool = False,
+        max_batches: int | None = None,
+        drop_last: bool | None = None,
+    ) -> None:
+        info = dataset_info(dataset_name, data_path)
+        with at("data_preprocessing"):
+            transform, self.notes = make_transform(info, preprocessing, train)
+        self.num_classes = info.num_classes
+        self.channels = preprocessing.channels or info.channels
+        self.image_size = preprocessing.image_size or info.image_size
+        images = _Images(open_dataset(dataset_name, data_path, train), dataset_name, transform, seed)
+        if train and drop_last is None:
+            drop_last = len(images) % batch_size == 1
+        self._order = _Order(len(images), batch_size, seed if train else None, bool(drop_last), max_batches)
+        self._pin = pin_memory and torch.cuda.is_available()
+        self._newest = 0  # number of the latest call of `epoch`
+        self._cache: _Cache | None = None
+        shape = (self.channels, self.image_size, self.image_size)
+        if workers == 0 and not images.random and len(images) * np.prod(shape) * 4 <= CACHE_BYTES:
+            self._cache = _Cache(images, shape)
+        self._loader = DataLoader(
+            images,
+            batch_sampler=self._order,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self._pin,
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # the loader seeds its workers from it; they need none from the global one
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._order)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; those before it are not computed.
+
+        Begins a new round: what an earlier call returned must not be read on from. Held-out images are the same in
+        every epoch.
+
+        Yields:
+            images, float32 (N, C, H, W), and labels, int64 (N).
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        self._newest += 1
+        return self._batches(epoch, start, self._newest)
+
+    def _batches(self, epoch: int, start: int, number: int) -> Iterator[Batch]:
+        self._check_newest(number)
+        self._order.epoch, self._order.start = epoch, start
+        for batch in self._cached() if self._cache else self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+            self._check_newest(number)
+
+    def _check_newest(self, number: int) -> None:
+        if number != self._newest:  # the workers, and so the batches, are the later call's by now
+            raise RuntimeError("another epoch of these batches has begun since")
+
+    def _cached(self) -> Iterator[Batch]:
+        assert self._cache is not None
+        for keys in self._order:
+            images, labels = self._cache[keys]
+            yield (images.pin_memory(), labels.pin_memory()) if self._pin else (images, labels)
+
+
+class _Order(Sampler[list[Key]]):
+    """Which images make up which batch of the epoch that is set; without a seed, they come as they are."""
+
+    def __init__(
+        self, images: int, batch_size: int, seed: int | None, drop_last: bool, max_batches: int | None
+    ) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        batches = max(images // batch_size, 1) if drop_last else -(-images // batch_size)
+        self.batches = batches if max_batches is None else min(batches, max_batches)
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = self.epoch, torch.arange(self.images)
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+            order = torch.randperm(self.images, generator=generator)
+        for chosen in order.split(self.batch_size)[self.start : self.batches]:
+            yield [(epoch, index) for index in chosen.tolist()]
+
+
+class _Images(Dataset[tuple[Tensor, int] | UserError]):
+    """The transformed images, each by its key, with the same randomness wherever it is made.
+
+    A broken image is returned as its error: one that a worker raised would arrive as another, with a traceback in it.
+    """
+
+    def __init__(self, images: ImageDataset, name: str, transform: v2.Compose, seed: int) -> None:
+        self.images, self.name, self.transform, self.seed = images, name, transform, seed
+        self.random = is_random(transform)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
+        epoch, index = key
+        try:
+            image, label = self.images[index]
+        except UserError as error:
+            return error
+        except (OSError, SyntaxError) as error:  # Pillow's, from one of torchvision's own sets of files
+            return UserError(f"image {index} of {self.name!r} cannot be read ({error})", do="Get the data set anew.")
+        if not self.random:
+            return self.transform(image), label
+        with _seeded(derive_seed(self.seed, "augmentation", epoch, index)):
+            return self.transform(image), label
+
+
+class _Cache:
+    """The tensors of a whole set, each made when it is first asked for."""
+
+    def __init__(self, images: _Images, shape: tuple[int, ...]) -> None:
+        self.source = images
+        self.images = torch.empty((len(images), *shape))
+        self.labels = torch.empty(len(images), dtype=torch.int64)
+        self.made = torch.zeros(len(images), dtype=torch.bool)
+
+    def __getitem__(self, keys: list[Key]) -> Batch:
+        chosen = torch.tensor([index for _, index in keys])
+        for index in chosen[~self.made[chosen]].tolist():
+            item = self.source[0, index]
+            if isinstance(item, UserError):
+                raise item
+            self.images[index], self.labels[index] = item
+            self.made[index] = True
+        return self.images[chosen], self.labels[chosen]
+
+
+def _collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
+    images, labels = [], []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        images.append(item[0])
+        labels.append(item[1])
+    return torch.stack(images), torch.tensor(labels)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Random numbers of the body come from `seed`; outside, nothing has happened.
+
+    `torch.manual_seed` would also seed the GPU's generator, which the caller's dropout draws from.
+    """
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+def _start_worker(_: int) -> None:
+    """Leave signals to the parent, which decides what a Ctrl-C or a preemption means and still wants its batches.
+
+    Slurm signals every process of a step at once. Only the parent's own SIGTERM is obeyed, with which the loader ends
+    workers that do not answer; workers whose parent is gone end by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS, which has no Slurm, has no sigwaitinfo either
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # leaves it to the thread, which sees the sender
+        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
+
+
+def _end_with_parent(parent: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

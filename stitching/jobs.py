@@ -1,0 +1,92 @@
+"""One job from its YAML to its folder: what `stitching train` does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stitching.config.errors import UserError
+from stitching.config.identity import identity
+from stitching.config.job import Job, read_job
+from stitching.config.yaml import Document
+from stitching.training.files import RunFolder
+from stitching.training.trainer import Interrupted, Setup, StopRequest, train
+
+__all__ = ["Report", "run_job", "smoke_test_job"]
+
+Told = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What to tell the user at the end, and the process's exit code."""
+
+    words: str
+    exit_code: int = 0
+
+
+def run_job(document: Document, *, resume: bool, overwrite: bool, told: Told) -> Report:
+    """Train the job in `document` beside its file, or in its `save_dir`.
+
+    Raises:
+        UserError: the config is wrong, or results of an earlier run would be lost; nothing was changed then.
+    """
+    job = read_job(document)
+    folder = _folder(job, document)
+    if resume and overwrite:
+        raise UserError("--resume goes on with the earlier run, --overwrite removes it", allowed="one of them")
+    if resume and (folder.read_metadata() or {}).get("state") == "done":
+        _same_config(folder, job)
+        return Report(f"Nothing to do: {folder.result} is there, whole and finished.")
+    if not (resume or job.resume_from or overwrite):
+        _nothing_lost(folder)
+    command = f"stitching train -c {document.path} --resume"
+    with StopRequest().on_signals() as stop:
+        try:
+            (run,) = train([Setup(job, folder)], resume=resume, overwrite=overwrite, progress=told, stop=stop)
+        except Interrupted:
+            return Report(f"Stopped; the checkpoint is {folder.checkpoint}. To go on, add --resume:\n  {command}", 130)
+    final = {key: value for key, value in run.final.items() if key.startswith("Overall/Test")}
+    words = ", ".join(f"{key.removeprefix('Overall/').lower()} {value:.4f}" for key, value in final.items())
+    return Report(f"Done: {words}\nResult: {folder.result}")
+
+
+def smoke_test_job(document: Document, told: Told) -> Report:
+    """Train two batches, test two, save and load, in a folder that is removed again."""
+    for key in ("epochs", "max_batches"):
+        document.override(("train_config", key), {"epochs": 1, "max_batches": 2}[key], "--smoke-test")
+    job = read_job(document)
+    with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as path:
+        job.start_epoch = 0
+        (run,) = train([Setup(job, RunFolder(Path(path)))], progress=told, max_test_batches=2)
+    return Report(f"The smoke test passed: {run.step} training steps and a test on two batches.")
+
+
+def _folder(job: Job, document: Document) -> RunFolder:
+    """Beside the config; with the seed in the files' names if the folder holds the run of another seed."""
+    path = Path(job.save_dir) if job.save_dir else document.folder
+    folder = RunFolder(path, job.metrics_output)
+    known = folder.read_metadata()
+    if known and known.get("seed", job.train_config.seed) != job.train_config.seed:
+        output = Path(job.metrics_output)
+        return RunFolder(path, f"{output.stem}-{job.train_config.seed}{output.suffix}")
+    return folder
+
+
+def _nothing_lost(folder: RunFolder) -> None:
+    """Raise if starting from scratch would write over what an earlier run left."""
+    state = (folder.read_metadata() or {}).get("state")
+    if folder.checkpoint.exists() and state != "done":
+        raise UserError(
+            f"{folder.checkpoint} is of an unfinished run",
+            do="--resume goes on with it, --overwrite starts again.",
+        )
+    if folder.result.exists():
+        raise UserError(f"{folder.result} is there already", do="--overwrite replaces it; another save_dir keeps both.")
+
+
+def _same_config(folder: RunFolder, job: Job) -> None:
+    if (folder.read_metadata() or {}).get("identity") != identity(job):
+        raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")

@@ -1,0 +1,292 @@
+"""From a network's config to its modules: every part built, placed and told which format arrives.
+
+Shapes are never worked out by hand: one image runs through each part as it is built (on the meta device when a plan
+is made), and what comes out is the next part's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from stitching.nets.formats import Format, Reformat, converted
+from torch import nn
+
+from stitching.config.errors import UserError, at
+from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, ParallelPart, SubnetPart
+from stitching.nets import adapters, blocks, dery, graphs, zoo
+from stitching.nets.assembly import Network, Parallel, Piece
+
+__all__ = ["BuildOptions", "build_network", "forget_models", "model_spec", "traced_model"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What building a network needs to know beside its parts."""
+
+    seed: int = 0
+    num_classes: int | None = None
+    class_token: Literal["zeros", "ones", "avg"] = "zeros"
+    frozen_norm: Literal["running", "batch"] = "running"
+    unfrozen: bool = False  # train everything, whatever the parts say
+    meta: bool = False  # shapes only: no weights, no memory
+
+
+def model_spec(part: ModelFields) -> zoo.ModelSpec:
+    """The model that a part names."""
+    with at("model_name"):
+        return zoo.ModelSpec.parse(
+            part.title, pretrained=part.wants_pretrained, ckp_path=part.ckp_path, **part.model_args
+        )
+
+
+@lru_cache(maxsize=8)
+def traced_model(spec: zoo.ModelSpec, seed: int = 0, meta: bool = False) -> graphs.TracedModel:
+    """A model and its graphs; the newest few are kept, as a network cuts the same model more than once."""
+    return graphs.trace(zoo.build_meta(spec) if meta else zoo.build(spec, seed))
+
+
+def forget_models() -> None:
+    """Let go of the models that `traced_model` keeps."""
+    traced_model.cache_clear()
+
+
+def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:
+    """The network that `part` describes, for images of `in_format`.
+
+    The weights of untrained parts depend on `options.seed` only; the global random state stays as it was.
+
+    Raises:
+        UserError: with the path of the part below `part`'s own class name, if it cannot be built or what arrives does
+            not fit it.
+    """
+    device = torch.device("meta" if options.meta else "cpu")
+    with torch.random.fork_rng(devices=[]), device:
+        torch.manual_seed(options.seed)
+        root = _build(part, in_format, options)
+    return (
+        root.net
+        if isinstance(root.net, Network) and not root.before.changes and not root.after.changes
+        else Network([root])
+    )
+
+
+def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:
+    """One part with its conversions, after a trial run."""
+    with at(part.kind):
+        native, make = _RECIPES[part.kind](part, options)
+        wanted = Format.parse(part.in_format) if part.in_format else native or arriving
+        if native and wanted.kind == native.kind:
+            wanted = replace(wanted, prefix=native.prefix)
+        with at("in_format"):
+            given = converted(arriving, wanted, options.class_token)
+            _same_channels(wanted.channels, given, "in_format declares")
+        net = make(given)
+        out = _run_through(net, given)
+        if part.out_format:
+            with at("out_format"):
+                declared = Format.parse(part.out_format)
+                left = converted(out, declared, options.class_token)
+                _same_channels(declared.channels, left, "out_format declares")
+        else:
+            declared, left = out, out
+        return Piece(
+            net,
+            before=Reformat(arriving, wanted, options.class_token),
+            after=Reformat(out, declared, options.class_token),
+            out_format=left,
+            frozen=part.frozen and not options.unfrozen,
+            frozen_norm=options.frozen_norm,
+        )
+
+
+Maker = Callable[[Format], nn.Module]
+Recipe = tuple[Format | None, Maker]  # what the part works on (None: anything), and how it is made for what arrives
+
+
+def _subnet(part: SubnetPart, options: BuildOptions) -> Recipe:
+    spec = model_spec(part)
+    traced = traced_model(spec, options.seed, options.meta)
+    with at("block_input"):
+        start = graphs.resolve(traced, part.block_input, "input")
+    with at("block_output"):
+        end = graphs.resolve(traced, part.block_output, "output")
+    subnet = graphs.extract(traced, start, end)
+    subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
+    subnet.cut_from = (spec, start, end)  # lets training see which fronts are the same
+    return Format(start.format.kind, prefix=start.format.prefix), lambda _: subnet
+
+
+def _net(part: NetPart, options: BuildOptions) -> Recipe:
+    spec = model_spec(part)
+    return Format("img"), lambda _: zoo.build_meta(spec) if options.meta else zoo.build(spec, options.seed)
+
+
+def _sized(part: BasePart, arriving: Format, *own: str) -> dict[str, Any]:
+    """The part's arguments, with the channels that arrive where it names none."""
+    arguments = {key: value for key, value in part if key not in (*BasePart.model_fields, *own) and value is not None}
+    for name in ("in_channels", "input_channel", "embed_dim"):
+        if name in type(part).model_fields:
+            arguments.setdefault(name, arriving.channels)
+    for name in ("in_channels", "input_channel"):
+        if name in arguments:
+            with at(name):
+                _same_channels(arguments[name], arriving, "the part takes")
+    for name, same in (("out_channels", "in_channels"), ("output_channel", "input_channel")):
+        if name in type(part).model_fields:
+            arguments.setdefault(name, arguments[same])
+    return arguments
+
+
+def _plain(module: Callable[..., nn.Module], kind: str) -> Callable[[Any, BuildOptions], Recipe]:
+    """The recipe of a part whose class takes the part's own arguments."""
+    return lambda part, options: (Format(kind), lambda arriving: module(**_sized(part, arriving)))
+
+
+def _simple_adapter(part: Any, options: BuildOptions) -> Recipe:
+    kind = "img" if part.num_conv else part.fc_format
+    return Format(kind, prefix=int(kind == "bert")), lambda arriving: adapters.SimpleAdapter(**_sized(part, arriving))
+
+
+def _vit_block(part: Any, options: BuildOptions) -> Recipe:
+    kind = _first(part.in_format) if part.in_format else "token"
+    if kind not in ("token", "bert"):
+        raise UserError(f"works on sequences, in_format is {kind!r}", allowed="token, bert", path=("in_format",))
+
+    def make(arriving: Format) -> nn.Module:
+        arguments = _sized(part, arriving)
+        # Not "the same as in_channels": a width of its own is what the projection in front of the block is for.
+        arguments["out_channels"] = part.out_channels or arguments["embed_dim"]
+        return blocks.VisionTransformerBlock(kind=kind, **arguments)
+
+    return Format(kind, prefix=int(kind == "bert")), make
+
+
+def _head(part: Any, options: BuildOptions) -> Recipe:
+    classes = part.num_classes or options.num_classes
+    if classes is None:
+        raise UserError(
+            "the number of classes is not known here",
+            do="Give `num_classes`, or a data set.",
+            path=("num_classes",),
+        )
+
+    def make(arriving: Format) -> nn.Module:
+        return adapters.ClassifierHead(in_channels=arriving.channels, num_classes=classes, pooled_size=part.pooled_size)
+
+    return Format("img"), make
+
+
+def _assembly(part: AssemblyPart, options: BuildOptions) -> Recipe:
+    inner = replace(
+        options,
+        num_classes=part.num_classes or options.num_classes,
+        class_token=part.reformat_options.class_token if part.reformat_options else options.class_token,
+    )
+
+    def make(arriving: Format) -> nn.Module:
+        if part.input_shape and arriving.shape(1)[1:] != tuple(part.input_shape):
+            raise UserError(
+                f"input_shape is {part.input_shape}, but {arriving} arrives", path=("input_shape",),
+                do="Set train_config.data_preprocessing.image_size, or leave input_shape out.",
+            )  # fmt: skip
+        pieces: list[Piece] = []
+        for i, child in enumerate(part.parts):
+            with at("parts", i):
+                pieces.append(_build(_inherit(child, part), pieces[-1].out_format if pieces else arriving, inner))
+        if part.head:
+            with at("head"):
+                pieces.append(_build(_inherit(part.head, part), pieces[-1].out_format, inner))
+        return Network(pieces)
+
+    return None, make
+
+
+def _parallel(part: ParallelPart, options: BuildOptions) -> Recipe:
+    def make(arriving: Format) -> nn.Module:
+        pieces = []
+        for i, child in enumerate(part.parts):
+            with at("parts", i):
+                pieces.append(_build(_inherit(child, part), arriving, options))
+        formats = [piece.out_format for piece in pieces]
+        joined = {"concat": "concat_channels"}.get(part.agg, part.agg)
+        for i, found in enumerate(formats):
+            first = formats[0]
+            if joined == "concat_channels":
+                found, first = replace(found, channels=None), replace(first, channels=None)
+            if joined == "concat_sequence":
+                if found.kind not in ("token", "bert"):
+                    raise UserError(f"{found} is no sequence", allowed="token, bert", path=("parts", i))
+                found, first = replace(found, size=None), replace(first, size=None)
+            if joined != "none" and found != first:
+                raise UserError(
+                    f"gives {formats[i]}, the first part gives {formats[0]}: {part.agg} cannot join them",
+                    do="Give the parts the same out_format.", path=("parts", i),
+                )  # fmt: skip
+        return Parallel(pieces, part.agg)
+
+    return None, make
+
+
+_RECIPES: dict[str, Callable[[Any, BuildOptions], Recipe]] = {
+    "Subnet": _subnet,
+    "Net": _net,
+    "SimpleAdapter": _simple_adapter,
+    "ResNetBasicBlock": _plain(blocks.ResNetBasicBlock, "img"),
+    "ResNetBottleneck": _plain(blocks.ResNetBottleneck, "img"),
+    "VisionTransformerBlock": _vit_block,
+    "SwinTransformerBlock": _plain(blocks.SwinTransformerBlock, "bhwc"),
+    "ClassifierHead": _head,
+    "Assembly": _assembly,
+    "ParallelPart": _parallel,
+    "DeRyAdapter": lambda part, options: (
+        Format("token" if part.mode.startswith("vit") else "img"),
+        lambda arriving: dery.DeRyAdapter(**_sized(part, arriving)),
+    ),
+    "BaseBlock": _plain(dery.BaseBlock, "img"),
+    "Function": lambda part, options: (None, lambda arriving: dery.Function(part.name)),
+}
+
+
+def _inherit(child: BasePart, parent: BasePart) -> BasePart:
+    """A frozen part's parts are frozen."""
+    return child.model_copy(update={"frozen": True}) if parent.frozen and not child.frozen else child
+
+
+def _first(given: Any) -> Any:
+    return given[0] if isinstance(given, list) else given
+
+
+def _same_channels(declared: int | None, given: Format, words: str) -> None:
+    if declared is not None and given.channels is not None and declared != given.channels:
+        raise UserError(f"{words} {declared} channels, but {given} arrives")
+
+
+def _run_through(net: nn.Module, given: Format) -> Format:
+    """The format of what `net` makes of one input of format `given`."""
+    if isinstance(net, Network):
+        return net.out_format
+    if isinstance(net, Parallel) and net.agg == "none":
+        return net.parts[0].out_format  # type: ignore[return-value]
+    net.eval()
+    try:
+        with torch.no_grad():
+            out = net(torch.zeros(given.shape(1)))
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the part cannot take {given}: {words}",
+            do="Give it an `in_format` with the size that it was made for, or another image_size.",
+        ) from None
+    finally:
+        net.train()
+    if not isinstance(out, torch.Tensor):
+        raise UserError(f"the part gives {type(out).__name__}, not one tensor")
+    kind = getattr(net, "out_kind", None) or (given.kind if out.dim() == len(given.shape(1)) else "vector")
+    if isinstance(net, nn.Module) and kind == "same":
+        kind = given.kind
+    prefix = getattr(net, "out_prefix", given.prefix)
+    return Format.of(kind, tuple(out.shape), prefix)

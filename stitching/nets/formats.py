@@ -1,0 +1,297 @@
+"""Formats: how a tensor lays out an image, and the conversions between any two of them.
+
+| kind   | shape        | size           |
+| ------ | ------------ | -------------- |
+| img    | (N, C, H, W) | (H, W)         |
+| bhwc   | (N, H, W, C) | (H, W)         |
+| token  | (N, L, C)    | L              |
+| bert   | (N, P+L, C)  | L, P as prefix |
+| vector | (N, C)       | none           |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt, prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stitching.config.errors import UserError, unknown_name
+
+__all__ = ["CLASS_TOKENS", "KINDS", "Format", "Reformat", "converted"]
+
+KINDS = {"img": "[C, H, W]", "bhwc": "[C, H, W]", "token": "[C, L]", "bert": "[C, L]", "vector": "[C]"}
+CLASS_TOKENS = ("zeros", "ones", "avg")
+
+_SEQUENCES = ("token", "bert")
+
+Map = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout, with a size or without.
+
+    Attributes:
+        kind: img, bhwc, token, bert or vector.
+        channels: C, or None when not said.
+        size: (H, W) of img and bhwc, L of token and bert (prefix tokens do not count), None of a vector or when not
+            said.
+        prefix: number of prefix tokens, e.g. 1 for a class token; of bert only.
+    """
+
+    kind: str
+    channels: int | None = None
+    size: Map | int | None = None
+    prefix: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prefix and self.kind != "bert":
+            raise ValueError(f"{self.kind} has no prefix tokens, found {self.prefix}")
+
+    @classmethod
+    def parse(cls, given: Any) -> Format:
+        """A format as YAML has it: `img`, or `[img, [256, 56, 56]]` with [C, H, W], [C, L] or [C] as the size.
+
+        YAML has no word for the number of prefix tokens; a `bert` read from it has one.
+
+        Raises:
+            UserError: if there is no such kind, or the size has not the numbers that the kind needs.
+        """
+        kind, numbers = given, None
+        if isinstance(given, list | tuple):
+            if len(given) != 2:
+                raise UserError(f"{given!r} is no format", allowed="a kind, or [kind, size], e.g. [img, [256, 56, 56]]")
+            kind, numbers = given
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise unknown_name("format", kind, KINDS)
+        prefix = int(kind == "bert")
+        if numbers is None:
+            return cls(kind, prefix=prefix)
+        wanted = KINDS[kind].count(",") + 1
+        if (
+            not isinstance(numbers, list | tuple)
+            or len(numbers) != wanted
+            or not all(type(n) is int and n > 0 for n in numbers)  # `type`, as True is an int too
+        ):
+            raise UserError(
+                f"the size of {kind!r} is {numbers!r}",
+                allowed=f"{KINDS[kind]}, {wanted} whole number{'s' * (wanted > 1)} above zero",
+            )
+        channels, *rest = numbers
+        return cls(kind, channels, (tuple(rest) if len(rest) == 2 else rest[0]) if rest else None, prefix)
+
+    @classmethod
+    def of(cls, kind: str, shape: tuple[int, ...], prefix: int = 0) -> Format:
+        """The format of a tensor of `shape`, batch dimension included, that is laid out as `kind`.
+
+        `prefix` counts for `bert` only.
+
+        Raises:
+            UserError: if no tensor of that kind has such a shape.
+        """
+        prefix = prefix if kind == "bert" else 0
+        if len(shape) != KINDS[kind].count(",") + 2 or (kind in _SEQUENCES and shape[1] <= prefix):
+            raise UserError(
+                f"a tensor of shape {shape} is no {kind!r}" + (f" with {prefix} prefix tokens" if prefix else ""),
+                allowed=f"one image in the batch and a size of {KINDS[kind]}",
+            )
+        if kind == "img":
+            return cls(kind, shape[1], (shape[2], shape[3]))
+        if kind == "bhwc":
+            return cls(kind, shape[3], (shape[1], shape[2]))
+        if kind == "vector":
+            return cls(kind, shape[1])
+        return cls(kind, shape[2], shape[1] - prefix, prefix)
+
+    def to_yaml(self) -> str | list[Any]:
+        """The reverse of `parse`: the kind alone if the format is not fully sized."""
+        numbers = self._numbers
+        return self.kind if None in numbers else [self.kind, list(numbers)]
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of a tensor of `batch` images in this format, which must be fully sized."""
+        numbers = self._numbers
+        sized = tuple(n for n in numbers if n is not None)
+        if len(sized) != len(numbers):
+            raise ValueError(f"{self} is not fully sized")
+        channels, *rest = sized
+        if self.kind in ("img", "vector"):
+            return (batch, *sized)
+        if self.kind == "bert":
+            rest = [rest[0] + self.prefix]
+        return (batch, *rest, channels)
+
+    @property
+    def spatial(self) -> Map | None:
+        """(H, W), also of a square number of tokens; None for a vector, for other sequences and when not said."""
+        if isinstance(self.size, int):
+            side = isqrt(self.size)
+            return (side, side) if side * side == self.size else None
+        return self.size
+
+    @property
+    def _positions(self) -> int | None:
+        """How many places of the image have a vector of channels: H x W, or L; None of a vector and when not said."""
+        return prod(self.size) if isinstance(self.size, tuple) else self.size
+
+    @property
+    def _numbers(self) -> tuple[int | None, ...]:
+        """[C, H, W], [C, L] or [C], with None for what is not said."""
+        if self.kind == "vector":
+            return (self.channels,)
+        if self.kind in _SEQUENCES:
+            return (self.channels, self.size if isinstance(self.size, int) else None)
+        return (self.channels, *(self.size if isinstance(self.size, tuple) else (None, None)))
+
+    def __str__(self) -> str:
+        numbers = self._numbers
+        if all(n is None for n in numbers):
+            return self.kind
+        words = "x".join("?" if n is None else str(n) for n in numbers)
+        return f"{self.kind} {words}" + (f"+{self.prefix}" if self.kind == "bert" else "")
+
+
+def converted(src: Format, dst: Format, class_token: str = "zeros") -> Format:
+    """The format that comes out when a tensor of format `src` is converted to `dst`.
+
+    Args:
+        src: what arrives, with its size.
+        dst: what is wanted; a size that it leaves out is `src`'s. Its channels are not looked at, as a conversion
+            cannot choose them: what comes out has `src`'s, or twice as many where a class token is spread.
+        class_token: how a new prefix token is made: zeros, ones, or avg, the mean over all positions.
+
+    Raises:
+        UserError: if tokens cannot be laid out as a map, a vector would have to fill one, or `class_token` is unknown.
+    """
+    if class_token not in CLASS_TOKENS:
+        raise unknown_name("class_token", class_token, CLASS_TOKENS)
+    channels = src.channels
+    if dst.kind == "vector":
+        return Format("vector", channels)
+    _, size = _maps(src, dst)
+    if dst.kind == "bert":
+        return Format("bert", channels, prod(size), _prefix(src, dst))
+    if dst.kind == "token":
+        return Format("token", channels, prod(size))
+    if channels is not None and src.prefix:
+        channels *= 2
+    return Format(dst.kind, channels, size)
+
+
+def _prefix(src: Format, dst: Format) -> int:
+    """How many prefix tokens a `bert` gets: all that there are, and new ones for what is lacking."""
+    return max(src.prefix, dst.prefix, int(src.kind != "bert"))
+
+
+def _maps(src: Format, dst: Format) -> tuple[Map, Map]:
+    """How the positions of `src` are to be seen as a map, and the size that this map is to get."""
+    if src.kind == "vector":
+        if dst._positions not in (None, 1):
+            raise UserError(
+                f"{src} cannot become {dst}: a vector has nothing to fill {dst._positions} positions with",
+                do="Leave the size out (a vector becomes one position), or cut the network before its pooling.",
+            )
+        return (1, 1), (1, 1)
+    have, count = src.spatial, src._positions
+    if count is None:
+        raise ValueError(f"{src} is not fully sized")
+    if dst.kind in (*_SEQUENCES, "vector") and dst.size in (None, count):
+        # Tokens that stay as many as they are, or are averaged, need no map; a column of them stands in for it.
+        have = want = (count, 1) if src.kind in _SEQUENCES else have
+    elif src.kind in _SEQUENCES and isinstance(dst.size, tuple) and dst._positions == count:
+        have = want = dst.size
+    else:
+        want = have if dst.size is None else dst.spatial
+    if have is None:
+        raise UserError(
+            f"{src} cannot become {dst}: {count} tokens are no square map",
+            do=f"Name their map in an out_format before this one, e.g. [img, [C, H, W]] with H x W = {count}.",
+        )
+    if want is None:
+        raise UserError(
+            f"{src} cannot become {dst}: an image can be resized to a square number of tokens only",
+            do="Ask for a square number of tokens, or for a map, e.g. [img, [C, H, W]], before this format.",
+        )
+    return have, want
+
+
+class Reformat(nn.Module):
+    """Converts tensors of format `src` to `dst`, without parameters.
+
+    The image is first resized (bilinear, no antialiasing, `align_corners` off) if `dst` names another size, then laid
+    out anew. What happens to prefix tokens:
+
+    - bert -> img, bhwc: the first one is spread over the map as further channels, after those of the map; others go.
+    - bert -> token: they go. bert -> vector: the first one is the vector.
+    - bert -> bert: they stay as they are; if `dst` has more, new ones follow.
+    - anything else -> bert: `dst.prefix`, at least one, new ones.
+
+    New ones are made as `class_token` says. Tokens are a square map, unless `dst` is a map of as many positions. A map
+    or tokens become a vector by the mean over all positions; a vector becomes a map or a sequence of one position. If
+    nothing is to be changed the very same tensor comes back.
+
+    Args:
+        src: what arrives, with its size; the batch size is free.
+        dst: what is wanted, with a size or without.
+        class_token: zeros, ones, or avg, the mean over the positions of the resized image.
+
+    Raises:
+        UserError: as `converted`.
+    """
+
+    def __init__(self, src: Format, dst: Format, class_token: str = "zeros") -> None:
+        super().__init__()
+        self.src = src
+        self.class_token = class_token
+        self.out_format = converted(src, dst, class_token)
+        self.have, self.want = _maps(src, dst)
+        kept = src.prefix if self.out_format.kind == "bert" else 0
+        self.new_prefix = self.out_format.prefix - kept
+        self.changes = src.kind != self.out_format.kind or self.have != self.want or self.new_prefix > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.changes:
+            return x
+        prefix = None
+        if self.src.prefix:
+            prefix, x = x[:, : self.src.prefix], x[:, self.src.prefix :]
+        x = self._as_map(x)
+        if self.out_format.kind == "vector":
+            return x.mean((2, 3)) if prefix is None else prefix[:, 0]
+        if self.have != self.want:
+            x = F.interpolate(x, self.want, mode="bilinear", align_corners=False)
+        return self._laid_out(x, prefix)
+
+    def _as_map(self, x: Tensor) -> Tensor:
+        """The positions of a tensor of kind `src`, without its prefix, as (N, C, H, W)."""
+        match self.src.kind:
+            case "img":
+                return x
+            case "bhwc":
+                return x.permute(0, 3, 1, 2)
+            case "vector":
+                return x[:, :, None, None]
+        return x.transpose(1, 2).unflatten(2, self.have)
+
+    def _laid_out(self, x: Tensor, prefix: Tensor | None) -> Tensor:
+        """A map (N, C, H, W) and the prefix tokens (N, P, C) that came with it, as the wanted kind."""
+        kind = self.out_format.kind
+        if kind in ("img", "bhwc"):
+            if prefix is not None:
+                x = torch.cat([x, prefix[:, 0, :, None, None].expand_as(x)], 1)
+            return x if kind == "img" else x.permute(0, 2, 3, 1)
+        x = x.flatten(2).transpose(1, 2)
+        if kind == "token":
+            return x
+        new = x.mean(1, keepdim=True) if self.class_token == "avg" else torch.zeros_like(x[:, :1])
+        if self.class_token == "ones":
+            new = torch.ones_like(new)
+        new = new.expand(-1, self.new_prefix, -1)
+        return torch.cat([new, x] if prefix is None else [prefix, new, x], 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.src} -> {self.out_format}" if self.changes else "same"

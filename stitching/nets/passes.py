@@ -1,0 +1,95 @@
+"""What a freshly traced graph is put through, so that it can be cut: each pass changes the graph that it is given."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+
+__all__ = ["dependent_nodes", "drop_pinned_inputs", "drop_unused", "keep_main_output", "without_in_place"]
+
+_IN_PLACE_OPERATORS: dict[Callable, Callable] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
+}
+_REFILLS = {"bernoulli_"}  # methods that overwrite a fresh tensor; the one without the underscore means another thing
+
+
+def drop_pinned_inputs(graph: fx.Graph) -> None:
+    """Erase the inputs that were pinned, with the checks that they have the pinned value."""
+    _, *pinned = [node for node in graph.nodes if node.op == "placeholder"]
+    doomed = set(pinned)
+    for node in graph.nodes:
+        if doomed.intersection(node.all_input_nodes):
+            doomed.add(node)
+    for node in reversed(list(graph.nodes)):
+        if node in doomed:
+            graph.erase_node(node)
+
+
+def keep_main_output(graph: fx.Graph) -> None:
+    """Make the output its first tensor, where it is a structure of several."""
+    output = graph.output_node()
+    main = output.all_input_nodes[0]
+    while isinstance(main.target, type) and issubclass(main.target, tuple):  # a named tuple is a node that makes it
+        main = main.all_input_nodes[0]
+    output.args = (main,)
+
+
+def without_in_place(graph: fx.Graph, root: nn.Module) -> None:
+    """Turn in-place operations into what they compute; later uses of the overwritten value become uses of the result.
+
+    Whether a module works in place is a setting of the module; `CutModule` turns it off in its copies. What overwrites
+    a buffer (a counter, say) is meant to, and stays.
+    """
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    dependent = dependent_nodes(graph)
+    for node in graph.nodes:
+        if not node.all_input_nodes or (overwritten := node.all_input_nodes[0]) not in dependent:
+            continue
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node.op == "call_module":
+            in_place = getattr(root.get_submodule(node.target), "inplace", False)
+        elif node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
+            node.target, in_place = _IN_PLACE_OPERATORS[node.target], True
+        elif node.op == "call_function" and node.kwargs.get("inplace"):
+            node.kwargs, in_place = {**node.kwargs, "inplace": False}, True
+        else:
+            in_place = name.endswith("_") and not name.endswith("__")
+            space = torch.Tensor if node.op == "call_method" else torch
+            if in_place and name not in _REFILLS and callable(plain := getattr(space, name[:-1], None)):
+                node.target = name[:-1] if node.op == "call_method" else plain
+        if in_place:
+            overwritten.replace_all_uses_with(node, lambda user, at=place[node]: place[user] > at)
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Erase what neither the output, nor a check, nor a change of a buffer needs: auxiliary heads, as a rule."""
+    needed = {graph.output_node(), next(iter(graph.nodes))}
+    for node in reversed(graph.nodes):
+        overwrites = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
+        if node in needed or node.target is torch._assert or overwrites:
+            needed.add(node)
+            needed.update(node.all_input_nodes)
+        else:
+            graph.erase_node(node)
+
+
+def dependent_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value depends on the input, be it on its size alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or found.intersection(node.all_input_nodes):
+            found.add(node)
+    return found

@@ -1,0 +1,75 @@
+"""Reading a model's weights from a file."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stitching.config.errors import UserError
+
+__all__ = ["load_weights", "read_weights"]
+
+_WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the weights
+_PREFIXES = ("", "module.", "net.", "parts.0.net.")  # DataParallel's, a wrapper's, and ours for a whole model
+
+
+def load_weights(model: nn.Module, path: str | Path, title: str) -> None:
+    """Load a state dict into `model`; no code in the file is run.
+
+    The file holds a state dict, or a dict with one under `model` or `state_dict`. A leading `module.` or `net.` of its
+    keys is taken off where that makes them match.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit; names the file, how many keys differ and the first few.
+    """
+    state = read_weights(path)
+    wanted = model.state_dict()
+    candidates = [{key.removeprefix(prefix): value for key, value in state.items()} for prefix in _PREFIXES]
+    state = max(candidates, key=lambda found: len(found.keys() & wanted.keys()))
+    missing = [key for key in wanted if key not in state]
+    unknown = [key for key in state if key not in wanted]
+    other_shape = [
+        f"{key} ({_size(state[key])} in the file, {_size(wanted[key])} in the model)"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    differences = {"missing from the file": missing, "unknown to the model": unknown, "of another shape": other_shape}
+    if any(differences.values()):
+        told = "; ".join(
+            f"{len(keys)} {words}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+            for words, keys in differences.items()
+            if keys
+        )
+        raise UserError(
+            f"the weights in {path} do not fit {title}: {told}",
+            do="Check that the file is of this model, with the same arguments (num_classes, img_size, ...).",
+        )
+    model.load_state_dict(state)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        words = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"cannot read the weights in {path}: {words}", allowed="a file that torch.save wrote from a state dict"
+        ) from None
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+            break
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError(
+            f"{path} holds no state dict", allowed="tensors by name, or these under the key `model` or `state_dict`"
+        )
+    return dict(loaded)
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,52 @@
+"""What a person sees while something runs: a bar in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["shown_progress"]
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Within the body, the function yielded shows `done` of `total` and what is going on, on standard error."""
+    if not console.is_terminal:
+        yield _lines(console, unit)
+        return
+    columns = (
+        SpinnerColumn(),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, words: bar.update(task, completed=done, total=total or None, description=words)
+
+
+def _lines(console: Console, unit: str) -> Callable[[int, int, str], None]:
+    last = time.monotonic() - _SECONDS_BETWEEN_LINES + 2  # what is over in two seconds needs no line
+
+    def tell(done: int, total: int, words: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            console.print(f"{done}/{total} {unit}  {words}", markup=False, highlight=False)
+
+    return tell

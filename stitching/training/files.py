@@ -1,0 +1,133 @@
+"""Files that appear whole or not at all, and the folder that one run keeps them in."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from stitching.config.errors import UserError
+
+__all__ = ["FolderBusy", "RunFolder", "write_whole", "write_yaml"]
+
+
+class FolderBusy(UserError):
+    """Another process is training in the folder."""
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file aside, flush it to the disk and rename it: readers see the old file or the new one, whole.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to. The old file is untouched then.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            aside.unlink()
+        # torch.save hides a full disk behind a RuntimeError of its zip writer
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {path}: {reason}",
+            do="What was saved before is still there. Make room, then --resume.",
+        ) from error
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def write_yaml(path: Path, data: Any) -> None:
+    """Write plain data as YAML, keys in their order."""
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's files are: `result.pkl` and, with the same ending, what belongs to it.
+
+    A result called `result-7.pkl` has `checkpoint-7.pt`, `metadata-7.yml` and `log-7.txt` beside it, so that one folder
+    holds several seeds.
+    """
+
+    path: Path
+    metrics_output: str = "result.pkl"
+
+    @property
+    def _suffix(self) -> str:
+        stem = Path(self.metrics_output).stem
+        return stem.removeprefix("result") if stem.startswith("result") else f"-{stem}"
+
+    @property
+    def result(self) -> Path:
+        return self.path / self.metrics_output
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / f"checkpoint{self._suffix}.pt"
+
+    @property
+    def metadata(self) -> Path:
+        return self.path / f"metadata{self._suffix}.yml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / f"log{self._suffix}.txt"
+
+    def read_metadata(self) -> dict[str, Any] | None:
+        """What a run left in metadata.yml; None before there is any."""
+        try:
+            found = yaml.safe_load(self.metadata.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {self.metadata}: {error}", do="Remove the file to run again.") from None
+        return found if isinstance(found, dict) else {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the system lets go of it however the process ends.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be made.
+        """
+        lock = self.path / f".run{self._suffix}.lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(lock, "w")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}", do="Choose another save_dir.") from None
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise FolderBusy(
+                    f"another process is training in {self.path}",
+                    do="Wait for it or stop it; nothing was changed.",
+                ) from None
+            for leftover in self.path.glob(".*.tmp"):
+                if leftover.name.startswith(
+                    tuple(f".{p.name}." for p in (self.result, self.checkpoint, self.metadata))
+                ):
+                    leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+            yield
+        finally:
+            file.close()  # the file stays: removing it would let a third process lock another file of the same name

@@ -1,0 +1,64 @@
+"""metadata.yml: what the analysis groups runs by, and how far a run has come."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stitching.training.files import write_yaml
+
+if TYPE_CHECKING:
+    from stitching.training.run import Run
+
+__all__ = ["record_end", "record_start"]
+
+
+def record_start(run: Run, about: dict[str, Any]) -> None:
+    """Write what is known before the first step; what a sweep has written there before stays."""
+    known = run.folder.read_metadata() or {}
+    metadata = {
+        **{key: value for key, value in known.items() if key not in ("failure", "ended")},
+        **about,
+        "state": "running",
+        "identity": run.identity,
+        "seed": run.seed,
+        "parameters": run.parameters,
+        "trainable_parameters": run.trainable_parameters,
+        "frozen_norm": run.job.frozen_norm,
+        "precision": run.job.precision,
+        "device": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
+        "host": platform.node(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": _versions(),
+        "config": run.job.to_yaml(),
+    }
+    write_yaml(run.folder.metadata, metadata)
+
+
+def record_end(run: Run, state: str) -> None:
+    """Write how the run ended: done, stopped or failed; for a done run its last test metrics."""
+    metadata = {
+        **(run.folder.read_metadata() or {}),
+        "state": state,
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    metadata["steps"] = run.step
+    if run.failure:
+        metadata["failure"] = run.failure
+    if state == "done":
+        metadata["final"] = run.final
+    write_yaml(run.folder.metadata, metadata)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("stitching", "torch", "torchvision", "timm", "pandas"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

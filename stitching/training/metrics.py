@@ -1,0 +1,124 @@
+"""Losses and metrics by name, and their sums over an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.job import Metric
+
+__all__ = ["Averages", "BoundMetric", "make_loss", "make_metrics"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+# What of torch.nn.functional takes scores (N, classes) and labels (N,), and averages over the batch.
+_LOSSES = {"cross_entropy": F.cross_entropy, "nll_loss": F.nll_loss, "multi_margin_loss": F.multi_margin_loss}
+
+
+def make_loss(name: str, arguments: dict[str, Any]) -> Loss:
+    """The loss `name` with its arguments bound, tried once.
+
+    Raises:
+        UserError: there is no such loss, or it does not take the arguments.
+    """
+    if name not in _LOSSES:
+        raise unknown_name("loss", name, _LOSSES, path=("loss_fn",))
+    given = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    if given.get("reduction", "mean") != "mean":
+        raise UserError(
+            f"found {given['reduction']!r}", allowed="mean: a step's loss is one number",
+            path=("loss_fn_args", "reduction"),
+        )  # fmt: skip
+
+    def loss(scores: Tensor, labels: Tensor) -> Tensor:
+        placed = {key: value.to(scores.device) if isinstance(value, Tensor) else value for key, value in given.items()}
+        return _LOSSES[name](scores.float(), labels, **placed)
+
+    weights = given.get("weight")
+    classes = len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2
+    try:
+        loss(torch.zeros(1, classes), torch.zeros(1, dtype=torch.long))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name} does not take {arguments}: {_first_line(error)}", path=("loss_fn_args",)) from None
+    return loss
+
+
+def correct_in_top(scores: Tensor, labels: Tensor, k: int) -> float:
+    """How many of N samples have their label among the k highest of their scores (N, classes)."""
+    k = min(k, scores.shape[1])
+    return scores.topk(k, dim=1).indices.eq(labels.unsqueeze(1)).any(1).sum().item()
+
+
+class BoundMetric:
+    """A metric with its arguments: from scores and labels to named sums over the samples.
+
+    `output` names the module whose output is scored, None for the network's own.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        known: dict[str, tuple[str, ...]] = {"accuracy": (), "topk_accuracy": ("topk",)}
+        if metric.metric_fn not in known:
+            raise unknown_name("metric", metric.metric_fn, known, path=("metric_fn",))
+        for key in metric.metric_fn_args:
+            if key not in known[metric.metric_fn]:
+                raise UserError(
+                    f"{metric.metric_fn} takes no {key!r}", allowed=", ".join(known[metric.metric_fn]) or "no arguments",
+                    path=("metric_fn_args", key),
+                )  # fmt: skip
+        topk = metric.metric_fn_args.get("topk", [1, 5])
+        if not isinstance(topk, list) or not topk or not all(type(k) is int and k > 0 for k in topk):
+            raise UserError(
+                f"found {topk!r}",
+                allowed="a list of whole numbers above zero",
+                path=("metric_fn_args", "topk"),
+            )
+        at_end = f" ({metric.output})" if metric.output else ""
+        self.output = metric.output
+        if metric.metric_fn == "accuracy":
+            self.tops = {f"Accuracy{at_end}": 1}
+        else:
+            self.tops = {f"Top-{k} Accuracy{at_end}": k for k in topk}
+
+    def sums(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
+        """For each named metric, its sum over the batch."""
+        return {name: float(correct_in_top(scores, labels, k)) for name, k in self.tops.items()}
+
+
+def make_metrics(metrics: list[Metric]) -> list[BoundMetric]:
+    """The config's metrics; raises `UserError` for names and arguments that do not exist."""
+    bound = []
+    for i, metric in enumerate(metrics):
+        with at("metrics", i):
+            bound.append(BoundMetric(metric))
+    return bound
+
+
+class Averages:
+    """Sums of named values over samples, and their means: a batch counts by its size."""
+
+    def __init__(self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.sums = sums or {}
+        self.counts = counts or {}
+
+    def add(self, sums: dict[str, float], count: int) -> None:
+        """Add the sums over `count` further samples."""
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: self.sums[name] / self.counts[name] for name in self.sums}
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Plain data for a checkpoint; the constructor's arguments."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

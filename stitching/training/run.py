@@ -1,0 +1,397 @@
+"""One training: its network, optimizer, schedule, metrics, log, and a checkpoint from which it goes on exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from stitching.data.loading import derive_seed
+from stitching.nets.formats import Format
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.identity import identity
+from stitching.config.job import Job
+from stitching.nets.assembly import Network
+from stitching.nets.build import BuildOptions, build_network
+from stitching.training.checkpoints import load_weights
+from stitching.training.files import RunFolder, write_whole
+from stitching.training.metrics import Averages, make_loss, make_metrics
+from stitching.training.optim import make_optimizer, make_scheduler
+from stitching.training.results import StepLog
+from stitching.training.trunk import TaskData, front_of
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One training of one network, a step at a time.
+
+    Its place is `epoch` (from 1), `batch` (the next batch of that epoch) and `step` (steps made). Every random number
+    of a step comes from (seed, step), so neither what else runs in the process nor a restart can change it.
+    """
+
+    def __init__(self, job: Job, folder: RunFolder, data: TaskData, device: torch.device) -> None:
+        self.job = job
+        self.folder = folder
+        self.data = data
+        self.device = device
+        self.seed = job.train_config.seed
+        self.identity = identity(job)
+        self.log = StepLog()
+        self.averages = Averages()
+        self.epoch = job.start_epoch + 1
+        self.batch = 0
+        self.step = 0
+        self.tested_initially = False
+        self.epoch_seconds = 0.0
+        self.failure: str | None = None
+        self.ended = False
+
+        self.network = network_of(job, data)
+        config = job.train_config
+        with at("train_config"):
+            self.loss = make_loss(config.loss_fn, config.loss_fn_args)
+            self.aux_losses = []
+            for i, term in enumerate(config.aux_losses):
+                with at("aux_losses", i):
+                    self.aux_losses.append((term.output, make_loss(term.loss_fn, term.loss_fn_args), term.weight))
+        self.metrics = make_metrics(job.metrics)
+        self._tapped: dict[str, Tensor] = {}
+        self._handles = self._tap_outputs()
+        self._try_outputs()
+        if job.load_from:
+            with at("load_from"):
+                load_weights(self.network, Path(job.load_from), strict=job.strict_load)
+
+        # Outputs inside the network are only there when all of it is computed here.
+        self.front = None if self._handles else front_of(self.network, self.seed)
+        self.first_piece = self.front.pieces if self.front else 0
+        for piece in self.network.pieces[self.first_piece :]:
+            piece.to(device)
+            if job.channels_last:
+                piece.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        self.trainable_parameters = sum(p.numel() for p in trainable)
+        self.parameters = sum(p.numel() for p in self.network.parameters())
+        self.optimizer = self.scheduler = None
+        if trainable:
+            with at("train_config"):
+                self.optimizer = make_optimizer(config, trainable)
+                self.scheduler = make_scheduler(config, self.optimizer)
+            for _ in range(job.start_epoch * (1 if self._cadence == "epochs" else data.batches_per_epoch)):
+                self._advance_schedule()
+        if job.compile:
+            self.network.compile()
+
+    # ---------------------------------------------------------------- where it stands
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def only_tests(self) -> bool:
+        """Whether there is nothing to train."""
+        config = self.job.train_config
+        return self.job.test_only or self.optimizer is None or config.epochs <= self.job.start_epoch
+
+    @property
+    def tests_first(self) -> bool:
+        """Whether the network is still to be tested as it is before its first step."""
+        return (self.only_tests or self.job.checkpoint_initial_model) and not self.tested_initially
+
+    @property
+    def finished(self) -> bool:
+        if self.tests_first:
+            return False
+        if self.only_tests or self.epoch > self.job.train_config.epochs:
+            return True
+        return self.batch == 0 and self._steps_left == 0
+
+    @property
+    def batches_in_epoch(self) -> int:
+        """How many batches the current epoch has for this run; `max_steps` may cut the last one short."""
+        return min(self.data.batches_per_epoch, self.batch + self._steps_left)
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the whole run has."""
+        if self.only_tests:
+            return 0
+        all_of_them = max(0, self.job.train_config.epochs - self.job.start_epoch) * self.data.batches_per_epoch
+        return min(all_of_them, self.job.train_config.max_steps or all_of_them)
+
+    @property
+    def _steps_left(self) -> int:
+        limit = self.job.train_config.max_steps
+        return self.data.batches_per_epoch if limit is None else limit - self.step
+
+    @property
+    def tests_now(self) -> bool:
+        """Whether the epoch that was just trained is followed by a test."""
+        last = self.epoch >= self.job.train_config.epochs or self._steps_left == 0
+        return last or self.job.eval_checkpoints
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The averages of the last epoch that was tested, by column."""
+        tested = (row for row in reversed(self.log.rows) if any(key.startswith("Overall/Test") for key in row))
+        return {key: value for key, value in next(tested, {}).items() if key.startswith("Overall/")}
+
+    # ---------------------------------------------------------------- training
+
+    def train_step(
+        self, inputs: list[Tensor], labels: list[Tensor], *, data_seconds: float, front_seconds: float
+    ) -> None:
+        """One step on a batch: `inputs` are the images of each task, or what the shared front made of them."""
+        assert self.optimizer is not None
+        began = time.perf_counter()
+        torch.manual_seed(derive_seed(self.seed, "step", self.step))
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        row: dict[str, float] = {"Step": self.step + 1, "Epoch": self.epoch}
+        sums: dict[str, float] = {}
+        count = sum(len(given) for given in labels)
+        with self._autocast():
+            total, measured = self._losses_and_metrics(inputs, labels)
+        total.backward()
+        if limit := self.job.train_config.max_grad_norm:
+            nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], limit)
+        row["LR"] = float(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        if self._cadence == "steps":
+            self._advance_schedule(row.get("Loss"))
+        row["Loss"] = sums["Loss"] = total.item()
+        for name, (value, samples) in measured.items():
+            row[name] = value / samples
+            self.averages.add({name: value}, samples)
+        self.averages.add({"Loss": row["Loss"] * count}, count)
+        seconds = time.perf_counter() - began + front_seconds
+        row |= {
+            "Time/Data": data_seconds,
+            "Time/Step": seconds,
+            "Time/Img Per Sec": count / seconds,
+        } | _memory(self.device)
+        self.log.add(row)
+        self.step += 1
+        self.batch += 1
+        self.epoch_seconds += seconds + data_seconds
+
+    def test_batch(self, inputs: list[Tensor], labels: list[Tensor], task: int, averages: Averages) -> None:
+        """Add a test batch of one task to `averages`."""
+        with torch.no_grad(), self._autocast():
+            self.network.eval()
+            total, measured = self._losses_and_metrics(inputs, labels, task)
+        averages.add({self._prefixed("Loss", task): total.item() * len(labels[0])}, len(labels[0]))
+        for name, (value, samples) in measured.items():
+            averages.add({name: value}, samples)
+
+    def close_epoch(self, test: Averages | None) -> None:
+        """End the epoch whose batches are all trained: its averages, the test, the schedule, the result so far."""
+        means = self.averages.means()
+        values = {f"Overall/Train {name}": value for name, value in means.items()}
+        if test is not None:
+            values |= {f"Overall/Test {name}": value for name, value in test.means().items()}
+        self.log.extend_last(values | {"Time/Per Epoch": self.epoch_seconds})
+        if self._cadence == "epochs":
+            self._advance_schedule(means["Loss"])
+        self.averages = Averages()
+        self.epoch_seconds = 0.0
+        self.epoch += 1
+        self.batch = 0
+        self.say(
+            ", ".join(
+                [
+                    f"epoch {self.epoch - 1}",
+                    *(f"{name.removeprefix('Overall/')} {value:.4f}" for name, value in values.items()),
+                ]
+            )
+        )
+        if not all(map(math.isfinite, values.values())):
+            self.say("warning: the loss is not a finite number any more; try a smaller lr or max_grad_norm")
+
+    def add_initial_test(self, test: Averages) -> None:
+        """The row of step 0: the network as it was before any training."""
+        values = {f"Overall/Test {name}": value for name, value in test.means().items()}
+        self.log.add({"Step": 0, "Epoch": 0, "Loss": math.nan, "LR": math.nan, **values})
+        self.tested_initially = True
+        self.say(
+            ", ".join(
+                [
+                    "before training",
+                    *(f"{name.removeprefix('Overall/')} {v:.4f}" for name, v in values.items()),
+                ]
+            )
+        )
+
+    def _losses_and_metrics(
+        self, inputs: list[Tensor], labels: list[Tensor], only_task: int | None = None
+    ) -> tuple[Tensor, dict[str, tuple[float, int]]]:
+        """The sum of the tasks' losses, and each metric's sum and number of samples."""
+        total = torch.zeros((), device=self.device)
+        measured: dict[str, tuple[float, int]] = {}
+        tasks = range(len(inputs)) if only_task is None else [only_task]
+        for task, x, y in zip(tasks, inputs, labels, strict=True):
+            out: Any = self.network(x, self.first_piece)
+            scores = out[task] if isinstance(out, list) else out
+            loss = self.loss(scores, y)
+            for output, aux_loss, weight in self.aux_losses:
+                loss = loss + weight * aux_loss(self._tapped[output], y)
+            total = total + loss
+            if len(self.data.names) > 1 and only_task is None:
+                measured[self._prefixed("Loss", task)] = (loss.item() * len(y), len(y))
+            for metric in self.metrics:
+                seen = self._tapped[metric.output] if metric.output else scores
+                for name, value in metric.sums(seen.detach(), y).items():
+                    measured[self._prefixed(name, task)] = (value, len(y))
+        return total, measured
+
+    def _prefixed(self, name: str, task: int) -> str:
+        return f"{self.data.names[task]}/{name}" if len(self.data.names) > 1 else name
+
+    @property
+    def _cadence(self) -> str:
+        args = self.job.train_config.lr_scheduler_args
+        return args.cadence if args else "epochs"
+
+    def _advance_schedule(self, loss: float | None = None) -> None:
+        if self.scheduler is None:
+            return
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if loss is not None:
+                self.scheduler.step(loss)
+        else:
+            self.scheduler.step()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.job.precision == "bf16" else nullcontext()
+
+    # ---------------------------------------------------------------- outputs inside the network
+
+    def _tap_outputs(self) -> list[RemovableHandle]:
+        """Hooks on the modules whose outputs auxiliary losses and metrics ask for."""
+        modules = dict(self.network.named_modules())
+        asked = [
+            (("train_config", "aux_losses", i, "output"), output) for i, (output, *_) in enumerate(self.aux_losses)
+        ]
+        asked += [(("metrics", i, "output"), metric.output) for i, metric in enumerate(self.metrics) if metric.output]
+        handles = []
+        for path, name in asked:
+            if name not in modules or not name:
+                raise unknown_name("module", name, [key for key in modules if key], path=path)
+
+            def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
+                self._tapped[name] = out
+
+            handles.append(modules[name].register_forward_hook(keep))
+        self._asked = asked
+        return handles
+
+    def _try_outputs(self) -> None:
+        """One image through the network: are the outputs there, and do they fit the labels?"""
+        self.network.eval()
+        with torch.no_grad():
+            out: Any = self.network(torch.zeros(1, *self.data.image_shape))
+        tasks = len(self.data.names)
+        if isinstance(out, list) != (tasks > 1) or (isinstance(out, list) and len(out) != tasks):
+            heads = f"{len(out)} outputs" if isinstance(out, list) else "one output"
+            raise UserError(
+                f"the network has {heads}, the data {tasks} task{'s' * (tasks > 1)}",
+                do="A ParallelPart with `agg: none` and a head per task gives one output for each.", path=("model",),
+            )  # fmt: skip
+        for name, scores, batches in zip(self.data.names, out if tasks > 1 else [out], self.data.train, strict=True):
+            if scores.dim() != 2 or scores.shape[1] < batches.num_classes:
+                raise UserError(
+                    f"the network's output is {list(scores.shape[1:])} for each image, and {name} has "
+                    f"{batches.num_classes} classes",
+                    do="End the network with `ClassifierHead: {}`, or set the model's num_classes.", path=("model",),
+                )  # fmt: skip
+        for path, name in self._asked:
+            seen = self._tapped.get(name)
+            if seen is None:
+                raise UserError(
+                    f"{name!r} is not called as a whole in the cut network", path=path,
+                    do="Name a layer inside it, or a part (e.g. parts.1).",
+                )  # fmt: skip
+            if not isinstance(seen, Tensor) or seen.dim() != 2:
+                raise UserError(
+                    f"the output of {name!r} is no row of scores for each image",
+                    path=path,
+                    allowed="a tensor (N, classes)",
+                )
+
+    # ---------------------------------------------------------------- saving and going on
+
+    def save(self, *, whole: bool = False) -> None:
+        """Write the checkpoint. `whole` adds the frozen parts, for others to load from."""
+        state = {
+            "identity": self.identity,
+            "config": self.job.to_yaml(),
+            "place": {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "tested": self.tested_initially,
+            },
+            "epoch_seconds": self.epoch_seconds,
+            "model": self.network.state_dict() if whole else self.network.changing_state(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "averages": self.averages.state(),
+            "rows": self.log.rows,
+        }
+        write_whole(self.folder.checkpoint, lambda file: torch.save(state, file))
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same job, as `read_checkpoint` gives it."""
+        self.network.load_state_dict(state["model"], strict=False)
+        if self.optimizer:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        place = state["place"]
+        self.epoch, self.batch, self.step = place["epoch"], place["batch"], place["step"]
+        self.tested_initially = place["tested"]
+        self.epoch_seconds = state["epoch_seconds"]
+        self.averages = Averages(**state["averages"])
+        self.log = StepLog(state["rows"])
+        self.say(f"resumed at epoch {self.epoch}, step {self.step}")
+
+    def say(self, words: str) -> None:
+        """Add a line to the run's log."""
+        with open(self.folder.log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {words}\n")
+
+
+def network_of(job: Job, data: TaskData) -> Network:
+    """The job's network for the images of `data`."""
+    channels, height, width = data.image_shape
+    options = BuildOptions(
+        seed=job.train_config.seed,
+        num_classes=data.train[0].num_classes if len(data.train) == 1 else None,
+        class_token=job.reformat_options.class_token,
+        frozen_norm=job.frozen_norm,
+        unfrozen=job.unfrozen,
+    )
+    with at(*(("model",) if job.model else ())):
+        try:
+            return build_network(job.network, Format("img", channels, (height, width)), options)
+        except UserError as error:
+            if not job.model and error.path[:1] == ("Assembly",):  # the older form has no such key
+                error.path = ("assembly" if error.path[1:2] == ("parts",) else "head", *error.path[2:])
+            raise
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """Memory in GB: of this process, and the most that was taken on the GPU."""
+    used = {"Proc Mem": psutil.Process().memory_info().rss / 1e9}
+    if device.type == "cuda":
+        used["GPU Mem"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return used

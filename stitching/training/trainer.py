@@ -1,0 +1,332 @@
+"""The training loop: n runs over one stream of data, and n = 1 is the ordinary case."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stitching.config.errors import UserError, at
+from stitching.config.job import Job
+from stitching.nets.build import forget_models
+from stitching.training.checkpoints import read_checkpoint
+from stitching.training.files import FolderBusy, RunFolder
+from stitching.training.metadata import record_end, record_start
+from stitching.training.metrics import Averages
+from stitching.training.run import Run
+from stitching.training.trunk import TaskData, Trunk, shared_key
+
+__all__ = ["Interrupted", "Progress", "Setup", "StopRequest", "train"]
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and stopped with a checkpoint of every run."""
+
+
+class Progress(Protocol):
+    """Who is told how training goes on."""
+
+    def __call__(self, done: int, total: int, words: str) -> None:
+        """`done` of `total` steps of all runs together are made; `words` say what is going on."""
+
+
+@dataclass
+class StopRequest:
+    """A wish to stop, heeded at the next step boundary."""
+
+    asked: bool = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[StopRequest]:
+        """Within the body, SIGINT, SIGTERM and SIGUSR2 ask to stop; a second SIGINT stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def ask(number: int, _frame: Any) -> None:
+            if self.asked and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A job, the folder for what it leaves, and what its metadata shall say beside what the trainer knows."""
+
+    job: Job
+    folder: RunFolder
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    setups: Sequence[Setup],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    skip_busy: bool = False,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+    max_test_batches: int | None = None,
+) -> list[Run]:
+    """Train every job; those that share data share a pass over it, and equal frozen fronts are computed once.
+
+    A job leaves the same result whether it is trained alone or with others, and whether or not it was stopped and
+    resumed on the way. A run that fails has its reason recorded and does not stop the others.
+
+    Args:
+        setups: jobs that may share a loop (`shared_key`), each with a folder of its own.
+        resume: go on from the checkpoint in a run's folder where there is one.
+        overwrite: remove what an earlier run left, once everything is set up.
+        skip_busy: leave out runs that another process is training, and those that are done; else they are errors.
+        progress: told after every step.
+        stop: heeded at every step boundary.
+        max_test_batches: tests on the first few batches only; for a smoke test.
+
+    Returns:
+        The runs, in the order of `setups`; `failure` says which of them failed.
+
+    Raises:
+        UserError: a job cannot be set up; nothing was trained then.
+        Interrupted: `stop` was asked for; every run has a checkpoint.
+    """
+    first = setups[0].job
+    assert len({shared_key(setup.job) for setup in setups}) == 1, "these jobs cannot share a loop"
+    device = _device(first)
+    if first.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches)
+    runs = [Run(setup.job, setup.folder, data, device) for setup in setups]
+    trunk = Trunk(run.front for run in runs if run.front).to(device)
+    if first.channels_last:
+        trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if first.compile:
+        trunk.compile()
+    forget_models()
+    given = {}
+    for run in runs:
+        if source := run.job.resume_from:
+            with at("resume_from"):
+                given[run] = read_checkpoint(Path(source), run.job)
+    with ExitStack() as held:
+        ours = [run for run in runs if _taken(run, held, skip_busy)]
+        for run in ours:
+            if overwrite:
+                for file in (run.folder.checkpoint, run.folder.result, run.folder.metadata, run.folder.log):
+                    file.unlink(missing_ok=True)
+            if resume and run.folder.checkpoint.exists():
+                run.resume(read_checkpoint(run.folder.checkpoint, run.job))
+            elif run in given:
+                run.resume(given[run])
+        notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
+        for run in ours:
+            for note in notes:
+                run.say(f"note: {note}")
+            if run.only_tests and not run.job.test_only:
+                run.say("nothing in the network is trained: it is only tested")
+            record_start(run, next(setup.about for setup in setups if setup.folder == run.folder))
+        if ours:
+            _Loop(
+                ours,
+                trunk,
+                data,
+                device,
+                progress or (lambda done, total, words: None),
+                stop or StopRequest(),
+            ).go()
+    return runs
+
+
+def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
+    """Whether the run's folder is ours now, and its run still to be done."""
+    try:
+        held.enter_context(run.folder.locked())
+    except FolderBusy:
+        if skip_busy:
+            return False
+        raise
+    known = run.folder.read_metadata() or {}
+    return not (skip_busy and known.get("state") == "done" and known.get("identity") == run.identity)
+
+
+def _device(job: Job) -> torch.device:
+    name = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with at("device"):
+        try:
+            device = torch.device(name)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            words = str(error).splitlines()[0]
+            raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
+    return device
+
+
+class _Loop:
+    """The loop of `train`, with what it passes around."""
+
+    def __init__(
+        self,
+        runs: list[Run],
+        trunk: Trunk,
+        data: TaskData,
+        device: torch.device,
+        progress: Progress,
+        stop: StopRequest,
+    ) -> None:
+        self.runs = runs
+        self.trunk = trunk
+        self.data = data
+        self.device = device
+        self.progress = progress
+        self.stop = stop
+        self.saved_at = time.monotonic()
+
+    def go(self) -> None:
+        self._test_where(lambda run: run.tests_first, Run.add_initial_test)
+        self._end_finished()
+        while active := self._active():
+            epoch = min(run.epoch for run in active)
+            here = [run for run in active if run.epoch == epoch]
+            self._train_epoch(epoch, here)
+            here = [run for run in here if run.failure is None]
+            self._test_where(lambda run, now=here: run in now and run.tests_now, Run.close_epoch)  # type: ignore[misc]
+            for run in here:
+                if run.epoch == epoch and run.failure is None:
+                    run.close_epoch(None)
+                if not run.finished:
+                    run.log.save(run.folder.result)
+                    run.save()
+            self._end_finished()
+
+    def _active(self) -> list[Run]:
+        return [run for run in self.runs if run.failure is None and not run.finished]
+
+    def _train_epoch(self, epoch: int, runs: list[Run]) -> None:
+        """The rest of an epoch: a run whose place is further on waits for the others to come there."""
+        start, end = min(run.batch for run in runs), max(run.batches_in_epoch for run in runs)
+        if start >= end:
+            return
+        began = time.perf_counter()
+        for index, batch in enumerate(self.data.epoch(epoch, start), start):
+            placed = [self._placed(images, labels) for images, labels in batch]
+            data_seconds = time.perf_counter() - began
+            due = [run for run in runs if run.failure is None and run.batch == index < run.batches_in_epoch]
+            self._step(due, placed, data_seconds)
+            if self.stop.asked or time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes:
+                self._save_all()
+            if index + 1 >= end:
+                return
+            began = time.perf_counter()
+
+    def _step(self, due: list[Run], batch: list[tuple[Tensor, Tensor]], data_seconds: float) -> None:
+        began = time.perf_counter()
+        features = [self._features(due, images) for images, _ in batch]
+        labels = [y for _, y in batch]
+        sharing = max(1, sum(run.front is not None for run in due))
+        front_seconds = (time.perf_counter() - began) / sharing
+        for run in due:
+            with self._failing_alone(run):
+                inputs = [
+                    found[run.front.spec, run.front.end.index] if run.front else found[None] for found in features
+                ]
+                run.train_step(
+                    inputs,
+                    labels,
+                    data_seconds=data_seconds,
+                    front_seconds=front_seconds if run.front else 0.0,
+                )
+            self._tell(run, f"epoch {run.epoch}")
+
+    def _test_where(self, due: Callable[[Run], bool], done: Callable[[Run, Averages], None]) -> None:
+        """Test those runs that `due` picks on the whole test set, and hand each its averages."""
+        runs = [run for run in self._active() if due(run)]
+        if not runs:
+            return
+        averages = [Averages() for _ in runs]
+        for task, batches in enumerate(self.data.test):
+            for images, labels in batches.epoch(0):
+                x, y = self._placed(images, labels)
+                features = self._features(runs, x)
+                for run, average in zip(runs, averages, strict=True):
+                    if run.failure is None:
+                        with self._failing_alone(run):
+                            inputs = features[run.front.spec, run.front.end.index] if run.front else features[None]
+                            run.test_batch([inputs], [y], task, average)
+                if self.stop.asked:
+                    self._save_all()
+            self._tell(runs[0], "testing")
+        for run, average in zip(runs, averages, strict=True):
+            if run.failure is None:
+                done(run, average)
+
+    def _features(self, runs: list[Run], images: Tensor) -> dict[Any, Tensor]:
+        """What each front makes of the images; the images themselves under None."""
+        wanted = {(run.front.spec, run.front.end.index) for run in runs if run.front}
+        job = self.runs[0].job
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+            return {None: images, **(self.trunk(images, wanted) if wanted else {})}
+
+    def _placed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        layout = torch.channels_last if self.runs[0].job.channels_last else torch.preserve_format
+        return (
+            images.to(self.device, non_blocking=True, memory_format=layout),
+            labels.to(self.device, non_blocking=True),
+        )
+
+    @contextmanager
+    def _failing_alone(self, run: Run) -> Iterator[None]:
+        """A run that raises is recorded as failed; alone in the loop it raises further."""
+        try:
+            yield
+        except Exception as error:
+            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            run.failure = f"{type(error).__name__}: {words}"
+            run.say(f"failed: {run.failure}")
+            record_end(run, "failed")
+            if len(self.runs) == 1:
+                raise
+
+    def _save_all(self) -> None:
+        """A checkpoint of every run; and if a stop was asked for, the stop."""
+        for run in self._active():
+            run.save()
+        self.saved_at = time.monotonic()
+        if self.stop.asked:
+            for run in self._active():
+                run.say(f"stopped at epoch {run.epoch}, step {run.step}")
+                record_end(run, "stopped")
+            raise Interrupted
+
+    def _end_finished(self) -> None:
+        """Write the final result of runs that have come to their end; then, and only then, drop their checkpoint."""
+        for run in self.runs:
+            if run.failure is None and run.finished and not run.ended:
+                run.log.save(run.folder.result)
+                if run.job.save_checkpoints:
+                    run.save(whole=True)
+                record_end(run, "done")
+                if not run.job.save_checkpoints:
+                    run.folder.checkpoint.unlink(missing_ok=True)
+                run.ended = True
+                self._tell(run, "done")
+
+    def _tell(self, run: Run, words: str) -> None:
+        total = sum(each.total_steps for each in self.runs)
+        accuracy = next((row[key] for row in reversed(run.log.rows) for key in row if key.endswith("Accuracy")), None)
+        shown = f"{run.name}: {words}" + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")
+        self.progress(sum(each.step for each in self.runs), total, shown)

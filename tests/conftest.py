@@ -1,0 +1,71 @@
+"""What many tests use: the command line in this process, and folders of small configs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line as the shell would: `cli("train", "-c", "config.yml")`."""
+    from stitching import cli as module
+
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["stitching", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            module.main()
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Write a file below the test's folder: `write("config.yml", text)`."""
+
+    def put(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return put
+
+
+SMALL_JOB = """\
+model:
+  Assembly:
+    parts:
+      - Subnet: {model_name: convnet, num_blocks: 2, width: 8, in_chans: 1, block_output: blocks.0, frozen: true}
+      - SimpleAdapter: {num_conv: 1, kernel_size: 1, out_channels: 8}
+      - Subnet: {model_name: convnet, num_blocks: 2, width: 8, in_chans: 1, block_input: blocks.1, frozen: true}
+train_config:
+  dataset: digits
+  data_preprocessing: {image_size: 8}
+  epochs: 2
+  batch_size: 256
+  optimizer_args: {lr: 0.01}
+"""
+
+
+@pytest.fixture
+def small_job() -> str:
+    """A stitched network of our own ConvNet on digits: an epoch takes a fraction of a second."""
+    return SMALL_JOB

@@ -1,0 +1,324 @@
+"""What a step sees depends on the seed and the epoch alone: not on workers, restarts or the cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stitching.config.errors import UserError
+from stitching.data import loading
+from stitching.data.loading import Batches, derive_seed
+from stitching.data.registry import open_dataset
+from stitching.data.transforms import Preprocessing
+
+Epoch = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of 2 x 9 training and 2 x 3 test images, all different."""
+    root = tmp_path_factory.mktemp("pets")
+    values = np.random.default_rng(0)
+    for part, each in (("train", 9), ("test", 3)):
+        for label in ("cat", "dog"):
+            (root / part / label).mkdir(parents=True)
+            for i in range(each):
+                noise = values.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(root / part / label / f"{i}.png")
+    return root
+
+
+def pets(folder: Path, train: bool = True, augment: bool = True, **arguments: object) -> Batches:
+    settings = {"batch_size": 4, "seed": 1, **arguments}
+    preprocessing = Preprocessing(image_size=16, data_augmentation=augment)
+    return Batches("image_folder", folder, preprocessing=preprocessing, train=train, **settings)  # type: ignore[arg-type]
+
+
+def digits(train: bool = True, **arguments: object) -> Batches:
+    settings = {"batch_size": 256, "seed": 1, **arguments}
+    return Batches("digits", None, preprocessing=Preprocessing(), train=train, **settings)  # type: ignore[arg-type]
+
+
+def same(one: Epoch, other: Epoch) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, other, strict=True)
+    )
+
+
+def test_derived_seeds_never_change() -> None:
+    assert derive_seed(12345, "order", 0) == 0x8726A64D3FA44D38
+    parts = [(1, 23), (12, 3), (123,), ("1", 23), (1, "23"), ("1, 23",), ()]
+    assert len({derive_seed(*part) for part in parts}) == len(parts)
+    assert all(0 <= derive_seed(i) < 2**64 for i in range(100))
+
+
+def test_attributes(folder: Path) -> None:
+    batches = pets(folder)
+    assert (batches.num_classes, batches.channels, batches.image_size, len(batches)) == (2, 3, 16, 5)
+    assert digits(batch_size=100).image_size == 32
+    told = Batches(
+        "digits", None, preprocessing=Preprocessing(data_augmentation=True), batch_size=9, seed=0, train=True
+    )
+    assert "data_augmentation is ignored" in told.notes[0]
+
+
+def test_shapes_and_types(folder: Path) -> None:
+    for batches in (pets(folder), pets(folder, workers=1), pets(folder, augment=False)):
+        images, labels = next(batches.epoch(0))
+        assert (images.shape, images.dtype, images.is_contiguous()) == ((4, 3, 16, 16), torch.float32, True)
+        assert (labels.shape, labels.dtype) == ((4,), torch.int64)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("train", [True, False])
+def test_workers_change_nothing(folder: Path, augment: bool, train: bool) -> None:
+    alone, helped = (pets(folder, train, augment, workers=workers) for workers in (0, 2))
+    for epoch in (0, 1, derive_seed(1, "far out")):
+        assert same(list(alone.epoch(epoch)), list(helped.epoch(epoch)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_restart_in_mid_epoch_changes_nothing(folder: Path, workers: int) -> None:
+    whole = list(pets(folder).epoch(3))
+    batches = pets(folder, workers=workers)
+    next(batches.epoch(0))  # left in the middle
+    for start in (0, 2, 4, 5):
+        assert same(list(batches.epoch(3, start)), whole[start:])
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_skipped_batches_are_not_computed(folder: Path, monkeypatch: pytest.MonkeyPatch, augment: bool) -> None:
+    batches = pets(folder, augment=augment)
+    looked_at = []
+    original = loading._Images.__getitem__
+    monkeypatch.setattr(loading._Images, "__getitem__", lambda self, key: looked_at.append(key) or original(self, key))
+    list(batches.epoch(0, 4))
+    assert len(looked_at) == 2
+
+
+def test_order_depends_on_seed_and_epoch_only() -> None:
+    def order(seed: int, epoch: int, **arguments: object) -> list[int]:
+        return torch.cat([labels for _, labels in digits(seed=seed, **arguments).epoch(epoch)]).tolist()
+
+    assert order(1, 0) == order(1, 0, batch_size=100)
+    assert order(1, 0) == order(1, 0, workers=1)
+    assert len({tuple(order(*way)) for way in ((1, 0), (1, 1), (2, 0), (2, 1))}) == 4
+
+
+def test_every_training_image_comes_once_an_epoch() -> None:
+    dataset = open_dataset("digits")
+    labels = sorted(dataset[i][1] for i in range(len(dataset)))
+    seen = list(digits().epoch(5))
+    assert sorted(torch.cat([labels for _, labels in seen]).tolist()) == labels
+    assert len({image.numpy().tobytes() for images, _ in seen for image in images}) == len(dataset)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [359, 100, 1000])
+def test_held_out_images_all_come_in_their_own_order(workers: int, batch_size: int) -> None:
+    batches = digits(train=False, workers=workers, batch_size=batch_size)
+    dataset = open_dataset("digits", train=False)
+    for epoch in (0, 7):
+        seen = list(batches.epoch(epoch))
+        assert len(seen) == len(batches)
+        assert torch.cat([labels for _, labels in seen]).tolist() == [dataset[i][1] for i in range(360)]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "arguments", "sizes"),
+    [
+        (4, {}, [4, 4, 4, 4, 2]),
+        (17, {}, [17]),  # BatchNorm cannot train with the single image that is left
+        (17, {"drop_last": False}, [17, 1]),
+        (17, {"train": False, "batch_size": 5}, [5, 1]),
+        (4, {"drop_last": True}, [4, 4, 4, 4]),
+        (100, {"drop_last": True}, [18]),
+        (4, {"max_batches": 2}, [4, 4]),
+        (4, {"max_batches": 100}, [4, 4, 4, 4, 2]),
+    ],
+)
+@pytest.mark.parametrize("augment", [True, False])
+def test_last_batch(folder: Path, batch_size: int, arguments: dict, sizes: list[int], augment: bool) -> None:
+    batches = pets(folder, **{"augment": augment, "batch_size": batch_size, **arguments})
+    assert len(batches) == len(sizes)
+    assert [len(labels) for _, labels in batches.epoch(0)] == sizes
+
+
+def test_augmentation_differs_between_epochs_and_images(folder: Path) -> None:
+    batches = pets(folder, batch_size=18)
+    (one, labels), (other, other_labels) = next(batches.epoch(0)), next(batches.epoch(1))
+    assert not any(torch.equal(a, b) for a in one for b in other)
+    assert sorted(labels) == sorted(other_labels)
+    (again, _), *_ = pets(folder, batch_size=18, seed=2).epoch(0)
+    assert not any(torch.equal(a, b) for a in one for b in again)
+
+
+def test_augmentation_depends_on_the_image_not_on_its_batch(folder: Path) -> None:
+    small, large = (torch.cat([images for images, _ in pets(folder, batch_size=n).epoch(0)]) for n in (5, 9))
+    assert torch.equal(small, large)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [True, False])
+def test_random_state_of_the_caller_is_left_alone(folder: Path, workers: int, augment: bool) -> None:
+    def states() -> list[bytes]:
+        return [
+            torch.get_rng_state().numpy().tobytes(), repr(random.getstate()).encode(),
+            repr([np.asarray(part).tolist() for part in np.random.get_state()]).encode(),
+        ]  # fmt: skip
+
+    before = states()
+    batches = pets(folder, augment=augment, workers=workers)
+    for epoch in range(2):
+        for _ in batches.epoch(epoch):
+            assert states() == before
+    assert states() == before
+
+
+def test_random_state_of_the_caller_does_not_matter(folder: Path) -> None:
+    torch.manual_seed(1)
+    one = list(pets(folder).epoch(0))
+    torch.manual_seed(2)
+    assert same(one, list(pets(folder).epoch(0)))
+
+
+def test_cached_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = digits(batch_size=100)
+    assert cached._cache is not None
+    monkeypatch.setattr(loading, "CACHE_BYTES", 0)
+    plain = digits(batch_size=100)
+    assert plain._cache is None
+    for epoch, start in ((0, 10), (0, 0), (1, 3)):  # first a part of it, then all
+        assert same(list(cached.epoch(epoch, start)), list(plain.epoch(epoch, start)))
+
+
+def test_cached_batches_can_be_written_to() -> None:
+    batches = digits()
+    first = [images.clone() for images, _ in batches.epoch(0)]
+    for images, labels in batches.epoch(0):
+        images.zero_()
+        labels.zero_()
+    assert all(torch.equal(a, b) for a, (b, _) in zip(first, batches.epoch(0), strict=True))
+
+
+def test_a_cached_epoch_costs_next_to_nothing() -> None:
+    batches = digits()
+    list(batches.epoch(0))
+    began = time.perf_counter()
+    list(batches.epoch(1))
+    assert time.perf_counter() - began < 0.5  # 0.01 s; without the cache 0.3 s and more
+
+
+def test_random_images_are_never_cached(folder: Path) -> None:
+    assert pets(folder)._cache is None
+    assert pets(folder, train=False)._cache is not None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_older_epoch_cannot_be_read_on(folder: Path, workers: int) -> None:
+    batches = pets(folder, workers=workers)
+    older = batches.epoch(0)
+    next(older)
+    next(batches.epoch(1))
+    with pytest.raises(RuntimeError, match="another epoch"):
+        next(older)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [True, False])
+def test_broken_image_is_told_in_words(tmp_path: Path, workers: int, augment: bool) -> None:
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / label / "0.png")
+    broken = tmp_path / "train" / "dog" / "0.png"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(UserError) as told:
+        list(pets(tmp_path, augment=augment, workers=workers).epoch(0))
+    assert str(broken) in told.value.problem
+    assert "Traceback" not in str(told.value)
+    assert "Replace the file" in (told.value.do or "")
+
+
+def test_wrong_settings_name_their_key() -> None:
+    with pytest.raises(UserError) as told:
+        Batches("digits", None, preprocessing=Preprocessing(mean=[1.0, 2.0]), batch_size=1, seed=0, train=True)
+    assert told.value.path == ("data_preprocessing", "mean")
+    with pytest.raises(UserError) as told:
+        Batches("digit", None, preprocessing=Preprocessing(), batch_size=1, seed=0, train=True)
+    assert told.value.path == ("dataset",)
+
+
+def test_workers_leave_signals_to_the_parent(folder: Path) -> None:
+    expected = list(pets(folder).epoch(0))
+    others = multiprocessing.active_children()
+    batches = pets(folder, workers=2)
+    epoch = batches.epoch(0)
+    seen = [next(epoch)]
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    assert len(workers) == 2
+    for name in ("INT", "USR2", "TERM"):  # from another process, as Slurm's are
+        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+    time.sleep(0.2)
+    seen += list(epoch)
+    assert same(seen, expected)
+    assert all(worker.is_alive() for worker in workers)
+
+
+def test_workers_obey_their_parent() -> None:
+    ready, forever = multiprocessing.Event(), multiprocessing.Event()
+    worker = multiprocessing.Process(target=_stuck_worker, args=(ready, forever))
+    worker.start()
+    assert ready.wait(20)
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    worker.join(timeout=0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(timeout=20)
+    assert worker.exitcode == 0
+
+
+def _stuck_worker(ready: Event, forever: Event) -> None:
+    loading._start_worker(0)
+    ready.set()
+    forever.wait()
+
+
+def test_workers_end_with_a_killed_parent(folder: Path) -> None:
+    script = f"""
+import multiprocessing, os, signal
+from stitching.data.loading import Batches
+from stitching.data.transforms import Preprocessing
+batches = Batches("image_folder", {str(folder)!r}, preprocessing=Preprocessing(image_size=16), batch_size=4, seed=0,
+                  train=True, workers=2)
+next(batches.epoch(0))
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20  # torch's workers look for their parent every 5 s
+    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_runs(pid) for pid in workers)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

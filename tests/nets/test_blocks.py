@@ -1,0 +1,208 @@
+"""Blocks of the usual architectures and the project's own model: shapes, starts, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models.vision_transformer import Block
+from torch import fx, nn
+from torchvision.models import swin_transformer
+
+from stitching.config.errors import UserError
+from stitching.nets.blocks import ResNetBasicBlock, ResNetBottleneck, SwinTransformerBlock, VisionTransformerBlock
+from stitching.nets.convnet import ConvNet
+
+RESIDUAL = [ResNetBasicBlock, ResNetBottleneck]
+NORMS = ["bn", "gn", "ln", "in"]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("block", RESIDUAL)
+def test_residual_block_starts_as_the_identity(block, norm):
+    net = block(in_channels=48, out_channels=48, norm_type=norm)
+    x = torch.randn(4, 48, 7, 7) * 30
+    assert torch.equal(net.eval()(x), x)
+    assert torch.equal(net.train()(x), x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("block", RESIDUAL)
+def test_residual_block_without_identity(block, norm):
+    torch.manual_seed(0)
+    net = block(in_channels=16, out_channels=16, norm_type=norm, init_identity=False).eval()
+    x = torch.randn(2, 16, 7, 7)
+    assert not torch.allclose(net(x), x, atol=0.05)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("arriving", "leaving", "stride"), [(8, 12, 1), (12, 8, 1), (8, 8, 2), (8, 16, 2)])
+@pytest.mark.parametrize("block", RESIDUAL)
+def test_residual_block_copies_what_fits(block, arriving, leaving, stride, norm):
+    net = block(in_channels=arriving, out_channels=leaving, stride=stride, norm_type=norm)
+    x = torch.randn(2, arriving, 7, 9)
+    out, common = net(x), min(arriving, leaving)
+    assert torch.equal(out[:, :common], x[:, :common, ::stride, ::stride])
+    assert not out[:, common:].any()
+    assert net.to("meta")(x.to("meta")).shape == out.shape
+
+
+@pytest.mark.parametrize("block", RESIDUAL)
+def test_residual_block_gives_negative_values(block):
+    assert (block(in_channels=4, out_channels=8, init_identity=False)(torch.randn(2, 4, 7, 7)) < 0).any()
+
+
+def test_widths():
+    convs = [m for m in ResNetBottleneck(in_channels=8, out_channels=32, stride=2).branch if isinstance(m, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convs] == [
+        (8, 8, 1, 1),
+        (8, 8, 3, 2),
+        (8, 32, 1, 1),
+    ]
+    convs = [m for m in ResNetBasicBlock(in_channels=8, out_channels=32, stride=2).branch if isinstance(m, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convs] == [
+        (8, 32, 3, 2),
+        (32, 32, 3, 1),
+    ]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_identity_block_learns(norm):
+    net = ResNetBasicBlock(in_channels=8, out_channels=8, norm_type=norm)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    x = torch.randn(4, 8, 7, 7)
+    for _ in range(2):  # the branch's weights get gradients once its last norm has left zero
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        optimizer.step()
+    assert net.branch[0].weight.grad.abs().sum() > 0
+
+
+def test_group_norm_of_odd_channels():
+    net = ResNetBasicBlock(in_channels=24, out_channels=24, norm_type="gn")
+    assert net.branch[1].num_groups == 8
+
+
+@pytest.mark.parametrize("block", RESIDUAL)
+def test_unknown_norm(block):
+    with pytest.raises(UserError, match="did you mean 'bn'") as caught:
+        block(in_channels=4, out_channels=4, norm_type="bnn")
+    assert caught.value.path == ("norm_type",)
+
+
+# ViT
+
+
+def test_vit_block_is_timms():
+    net = VisionTransformerBlock(in_channels=24, num_heads=4, mlp_ratio=2.0).eval()
+    reference = Block(24, 4, 2.0, qkv_bias=True).eval()
+    reference.load_state_dict(net.block.state_dict())
+    x = torch.randn(2, 10, 24)
+    assert torch.equal(net(x), reference(x))
+    assert isinstance(net.project, nn.Identity)
+    assert net.block.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert (net.in_kind, net.out_kind) == ("token", "token")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "width"),
+    [
+        ({}, 24),
+        ({"embed_dim": 36}, 36),
+        ({"out_channels": 36}, 36),
+        ({"out_channels": 36, "embed_dim": 36}, 36),
+        ({"out_channels": 36, "embed_dim": 24}, 36),
+    ],
+)
+def test_vit_block_width(arguments, width):
+    net = VisionTransformerBlock(in_channels=24, kind="bert", **arguments)
+    assert net.in_kind == "bert"
+    assert isinstance(net.project, nn.Linear) == (width != 24)
+    assert net(torch.randn(2, 10, 24)).shape == (2, 10, width)
+    assert net.to("meta")(torch.empty(2, 10, 24, device="meta")).shape == (2, 10, width)
+
+
+@pytest.mark.parametrize("option", ["dropout", "attention_dropout"])
+def test_vit_block_dropout(option):
+    torch.manual_seed(0)
+    net = VisionTransformerBlock(in_channels=24, **{option: 0.5})
+    x = torch.randn(2, 10, 24)
+    assert not torch.equal(net.train()(x), net(x))
+    assert torch.equal(net.eval()(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_heads": 5}, "a divisor of 24: 1, 2, 3, 4, 6, 8, 12, 24"),
+        ({"embed_dim": 36, "out_channels": 48}, "embed_dim 36 cannot give 48"),
+        ({"kind": "img"}, "no kind of sequence 'img'"),
+    ],
+)
+def test_vit_block_errors(arguments, words):
+    with pytest.raises(UserError, match=words):
+        VisionTransformerBlock(in_channels=24, **arguments)
+
+
+# Swin
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(False, 0), (True, 3)])
+def test_swin_block_is_torchvisions(shift, expected):
+    net = SwinTransformerBlock(embed_dim=24, do_shift=shift).eval()
+    assert net.attn.shift_size == [expected, expected]
+    assert net.attn.window_size == [7, 7]
+    reference = swin_transformer.SwinTransformerBlock(24, 6, [7, 7], [expected, expected]).eval()
+    reference.load_state_dict(net.state_dict())
+    x = torch.randn(2, 14, 14, 24)
+    assert torch.equal(net(x), reference(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 14, 24), (2, 5, 9, 24)])
+def test_swin_block_takes_any_size(shape):
+    net = SwinTransformerBlock(embed_dim=24, num_heads=4, do_shift=True, window_size=4)
+    assert net(torch.randn(shape)).shape == shape
+    assert net.to("meta")(torch.empty(shape, device="meta")).shape == shape
+    assert (net.in_kind, net.out_kind) == ("bhwc", "bhwc")
+
+
+@pytest.mark.parametrize("option", ["dropout", "attention_dropout", "stochastic_depth"])
+def test_swin_block_dropout(option):
+    torch.manual_seed(0)
+    net = SwinTransformerBlock(embed_dim=24, **{option: 0.5})
+    x = torch.randn(8, 7, 7, 24)
+    assert not torch.equal(net.train()(x), net(x))
+    assert torch.equal(net.eval()(x), net(x))
+
+
+def test_swin_block_heads():
+    with pytest.raises(UserError, match="7 heads cannot share 24 channels"):
+        SwinTransformerBlock(embed_dim=24, num_heads=7)
+
+
+# ConvNet
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(8, 4), (32, 4), (30, 2), (1, 3)])
+def test_convnet(size, blocks):
+    net = ConvNet(num_blocks=blocks, num_classes=7, in_chans=1, width=16).eval()
+    assert net(torch.randn(2, 1, size, size)).shape == (2, 7)
+    assert [name for name, _ in net.blocks.named_children()] == [str(i) for i in range(blocks)]
+
+
+def test_convnet_halves_the_map():
+    net = ConvNet().eval()
+    assert net.blocks(torch.randn(1, 3, 32, 32)).shape == (1, 64, 2, 2)
+    assert net.blocks[0](torch.randn(1, 3, 32, 32)).shape == (1, 64, 16, 16)
+
+
+def test_convnet_can_be_traced():
+    net = ConvNet(num_blocks=2).eval()
+    traced = fx.symbolic_trace(net)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(traced(x), net(x))
+    assert "blocks.1.0" in [node.target for node in traced.graph.nodes]
+
+
+def test_convnet_without_blocks():
+    with pytest.raises(UserError, match="0 blocks"):
+        ConvNet(num_blocks=0)

@@ -1,0 +1,110 @@
+"""The parts of Deep Model Reassembly that older configs name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from stitching.config.errors import UserError
+from stitching.nets.dery import FUNCTIONS, BaseBlock, DeRyAdapter, Function
+
+SHAPES = {"cnn": (2, 4, 8, 8), "vit": (2, 64, 4)}
+
+
+@pytest.mark.parametrize("layers", [{"num_conv": 1}, {"num_conv": 2}, {"num_fc": 1}, {"num_fc": 2}])
+@pytest.mark.parametrize("mode", ["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"])
+def test_adapter_shapes(mode, layers):
+    net = DeRyAdapter(input_channel=4, output_channel=6, mode=mode, **layers)
+    arriving, leaving = mode.split("2")
+    expected = (2, 6, 8, 8) if leaving == "cnn" else (2, 64, 6)
+    assert net(torch.randn(SHAPES[arriving])).shape == expected
+    assert net.to("meta")(torch.empty(SHAPES[arriving], device="meta")).shape == expected
+    kinds = {"cnn": "img", "vit": "token"}
+    assert (net.in_kind, net.out_kind) == (kinds[arriving], kinds[leaving])
+
+
+def test_adapter_layers():
+    net = DeRyAdapter(input_channel=4, output_channel=6, num_conv=2, num_fc=1, stride=2, mode="cnn2vit")
+    assert [type(layer).__name__ for layer in net.convs] == ["BatchNorm2d", *["Conv2d", "BatchNorm2d", "LeakyReLU"] * 2]
+    assert [type(layer).__name__ for layer in net.fcs] == ["Linear", "LayerNorm", "LeakyReLU"]
+    first, second = (layer for layer in net.convs if isinstance(layer, nn.Conv2d))
+    assert (first.kernel_size, first.stride, first.padding, first.bias) == ((2, 2), (2, 2), (0, 0), None)
+    assert (second.kernel_size, second.stride) == ((1, 1), (1, 1))
+    assert net(torch.randn(SHAPES["cnn"])).shape == (2, 16, 6)
+
+
+@pytest.mark.parametrize("layers", [{"num_conv": 1}, {"num_fc": 1}])
+def test_adapter_keeps_positions_in_place(layers):
+    """The same weights give the same values wherever a position is laid out."""
+    nets = {mode: DeRyAdapter(input_channel=4, output_channel=6, mode=mode, **layers).eval() for mode in ("cnn2cnn",)}
+    for mode in ("cnn2vit", "vit2cnn", "vit2vit"):
+        nets[mode] = DeRyAdapter(input_channel=4, output_channel=6, mode=mode, **layers).eval()
+        nets[mode].load_state_dict(nets["cnn2cnn"].state_dict())
+    x = torch.randn(SHAPES["cnn"])
+    tokens = x.flatten(2).transpose(1, 2)
+    expected = nets["cnn2cnn"](x)
+    torch.testing.assert_close(nets["vit2cnn"](tokens), expected)
+    for mode, given in (("cnn2vit", x), ("vit2vit", tokens)):
+        torch.testing.assert_close(nets[mode](given), expected.flatten(2).transpose(1, 2))
+
+
+def test_adapter_without_layers_is_a_norm():
+    net = DeRyAdapter(input_channel=4, output_channel=4, mode="vit2vit")
+    x = torch.randn(SHAPES["vit"])
+    torch.testing.assert_close(net(x), nn.functional.layer_norm(x, (4,)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"mode": "cnn2vti"}, "did you mean 'cnn2vit'"),
+        ({}, "no layer makes 6 channels of 4"),
+        ({"num_fc": 1, "stride": 2}, "needs a convolution"),
+    ],
+)
+def test_adapter_errors(arguments, words):
+    with pytest.raises(UserError, match=words):
+        DeRyAdapter(input_channel=4, output_channel=6, **arguments)
+
+
+def test_tokens_that_are_no_map():
+    with pytest.raises(ValueError, match="8 tokens are no square map"):
+        DeRyAdapter(input_channel=4, output_channel=4, num_conv=1, mode="vit2vit")(torch.randn(2, 8, 4))
+
+
+def test_base_block():
+    out = BaseBlock(in_channels=4, out_channels=6, stride=2)(torch.randn(2, 4, 9, 9))
+    assert out.shape == (2, 6, 5, 5)
+    assert out.min() == 0
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    net = Function(name)
+    assert list(net.parameters()) == []
+    for shape in ((2, 3, 4, 4), (2, 16, 3), (2, 3)):
+        out = net(torch.randn(shape))
+        assert out.shape == shape if net.out_kind == "same" else out.dim() == 2
+
+
+def test_function_values():
+    x = torch.randn(2, 3, 4, 4)
+    assert Function("identity")(x) is x
+    assert torch.equal(Function("relu")(x), x.clamp(min=0))
+    torch.testing.assert_close(Function("global_avg_pool")(x), x.mean((2, 3)))
+    torch.testing.assert_close(Function("global_avg_pool")(x.flatten(2).transpose(1, 2)), x.mean((2, 3)))
+
+
+def test_function_can_be_copied_and_pickled():
+    net = pickle.loads(pickle.dumps(copy.deepcopy(Function("identity"))))
+    assert net.name == "identity"
+
+
+@pytest.mark.parametrize("name", ["__import__('os')", "gelo"])
+def test_functions_are_looked_up_never_evaluated(name):
+    with pytest.raises(UserError, match="there is no function"):
+        Function(name)

@@ -1,0 +1,169 @@
+"""Wrong input is told, not traced: exit code 2, one message with file and line, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+# What is replaced in the small job, by what, the line that the message must name (0: the file alone), words it must have.
+TRAIN: list[tuple[str, str, int, str]] = [
+    # typos in every section
+    ("model:", "modle:", 1, "did you mean 'model'"),
+    ("Assembly:", "Asembly:", 2, "did you mean 'Assembly'"),
+    ("parts:", "prats:", 3, "did you mean 'parts'"),
+    ("- Subnet: {", "- SubNet: {", 4, "did you mean 'Subnet'"),
+    ("- SimpleAdapter", "- SimpelAdapter", 5, "did you mean 'SimpleAdapter'"),
+    ("model_name: convnet", "model_nam: convnet", 4, "did you mean 'model_name'"),
+    ("model_name: convnet", "model_name: convent", 4, "did you mean 'convnet'"),
+    ("block_output: blocks.0", "block_outptu: blocks.0", 4, "did you mean 'block_output'"),
+    ("block_output: blocks.0", "block_output: block.0", 4, "did you mean 'blocks.0'"),
+    ("block_input: blocks.1", "block_input: blocks.9", 6, "blocks.1"),
+    ("frozen: true", "forzen: true", 4, "did you mean 'frozen'"),
+    ("num_conv: 1", "num_convs: 1", 5, "did you mean 'num_conv'"),
+    ("kernel_size: 1", "kernelsize: 1", 5, "did you mean 'kernel_size'"),
+    ("train_config:", "train_cfg:", 7, "did you mean 'train_config'"),
+    ("dataset: digits", "datasett: digits", 8, "did you mean 'dataset'"),
+    ("dataset: digits", "dataset: digit", 8, "did you mean 'digits'"),
+    ("image_size: 8", "imagesize: 8", 9, "did you mean 'image_size'"),
+    ("epochs: 2", "epoch: 2", 10, "did you mean 'epochs'"),
+    ("batch_size: 256", "batchsize: 256", 11, "did you mean 'batch_size'"),
+    ("lr: 0.01", "learning_rate: 0.01", 12, "lr"),
+    ("lr: 0.01", "lr: 0.01, weight_deacy: 0.1", 12, "did you mean 'weight_decay'"),
+    ("optimizer_args:", "optimizer: AdamX\n  optimizer_args:", 12, "did you mean 'Adamax'"),
+    ("epochs: 2", "epochs: 2\n  lr_scheduler: CosineAnealingLR", 11, "did you mean 'CosineAnnealingLR'"),
+    ("epochs: 2", "epochs: 2\n  lr_scheduler: CosineAnnealingLR\n  lr_scheduler_args: {Tmax: 2}", 12, "did you mean 'T_max'"),
+    ("epochs: 2", "epochs: 2\n  loss_fn: cross_entrpy", 11, "did you mean 'cross_entropy'"),
+    ("epochs: 2", "epochs: 2\n  loss_fn_args: {label_smooth: 0.1}", 11, "label_smooth"),
+    ("train_config:", "metrics: [{metric_fn: acuracy}]\ntrain_config:", 7, "did you mean 'accuracy'"),
+    ("train_config:", "metrics: [{metric_fn: topk_accuracy, metric_fn_args: {k: 5}}]\ntrain_config:", 7, "topk"),
+    ("train_config:", "metrics: [{metric_fn: accuracy, output: parts.7}]\ntrain_config:", 7, "parts."),
+    ("train_config:", "frozen_norm: batched\ntrain_config:", 7, "did you mean 'batch'"),
+    ("train_config:", "precision: fp16\ntrain_config:", 7, "fp32, bf16"),
+    ("train_config:", "reformat_options: {class_token: mean}\ntrain_config:", 7, "zeros, ones, avg"),
+    ("train_config:", "save_checkpoint: true\ntrain_config:", 7, "did you mean 'save_checkpoints'"),
+    ("epochs: 2", "epochs: 2\n  aux_losses: [{output: parts.0, weigth: 1}]", 11, "did you mean 'weight'"),
+    # wrong types and values
+    ("epochs: 2", "epochs: two", 10, "expected a whole number"),
+    ("epochs: 2", "epochs: 2.5", 10, "whole number"),
+    ("epochs: 2", "epochs: -1", 10, "greater than or equal to 0"),
+    ("batch_size: 256", "batch_size: 0", 11, "greater than 0"),
+    ("batch_size: 256", "batch_size: '256'", 11, "expected a whole number"),
+    ("lr: 0.01", "lr: fast", 12, "lr"),
+    ("lr: 0.01", "lr: -0.01", 12, "learning rate"),
+    ("frozen: true", "frozen: 1", 4, "expected true or false"),
+    ("kernel_size: 1", "kernel_size: 0", 5, "greater than 0"),
+    ("image_size: 8", "image_size: [8, 8]", 9, "expected a whole number"),
+    ("optimizer_args: {lr: 0.01}", "optimizer_args: 3", 12, "expected a mapping"),
+    ("- SimpleAdapter: {num_conv: 1, kernel_size: 1, out_channels: 8}", "- SimpleAdapter", 5, "a part is one class name"),
+    ("epochs: 2", "epochs: 2\n  seed: -3", 11, "greater than or equal to 0"),
+    ("epochs: 2", "epochs: 2\n  epochs: 3", 11, "stands twice"),
+    # what is missing, or too much
+    ("dataset: digits", "max_steps: 5", 7, "exactly one of dataset, tasks"),
+    ("num_conv: 1, ", "", 5, "exactly one of num_conv, num_fc"),
+    ("num_conv: 1", "num_conv: 1, num_fc: 1", 5, "exactly one of num_conv, num_fc"),
+    ("model_name: convnet, ", "", 4, "'model_name' is missing"),
+    ("train_config:", "assembly: []\ntrain_config:", 7, "assembly"),
+    ("train_config:", "resume_from: a.pt\nload_from: b.pt\ntrain_config:", 8, "one of them"),
+    ("epochs: 2", "lr: 0.5", 10, "one of them"),
+    # what does not fit together
+    ("block_input: blocks.1", "block_input: blocks.1, in_format: [img, [8, 4]]", 6, "[C, H, W]"),
+    ("block_input: blocks.1", "block_input: blocks.1, in_format: [imag, [8, 4, 4]]", 6, "did you mean 'img'"),
+    ("block_input: blocks.1", "block_input: blocks.1, in_format: [img, [16, 4, 4]]", 6, "16 channels"),
+    ("out_channels: 8", "out_channels: 12", 6, "cannot take"),
+    ("out_channels: 8", "in_channels: 9, out_channels: 8", 5, "9 channels"),
+    ("num_conv: 1, kernel_size: 1", "num_conv: 1, kernel_size: 1, init_identity: true", 5, "nonlinearity"),
+    ("in_chans: 1, block_output", "in_chans: 3, block_output", 4, "cannot take"),
+    ("width: 8, in_chans: 1, block_output", "widht: 8, in_chans: 1, block_output", 4, "width"),
+    ("block_output: blocks.0", "block_input: blocks.1, block_output: blocks.0", 4, "does not come after"),
+    ("num_blocks: 2, width: 8, in_chans: 1, block_input", "num_blocks: 2, num_classes: 4, width: 8, in_chans: 1, block_input", 0, "10 classes"),
+    ("model_name: convnet", "backend: timmm, model_name: convnet", 4, "did you mean 'timm'"),
+    ("model_name: convnet", "backend: timm, model_name: resnet81", 4, "did you mean"),
+    # files
+    ("frozen: true}", "frozen: true, ckp_path: nowhere.pt}", 4, "nowhere.pt"),
+    ("frozen: true}", "frozen: true, ckp_path: broken.pt}", 4, "broken.pt"),
+    ("frozen: true}", "frozen: true, ckp_path: other.pt}", 4, "do not fit"),
+    ("train_config:", "load_from: other.pt\ntrain_config:", 7, "do not fit"),
+    ("train_config:", "load_from: broken.pt\ntrain_config:", 7, "broken.pt"),
+    ("train_config:", "resume_from: nowhere.pt\ntrain_config:", 7, "nowhere.pt"),
+    ("train_config:", "resume_from: other.pt\ntrain_config:", 7, "no place in a training"),
+    ("dataset: digits", "dataset: cifar10", 8, "cifar"),
+    ("dataset: digits", "dataset: image_folder", 8, "image"),
+    ("train_config:", "device: gpu\ntrain_config:", 7, "cpu, cuda"),
+    # YAML itself
+    ("epochs: 2", "epochs: [2", 0, "not YAML"),
+    ("model:\n", "model: !include nowhere.yml\nrest:\n", 1, "does not exist"),
+    ("model:\n", "model: !include config.yml\nrest:\n", 1, "include each other"),
+    ("model:\n", "model: !!python/name:os.system\nrest:\n", 1, "not allowed"),
+]  # fmt: skip
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _told(outcome, path: Path, line: int, words: str) -> None:
+    place = f"{path}:{line}: " if line else f"{path}"
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("error: ") == 1
+    assert f"error: {place}" in outcome.err, outcome.err
+    assert words in outcome.err, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "broken.pt").write_bytes(b"PK not a checkpoint")
+    torch.save({"some.weight": torch.zeros(2, 3)}, tmp_path / "other.pt")
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("old", "new", "line", "words"), TRAIN, ids=lambda value: str(value)[:40])
+def test_train_tells_what_is_wrong(cli, write, small_job, folder, old, new, line, words):
+    assert old in small_job
+    path = write("config.yml", small_job.replace(old, new, 1))
+    before = _files(folder)
+    _told(cli("train", "-c", path, "--data-path", folder / "data"), path, line, words)
+    assert _files(folder) == before
+
+
+def test_there_are_enough_of_them():
+    assert len(TRAIN) >= 60
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "train_config.epochs"], "no assignment"),
+        (["--set", "train_config.epohcs=3"], "did you mean 'epochs'"),
+        (["--lr", "-1"], "lr"),
+        (["--resume", "--overwrite"], "one of them"),
+        (["--device", "tpu7"], "cannot use the device"),
+    ],
+)
+def test_wrong_options_are_told(cli, write, small_job, folder, options, words):
+    path = write("config.yml", small_job)
+    before = _files(folder)
+    outcome = cli("train", "-c", path, *options)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert _files(folder) == before
+
+
+@pytest.mark.parametrize("text", ["", "3\n", "- a\n- b\n", "\x00", "a: b: c\n"])
+def test_files_that_are_no_config(cli, write, folder, text):
+    path = write("config.yml", text)
+    outcome = cli("train", "-c", path)
+    assert outcome.code == 2
+    assert str(path) in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_missing_config_offers_what_is_there(cli, write, small_job, folder):
+    write("config.yml", small_job)
+    outcome = cli("train", "-c", folder / "confg.yml")
+    assert outcome.code == 2
+    assert "config.yml" in outcome.err
