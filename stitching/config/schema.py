@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
@@ -62,7 +64,7 @@ def one_of(**schemas: Any) -> Any:
         return f"as-{kind}" if kind in schemas else None
 
     tagged = tuple(Annotated[schema, Tag(f"as-{kind}")] for kind, schema in schemas.items())
-    return Annotated[tagged, Discriminator(way, "one_of", f"expected {' or '.join(_WAYS[k] for k in schemas)}")]
+    return Annotated[reduce(or_, tagged), Discriminator(way, "one_of", f"expected {' or '.join(_WAYS[k] for k in schemas)}")]
 
 
 _WAYS = {"text": "a word", "list": "a list", "mapping": "a mapping"}

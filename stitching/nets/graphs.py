@@ -76,7 +76,7 @@ def cut_points(traced: TracedModel, input_shape: Shape3 | None = None) -> list[C
         nodes = [n for n in graph.only_values() if n in shapes and graph.names[n] in in_train]
         if graph.result not in nodes:
             raise UserError(f"{traced.title} does not give one floating tensor with the batch first, in both modes")
-        formats = layouts(traced, nodes, shape)
+        formats = layouts(traced, nodes, shapes, shape)
         traced.cache["cut points", shape] = [
             CutPoint(graph.names[node], index, shapes[node], formats[node], graph.owners[node])
             for index, node in enumerate(nodes)
@@ -114,7 +114,8 @@ def resolve(
         for point in points:
             if point.name == graph.names[crossing[0]]:
                 return point
-    raise _no_cut_point(traced, name, side, crossing, points)
+    own = nodes[-1] if side == "output" else crossing[0]
+    raise _no_cut_point(traced, f"the {side} of {name!r}", own, crossing, points)
 
 
 def extract(traced: TracedModel, start: CutPoint, end: CutPoint) -> CutModule:
@@ -169,7 +170,7 @@ def _replacing_devices(device: fx.Node) -> Callable[[Any], Any]:
 def _unknown(traced: TracedModel, name: str) -> UserError:
     graph = traced.graphs[False]
     paths = {parent for node in graph.dependent if node in graph.owners for parent in _parents(graph.owners[node])}
-    if traced.model._modules and name in dict(traced.model.named_modules()):
+    if name in dict(traced.model.named_modules()):
         return UserError(
             f"{name!r} in {traced.title} takes no part in its output",
             do="Name a module that the main output is computed by.",
@@ -183,11 +184,10 @@ def _parents(path: str) -> Iterable[str]:
 
 
 def _no_cut_point(
-    traced: TracedModel, name: str, side: Side, crossing: list[fx.Node], points: list[CutPoint]
+    traced: TracedModel, what: str, own: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
 ) -> UserError:
-    """Says which values cross, and where the nearest cut points are."""
+    """Says which values cross where `own` should have been the only one, and where the nearest cut points are."""
     graph = traced.graphs[False]
-    what = f"the {side} of {name!r} in {traced.title} is no cut point"
     place = graph.place[crossing[-1]]
     before = [p for p in points if graph.place[graph.by_name[p.name]] <= place]
     after = [p for p in points if graph.place[graph.by_name[p.name]] > place]
@@ -195,6 +195,10 @@ def _no_cut_point(
     names = ", ".join(graph.names[node] for node in crossing[:6]) + (", ..." if len(crossing) > 6 else "")
     if len(crossing) > 1:
         why = f"{len(crossing)} values cross there ({names})"
+    elif crossing[0] is not own:
+        why = f"not its value but that of {names} crosses there"
     else:
         why = f"{names} crosses there, which is no floating tensor with the batch first, or in train mode not alone"
-    return UserError(f"{what}: {why}", do=f"The nearest cut points are the values of {nearest}.")
+    return UserError(
+        f"{what} in {traced.title} is no cut point: {why}", do=f"The nearest cut points are the values of {nearest}."
+    )

@@ -15,16 +15,15 @@ from stitching.config.errors import UserError
 from stitching.nets.formats import Format
 from stitching.nets.tracing import ModeGraph, TracedModel, all_tensors
 
-__all__ = ["Shapes", "default_input_shape", "layouts", "meta_copy", "run_on_meta"]
+__all__ = ["Shape3", "Shapes", "default_input_shape", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
 
-BATCH = 5  # of the trial runs: unlikely to be another dimension's size
+_BATCH = 5  # of the trial runs: unlikely to be another dimension's size
 Shapes = dict[fx.Node, tuple[int, ...]]
 Shape3 = tuple[int, int, int]
 
 
 def default_input_shape(model: nn.Module) -> Shape3:
-    """(C, H, W) of the images that a model was made for: what `zoo.build` noted, timm's and torchvision's own words, or
-    224x224."""
+    """(C, H, W) of the images that a model is for: what `zoo` noted, or timm and torchvision say, or 3x224x224."""
     noted = getattr(model, "default_input_shape", None)
     if noted:
         return noted
@@ -79,7 +78,9 @@ class _Runner(fx.Interpreter):
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple, dict]:
         # Where a model asked for the device of its weights, tracing noted the one that they were on.
         args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return map_aggregate((args, kwargs), lambda a: torch.device("meta") if isinstance(a, torch.device) else a)  # type: ignore
+        return map_aggregate(  # type: ignore[return-value]
+            (args, kwargs), lambda value: torch.device("meta") if isinstance(value, torch.device) else value
+        )
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -92,24 +93,26 @@ def tensor_shapes(traced: TracedModel, mode: bool, input_shape: Shape3) -> Shape
     shapes: Shapes = {}
 
     def note(node: fx.Node, value: Any) -> None:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.shape[0] == BATCH:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.shape[0] == _BATCH:
             shapes[node] = tuple(value.shape[1:])
 
     with torch.no_grad():
-        run_on_meta(traced, mode, (BATCH, *input_shape), note)
+        run_on_meta(traced, mode, (_BATCH, *input_shape), note)
     return shapes
 
 
-def layouts(traced: TracedModel, nodes: list[fx.Node], input_shape: Shape3) -> dict[fx.Node, Format | None]:
+def layouts(
+    traced: TracedModel, nodes: list[fx.Node], shapes: Shapes, input_shape: Shape3
+) -> dict[fx.Node, Format | None]:
     """The format of each of some eval-mode nodes; None where the value is in none of the five.
 
     Args:
         traced: the model.
         nodes: nodes whose values are floating tensors with the batch first, in trace order.
+        shapes: of eval mode, as `tensor_shapes` finds them.
         input_shape: (C, H, W) of the images.
     """
     graph = traced.graphs[False]
-    shapes = tensor_shapes(traced, False, input_shape)
     larger: Shapes | None = None  # shapes for images of twice the size; run when they are needed
     found: dict[fx.Node, Format | None] = {}
     prefix = _prefix_tokens(traced.model)

@@ -1,0 +1,382 @@
+"""Promise 1: cut and rejoin is exact. And what names mean as places to cut, and what a piece is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stitching.config.errors import UserError
+from stitching.nets.graphs import CutPoint, TracedModel, cut_points, extract, resolve, trace
+from stitching.nets.zoo import ModelSpec, build, build_meta, input_shape
+
+Shape = tuple[int, int, int]
+
+# title, arguments, side of the images (None: what the model is for), at least so many cut points
+FAMILIES: list[tuple[str, dict, int | None, int]] = [
+    ("timm/resnet18", {}, 32, 24),
+    ("timm/vit_tiny_patch16_224", {"img_size": 32, "depth": 3}, None, 18),
+    ("timm/deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 3}, None, 15),
+    ("timm/beit_base_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 96, "num_heads": 3}, None, 14),
+    ("timm/eva02_tiny_patch14_224", {"img_size": 28, "depth": 2}, None, 14),
+    ("timm/vit_small_patch16_dinov3", {"depth": 2}, 32, 10),
+    ("timm/vit_small_patch14_reg4_dinov2", {"img_size": 28, "depth": 2}, None, 14),
+    ("timm/cait_xxs24_224", {"img_size": 32, "depth": 2}, None, 12),
+    ("timm/xcit_nano_12_p16_224", {"depth": 2}, 32, 10),
+    ("timm/swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "depths": [1, 1, 2, 1]}, None, 20),
+    ("torchvision/swin_t", {}, 32, 40),
+    ("torchvision/vit_b_16", {"image_size": 32}, None, 30),
+    ("timm/convnext_atto", {}, 32, 35),
+    ("timm/poolformer_s12", {}, 32, 35),
+    ("timm/pit_ti_224", {}, None, 8),
+    ("timm/mixer_s32_224", {"img_size": 64, "num_blocks": 3}, None, 13),
+    ("timm/resmlp_12_224", {"img_size": 32, "num_blocks": 3}, None, 13),
+    ("timm/pvt_v2_b0", {}, 64, 20),
+    ("timm/levit_128s", {"img_size": 64}, None, 40),
+    ("timm/densenet121", {"block_config": [2, 2, 2, 2]}, 32, 18),
+    ("timm/mobilenetv3_small_050", {}, 32, 35),
+    ("timm/efficientnet_b0", {}, 32, 60),
+    ("timm/regnety_002", {}, 32, 30),
+    ("timm/repvgg_a0", {}, 32, 60),
+    ("timm/ghostnet_050", {}, 32, 25),
+    ("timm/mobilevit_xxs", {}, 64, 50),
+    ("timm/edgenext_xx_small", {}, 64, 35),
+    ("torchvision/googlenet", {}, 64, 25),
+    ("torchvision/shufflenet_v2_x0_5", {}, 32, 35),
+    ("torchvision/squeezenet1_1", {}, 64, 30),
+    ("torchvision/mnasnet0_5", {}, 32, 60),
+    ("local/convnet", {"num_blocks": 3}, 8, 10),
+]
+MORE_FAMILIES: list[tuple[str, dict, int | None, int]] = [
+    ("torchvision/inception_v3", {}, 299, 30),
+    ("torchvision/alexnet", {}, 64, 20),
+    ("torchvision/regnet_y_400mf", {}, 64, 30),
+    ("torchvision/maxvit_t", {}, None, 120),
+    ("torchvision/swin_v2_t", {}, 64, 40),
+    ("timm/vgg11", {}, 32, 25),
+    ("timm/maxvit_rmlp_pico_rw_256", {}, None, 80),
+    ("timm/swinv2_tiny_window8_256", {"img_size": 64, "window_size": 2}, None, 35),
+    ("timm/coat_tiny", {"img_size": 64}, None, 5),
+    ("timm/gmlp_ti16_224", {"img_size": 64}, None, 35),
+    ("timm/twins_svt_small", {"img_size": 64}, None, 10),
+    ("timm/mvitv2_tiny", {"img_size": 64}, None, 8),
+    ("timm/davit_tiny", {}, 64, 30),
+    ("timm/gcvit_xxtiny", {}, None, 50),
+    ("timm/hiera_tiny_224", {}, None, 30),
+    ("timm/nest_tiny", {}, None, 50),
+    ("timm/focalnet_tiny_srf", {}, 64, 45),
+    ("timm/convit_tiny", {"img_size": 64}, None, 30),
+    ("timm/volo_d1_224", {"img_size": 64}, None, 50),
+    ("timm/efficientformer_l1", {}, None, 45),
+    ("timm/fastvit_t8", {}, 64, 55),
+    ("timm/tiny_vit_5m_224", {}, None, 50),
+    ("timm/nextvit_small", {}, 64, 100),
+    ("timm/dla34", {}, 64, 30),
+    ("timm/hrnet_w18_small", {}, 64, 15),
+    ("timm/res2net50_26w_4s", {}, 64, 35),
+    ("timm/mambaout_femto", {}, 64, 40),
+    ("timm/caformer_s18", {}, 64, 40),
+    ("timm/dm_nfnet_f0", {}, 64, 25),
+    ("timm/mobilenetv4_hybrid_medium", {}, 64, 70),
+]
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """`model` with all its dropout and stochastic depth at zero."""
+    for module in model.modules():
+        for name in ("p", "drop_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def main_output(output: object) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]  # type: ignore[index]
+
+
+def run(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
+    with torch.no_grad():
+        return main_output(model.train(training)(x))
+
+
+def traced_with_images(title: str, args: dict, side: int | None) -> tuple[TracedModel, Shape, Tensor]:
+    spec = ModelSpec.parse(title, **args)
+    shape = input_shape(spec) if side is None else (3, side, side)
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return trace(without_dropout(build(spec))), shape, images
+
+
+def check_every_cut(title: str, args: dict, side: int | None, at_least: int) -> None:
+    traced, shape, images = traced_with_images(title, args, side)
+    points = cut_points(traced, shape)
+    assert len(points) >= at_least
+    assert (points[0].name, points[0].index) == (traced.input_name, 0)
+    expected = {mode: run(copy.deepcopy(traced.model), images, training=mode) for mode in (False, True)}
+    moved = copy.deepcopy(traced.model)
+    run(moved, images, training=True)
+    state = moved.state_dict()
+    given = images.clone()
+    for point in points[1:-1]:
+        front, back = extract(traced, points[0], point), extract(traced, point, points[-1])
+        for mode in (False, True):  # eval first, as train moves the statistics
+            inside = run(front, images, training=mode)
+            kept = inside.clone()
+            assert tuple(inside.shape[1:]) == point.shape
+            assert torch.equal(run(back, inside, training=mode), expected[mode]), f"{point.name}, training={mode}"
+            assert torch.equal(inside, kept), f"the value at {point.name} was overwritten"
+        for piece in (front, back):
+            assert all(torch.equal(value, state[key]) for key, value in piece.state_dict().items())
+    assert torch.equal(images, given)
+
+
+@pytest.mark.parametrize(("title", "args", "side", "at_least"), FAMILIES, ids=[family[0] for family in FAMILIES])
+def test_cut_and_rejoin_is_exact(title: str, args: dict, side: int | None, at_least: int) -> None:
+    check_every_cut(title, args, side, at_least)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "args", "side", "at_least"), MORE_FAMILIES, ids=[family[0] for family in MORE_FAMILIES]
+)
+def test_cut_and_rejoin_is_exact_in_more_families(title: str, args: dict, side: int | None, at_least: int) -> None:
+    check_every_cut(title, args, side, at_least)
+
+
+@lru_cache
+def traced(title: str) -> TracedModel:
+    return trace(build_meta(ModelSpec.parse(title)))
+
+
+def test_stochastic_depth_draws_what_the_model_draws() -> None:
+    """Its mask is made by operations in place whose results nothing uses."""
+    spec = ModelSpec.parse("timm/swin_tiny_patch4_window7_224", img_size=32, window_size=1, drop_path_rate=0.5)
+    model = build(spec)
+    cut = trace(model)
+    points = cut_points(cut)
+    whole = extract(cut, points[0], points[-1])
+    images = torch.randn(4, 3, 32, 32)
+    torch.manual_seed(7)
+    expected = run(model, images, training=True)
+    torch.manual_seed(7)
+    assert torch.equal(run(whole, images, training=True), expected)
+    torch.manual_seed(8)
+    assert not torch.equal(run(whole, images, training=True), expected)
+
+
+class InPlace(nn.Module):
+    """Overwrites tensors in every way that can be traced, and uses them afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.act = nn.ReLU(inplace=True)
+        self.tail = nn.Conv2d(4, 2, 1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)  # type: ignore[operator]
+        x = self.conv(x)
+        self.act(x)
+        x = x - 0.1
+        F.relu(x, inplace=True)
+        x = x - 0.1
+        torch.relu_(x)
+        x.mul_(2).sub_(0.1)
+        x += 1
+        return self.tail(x).mean((2, 3))
+
+
+def test_nothing_is_overwritten_but_what_was_overwritten_counts() -> None:
+    model = InPlace()
+    cut = trace(model)
+    points = cut_points(cut, (3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    expected = run(copy.deepcopy(model), images, training=False)
+    assert len(points) > 9
+    for point in points[1:-1]:
+        front, back = extract(cut, points[0], point), extract(cut, point, points[-1])
+        inside = run(front, images, training=False)
+        kept = inside.clone()
+        assert torch.equal(run(back, inside, training=False), expected), point.name
+        assert torch.equal(inside, kept), point.name
+    whole = extract(cut, points[0], points[-1])
+    run(whole, images, training=False)
+    assert whole.state_dict()["calls"] == 1
+    assert model.calls == 0
+    assert model.act.inplace
+
+
+def test_pieces_share_nothing_with_the_model_and_hold_everything_once() -> None:
+    cut, _, _ = traced_with_images("timm/vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, None)
+    model = cut.model
+    front = extract(cut, resolve(cut, None, "input"), resolve(cut, "blocks.0"))
+    back = extract(cut, resolve(cut, "blocks.1", "input"), resolve(cut, None))
+    own = {p.data_ptr() for p in model.parameters()}
+    for piece in (front, back):
+        assert not own & {p.data_ptr() for p in piece.parameters()}
+        assert len(list(piece.parameters())) == len({id(p) for p in piece.parameters()})
+    keys = [*front.state_dict(), *back.state_dict()]
+    assert sorted(keys) == sorted(model.state_dict())
+    assert {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight"} <= set(front.state_dict())
+    with torch.no_grad():
+        for parameter in front.parameters():
+            parameter.zero_()
+    assert all(parameter.abs().sum() > 0 for name, parameter in model.named_parameters() if name.endswith("qkv.weight"))
+
+
+class Tied(nn.Module):
+    """One weight under two names, and a buffer that is no part of the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.register_buffer("shift", torch.ones(4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x.mean((2, 3))) + self.shift) @ self.first.weight
+
+
+def test_tied_weights_stay_tied_and_passing_buffers_passing() -> None:
+    cut = trace(Tied())
+    whole = extract(cut, cut_points(cut, (4, 2, 2))[0], cut_points(cut, (4, 2, 2))[-1])
+    assert whole.first.weight is whole.second.weight
+    assert "shift" not in whole.state_dict()
+    assert "shift" in dict(whole.named_buffers())
+
+
+@pytest.mark.parametrize("title", ["timm/resnet18", "torchvision/swin_t"])
+def test_pieces_can_be_copied_pickled_and_compiled(title: str) -> None:
+    cut, shape, images = traced_with_images(title, {}, 64)
+    points = cut_points(cut, shape)
+    whole = extract(cut, points[0], points[-1])
+    expected = run(whole, images, training=False)
+    assert torch.equal(run(copy.deepcopy(whole), images, training=False), expected)
+    again = pickle.loads(pickle.dumps(whole))
+    assert torch.equal(run(again, images, training=False), expected)
+    assert torch.equal(run(torch.compile(whole, backend="eager"), images, training=False), expected)
+
+
+def test_a_piece_follows_its_input_to_another_device() -> None:
+    """DINOv3 asks for the device of its weights; tracing saw the CPU."""
+    cut, shape, images = traced_with_images("timm/vit_small_patch16_dinov3", {"depth": 1}, 32)
+    points = cut_points(cut, shape)
+    whole = extract(cut, points[0], points[-1]).to("meta")
+    with torch.device("meta"):
+        assert whole(images.to("meta")).device.type == "meta"
+
+
+def test_auxiliary_heads_are_left_out() -> None:
+    cut = trace(build(ModelSpec.parse("torchvision/googlenet")))
+    assert not any(name.startswith("aux") for name in cut.graphs[True].names.values())
+    points = cut_points(cut, (3, 64, 64))
+    assert not any(key.startswith("aux") for key in extract(cut, points[0], points[-1]).state_dict())
+
+
+NAMES = [
+    ("timm/resnet50", "layer3", "input", "layer2.3.act3"),
+    ("timm/resnet50", "layer4", "output", "layer4.2.act3"),
+    ("timm/resnet50", "x", "input", "x"),
+    ("timm/resnet50", None, "input", "x"),
+    ("timm/resnet50", None, "output", "fc"),
+    ("timm/resnet50", "layer1.0.add", "output", "layer1.0.add"),
+    ("timm/resnet50", "maxpool", "input", "act1"),
+    ("torchvision/swin_t", "features.3", "input", "features.2.reduction"),
+    ("torchvision/swin_t", "features.3", "output", "features.3.1.add_1"),
+    ("torchvision/resnet18", "layer1.0.relu_1", "output", "layer1.0.relu_1"),
+    ("torchvision/vit_b_16", "encoder.layers.encoder_layer_3", "input", "encoder.layers.encoder_layer_2.add_1"),
+    ("timm/vit_small_patch16_224", "blocks.11", "output", "blocks.11.add_1"),
+]
+
+
+@pytest.mark.parametrize(("title", "name", "side", "found"), NAMES)
+def test_names_of_modules_and_nodes(title: str, name: str | None, side: str, found: str) -> None:
+    assert resolve(traced(title), name, side).name == found  # type: ignore[arg-type]
+
+
+def test_every_cut_point_is_found_by_its_own_name() -> None:
+    cut = traced("torchvision/swin_t")
+    assert [resolve(cut, point.name) for point in cut_points(cut)] == cut_points(cut)
+
+
+def test_a_place_where_several_values_cross_names_them() -> None:
+    with pytest.raises(UserError, match=r"output of 'layer1.0.conv1'.* 2 values cross there \(maxpool, ") as error:
+        resolve(traced("timm/resnet18"), "layer1.0.conv1")
+    assert "'maxpool' and 'layer1.0.add'" in str(error.value)
+    with pytest.raises(UserError, match=r"input of 'layer1\.0\.add'.*2 values cross there \(maxpool, layer1\.0\.bn2\)"):
+        resolve(traced("timm/resnet18"), "layer1.0.add", "input")
+
+
+def test_names_that_do_not_exist_or_take_no_part() -> None:
+    with pytest.raises(UserError, match=r"no node or module in ResNet 'layer5'; did you mean 'layer1'"):
+        resolve(traced("timm/resnet18"), "layer5")
+    with pytest.raises(UserError, match="'aux1' in GoogLeNet takes no part"):
+        resolve(traced("torchvision/googlenet"), "aux1")
+    with pytest.raises(UserError, match="'pos_embed' in VisionTransformer does not depend on the input"):
+        resolve(traced("timm/vit_small_patch16_224"), "pos_embed")
+
+
+def test_the_end_comes_after_the_start() -> None:
+    cut = traced("timm/resnet18")
+    first, second = resolve(cut, "layer1"), resolve(cut, "layer2")
+    for start, end in ((second, first), (first, first)):
+        with pytest.raises(UserError, match="does not come after"):
+            extract(cut, start, end)
+
+
+FORMATS = [
+    ("timm/resnet18", "layer3", "img 256x14x14", None),
+    ("torchvision/swin_t", "features.3", "bhwc 192x28x28", None),
+    ("timm/vit_small_patch16_224", "blocks.3", "bert 384x196+1", None),
+    ("timm/vit_small_patch16_224", "patch_embed", "token 384x196", None),
+    ("timm/vit_small_patch14_reg4_dinov2", "blocks.3", "bert 384x1369+5", None),
+    ("timm/deit_tiny_distilled_patch16_224", "blocks.3", "bert 192x196+2", None),
+    ("torchvision/vit_b_16", "encoder.layers.encoder_layer_3", "bert 768x196+1", None),
+    ("timm/resnet18", "fc", "vector 1000", None),
+    ("timm/resnet18", "layer3", "img 256x4x6", (3, 64, 96)),  # maps that are not square
+    ("torchvision/swin_t", "features.3", "bhwc 192x8x12", (3, 64, 96)),
+    ("timm/convnext_atto", "stages.1", "img 80x80x80", (3, 640, 640)),  # as many channels as rows
+    ("torchvision/swin_t", "features.1", "bhwc 96x96x96", (3, 384, 384)),
+    ("timm/resnet18", "layer4", "img 512x1x1", (3, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("title", "name", "format_", "shape"), FORMATS)
+def test_formats_are_discovered(title: str, name: str, format_: str, shape: Shape | None) -> None:
+    assert str(resolve(traced(title), name, "output", shape).format) == format_
+
+
+def test_a_tensor_in_no_format_can_be_cut_at_but_has_none() -> None:
+    point = resolve(traced("timm/vit_small_patch16_224"), "patch_embed.flatten")
+    assert point.layout is None
+    with pytest.raises(UserError, match=r"384x196 for each image.*no known format"):
+        _ = point.format
+
+
+def test_images_that_the_model_cannot_take() -> None:
+    with pytest.raises(UserError, match="VisionTransformer cannot take 3x64x64 images: Input height"):
+        cut_points(traced("timm/vit_small_patch16_224"), (3, 64, 64))
+
+
+class Branches(nn.Module):
+    """Cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_a_model_that_cannot_be_traced() -> None:
+    with pytest.raises(UserError, match="graph of Branches cannot be traced"):
+        trace(Branches())
+
+
+def test_cut_points_are_values_to_compare_and_to_keep() -> None:
+    first, again = cut_points(traced("timm/resnet18")), cut_points(traced("timm/resnet18"))
+    assert first == again
+    assert len({*first, *again}) == len(first)
+    assert isinstance(first[3], CutPoint)

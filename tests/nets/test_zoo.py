@@ -1,0 +1,169 @@
+"""Models by name: seeds, arguments, weights from files, and what is told when something is wrong."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from torch import nn
+
+from stitching.config.errors import UserError
+from stitching.nets.zoo import ModelSpec, build, build_meta, input_shape
+
+SMALL = "local/convnet"
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_title_is_backend_and_name() -> None:
+    spec = ModelSpec.parse("timm/resnet50.a1_in1k", pretrained=True)
+    assert (spec.backend, spec.name, spec.title) == ("timm", "resnet50.a1_in1k", "timm/resnet50.a1_in1k")
+    assert ModelSpec.parse("pytorch/swin_t") == ModelSpec.parse("torchvision/swin_t")
+    assert hash(ModelSpec.parse("torchvision/swin_t", depths=[2, 2, 2, 2]))
+
+
+@pytest.mark.parametrize(
+    ("title", "told"),
+    [
+        ("resnet50", "names no backend"),
+        ("tim/resnet50", "no backend 'tim'; did you mean 'timm'"),
+        ("timm/resnt50", "did you mean 'resnet50'"),
+        ("timm/resnet50.a1_in2k", r"did you mean 'resnet50\.a1_in1k'"),
+        ("torchvision/swint", "did you mean 'swin_t'"),
+        ("local/convnets", "did you mean 'convnet'"),
+    ],
+)
+def test_names_that_do_not_exist(title: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        ModelSpec.parse(title)
+
+
+def test_weights_depend_on_the_seed_and_the_model_only() -> None:
+    spec = ModelSpec.parse("timm/resnet18")
+    torch.manual_seed(1)
+    first = build(spec, seed=3)
+    before = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert same(first, build(spec, seed=3))
+    assert not same(first, build(spec, seed=4))
+    torch.set_rng_state(before)
+    build(spec, seed=3)
+    build_meta(spec)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_arguments_are_passed_on() -> None:
+    assert build(ModelSpec.parse(SMALL, num_blocks=2, num_classes=7)).head.out_features == 7
+    swin = build(ModelSpec.parse("timm/swin_tiny_patch4_window7_224", depths=[1, 1, 3, 1]))
+    assert len(swin.layers[2].blocks) == 3
+
+
+@pytest.mark.parametrize(
+    ("title", "args", "told"),
+    [
+        ("timm/vit_tiny_patch16_224", {"img_sise": 64}, "no argument of timm/.* 'img_sise'; did you mean 'img_size'"),
+        ("torchvision/resnet18", {"num_clases": 2}, "did you mean 'num_classes'"),
+        (SMALL, {"n_blocks": 2}, "did you mean 'num_blocks'"),
+        ("torchvision/swin_t", {"depths": [1, 1, 1, 1]}, "cannot be built with depths"),
+        ("torchvision/vit_b_16", {"image_size": 33}, "cannot be built with image_size: 33"),
+        ("torchvision/resnet18", {"num_classes": "many"}, "cannot be built with num_classes: many"),
+    ],
+)
+def test_arguments_that_do_not_fit(title: str, args: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build(ModelSpec.parse(title, **args))
+
+
+def test_a_mapping_is_no_argument() -> None:
+    with pytest.raises(UserError, match="argument 'block_args' is dict"):
+        ModelSpec.parse("timm/resnet18", block_args={"a": 1})
+
+
+@pytest.mark.parametrize("title", ["timm/resnet18", "torchvision/regnet_y_400mf", "torchvision/swin_t", SMALL])
+def test_on_meta_there_are_shapes_and_no_data(title: str) -> None:
+    spec = ModelSpec.parse(title, pretrained=True, ckp_path="nowhere.pt")
+    bare, real = build_meta(spec).state_dict(), build(ModelSpec.parse(title)).state_dict()
+    assert {key: value.shape for key, value in bare.items()} == {key: value.shape for key, value in real.items()}
+    assert all(value.is_meta for value in bare.values())
+
+
+def test_input_shapes() -> None:
+    assert input_shape(ModelSpec.parse("timm/inception_v3")) == (3, 299, 299)
+    assert input_shape(ModelSpec.parse("torchvision/swin_t")) == (3, 224, 224)
+    assert input_shape(ModelSpec.parse(SMALL, in_chans=1)) == (1, 32, 32)
+    spec = ModelSpec.parse("timm/vit_tiny_patch16_224", img_size=[64, 32], in_chans=1)
+    assert input_shape(spec) == input_shape(build_meta(spec)) == (1, 64, 32)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {f"net.{key}": value for key, value in state.items()},
+    ],
+)
+def test_weights_from_a_file(tmp_path: Path, wrap) -> None:
+    source = build(ModelSpec.parse(SMALL), seed=5)
+    torch.save(wrap(source.state_dict()), tmp_path / "weights.pt")
+    spec = ModelSpec.parse(SMALL, pretrained=True, ckp_path=str(tmp_path / "weights.pt"))
+    assert not same(source, build(ModelSpec.parse(SMALL)))
+    assert same(source, build(spec))
+
+
+class Runs:
+    """Runs code when it is unpickled the careless way."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("was-run"),))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pt").write_text("not weights")
+    (tmp_path / "empty.pt").touch()
+    torch.save({"model": Runs()}, tmp_path / "code.pt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Runs()))
+    whole = build(ModelSpec.parse(SMALL)).state_dict()
+    torch.save(whole, tmp_path / "cut-short.pt")
+    (tmp_path / "cut-short.pt").write_bytes((tmp_path / "cut-short.pt").read_bytes()[:2000])
+    for name in ("missing.pt", "text.pt", "empty.pt", "code.pt", "plain.pkl", "cut-short.pt", "."):
+        with pytest.raises(UserError, match="cannot read the weights in"):
+            build(ModelSpec.parse(SMALL, ckp_path=name))
+    assert not Path("was-run").exists()
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="holds no state dict"):
+        build(ModelSpec.parse(SMALL, ckp_path="list.pt"))
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    state = build(ModelSpec.parse(SMALL, num_classes=3)).state_dict()
+    state["extra"] = state.pop("blocks.0.0.weight")
+    torch.save(state, path)
+    with pytest.raises(UserError) as error:
+        build(ModelSpec.parse(SMALL, num_classes=4, ckp_path=str(path)))
+    told = str(error.value)
+    assert str(path) in told
+    assert "1 missing from the file: blocks.0.0.weight" in told
+    assert "1 unknown to the model: extra" in told
+    assert "2 of another shape: head.weight (3x64 in the file, 4x64 in the model), head.bias" in told
+
+
+@pytest.mark.parametrize("title", ["timm/resnet18.a1_in1k", "torchvision/resnet18"])
+def test_weights_that_cannot_be_fetched(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=f"pretrained weights of {title} cannot be had.*") as error:
+        build(ModelSpec.parse(title, pretrained=True))
+    assert "ckp_path" in str(error.value)
+    assert "HF_HOME" in str(error.value) or str(tmp_path) in str(error.value)
