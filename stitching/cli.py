@@ -98,7 +98,7 @@ def train(
     document = load_yaml(config)
     values: dict[str, Any] = {
         "train_config.seed": seed, "train_config.epochs": epochs, "train_config.batch_size": batch_size,
-        "train_config.lr": lr, "device": device, "data_path": str(data_path.absolute()) if data_path else None,
+        "train_config.lr": lr, "train_config.optimizer_args.lr": lr, "device": device, "data_path": str(data_path.absolute()) if data_path else None,
         "workers": workers,
     }  # fmt: skip
     with _located(document):

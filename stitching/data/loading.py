@@ -88,6 +88,7 @@ class Batches:
             drop_last = len(images) % batch_size == 1
         self._order = _Order(len(images), batch_size, seed if train else None, bool(drop_last), max_batches)
         self._pin = pin_memory and torch.cuda.is_available()
+        self._started = workers == 0
         self._newest = 0  # number of the latest call of `epoch`
         self._cache: _Cache | None = None
         shape = (self.channels, self.image_size, self.image_size)
@@ -126,7 +127,7 @@ class Batches:
     def _batches(self, epoch: int, start: int, number: int) -> Iterator[Batch]:
         self._check_newest(number)
         self._order.epoch, self._order.start = epoch, start
-        for batch in self._cached() if self._cache else self._loader:
+        for batch in self._cached() if self._cache else self._loaded():
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -141,6 +142,13 @@ class Batches:
         for keys in self._order:
             images, labels = self._cache[keys]
             yield (images.pin_memory(), labels.pin_memory()) if self._pin else (images, labels)
+
+    def _loaded(self) -> Iterator[Batch | UserError]:
+        if self._started:
+            return iter(self._loader)
+        self._started = True
+        with _signals_held():  # the first call starts the workers
+            return iter(self._loader)
 
 
 class _Order(Sampler[list[Key]]):
@@ -241,6 +249,19 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(states[2])
 
 
+HELD = {signal.SIGINT, signal.SIGUSR2, signal.SIGTERM}
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait until the body is over; for a process that starts in it, until `_start_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     """Leave signals to the parent, which decides what a Ctrl-C or a preemption means and still wants its batches.
 
@@ -250,8 +271,9 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS, which has no Slurm, has no sigwaitinfo either
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # leaves it to the thread, which sees the sender
+    knows_sender = parent is not None and hasattr(signal, "sigwaitinfo")  # macOS has none, nor has it Slurm
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM} if knows_sender else ())
+    if parent is not None and knows_sender:
         threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
 
 

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def same(one: Epoch, other: Epoch) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, other, strict=True)
     )
+
+
+def error_of(call: Callable[[], object]) -> Exception:
+    """What `call` raises, without the traceback: `pytest.raises` would keep workers until the next garbage collection."""
+    try:
+        call()
+    except Exception as error:
+        return error.with_traceback(None)
+    raise AssertionError("nothing was raised")
 
 
 def test_derived_seeds_never_change() -> None:
@@ -232,8 +242,7 @@ def test_an_older_epoch_cannot_be_read_on(folder: Path, workers: int) -> None:
     older = batches.epoch(0)
     next(older)
     next(batches.epoch(1))
-    with pytest.raises(RuntimeError, match="another epoch"):
-        next(older)
+    assert "another epoch" in str(error_of(lambda: next(older)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -245,11 +254,11 @@ def test_broken_image_is_told_in_words(tmp_path: Path, workers: int, augment: bo
             Image.new("RGB", (8, 8)).save(tmp_path / part / label / "0.png")
     broken = tmp_path / "train" / "dog" / "0.png"
     broken.write_bytes(b"not an image")
-    with pytest.raises(UserError) as told:
-        list(pets(tmp_path, augment=augment, workers=workers).epoch(0))
-    assert str(broken) in told.value.problem
-    assert "Traceback" not in str(told.value)
-    assert "Replace the file" in (told.value.do or "")
+    told = error_of(lambda: list(pets(tmp_path, augment=augment, workers=workers).epoch(0)))
+    assert isinstance(told, UserError)
+    assert str(broken) in told.problem
+    assert "Traceback" not in str(told)
+    assert "Replace the file" in (told.do or "")
 
 
 def test_wrong_settings_name_their_key() -> None:

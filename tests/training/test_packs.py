@@ -1,0 +1,79 @@
+"""Promise 4: a run trained in a pack leaves the same dataframe as alone."""
+
+from __future__ import annotations
+
+import torch
+from small_jobs import same, stitched, trained
+
+import stitching.training.trainer as trainer
+from stitching.training.trunk import Trunk
+
+BLOCK = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.3, "in_format": ["token", [12, 4]]}}
+
+
+def _jobs() -> list[dict]:
+    return [
+        stitched("layer1", "layer3", {"SimpleAdapter": {"num_conv": 1, "out_channels": 8}}),
+        stitched("layer3", "layer4", BLOCK),  # dropout: its randomness must not depend on the neighbours
+        stitched("layer2", "layer3", train_config={"optimizer_args": {"lr": 0.1}, "epochs": 3}),
+        stitched("layer2", "layer3", unfrozen=True),  # shares no front
+        stitched("layer3", "layer4", frozen_norm="batch"),
+    ]
+
+
+def test_a_pack_leaves_what_each_run_leaves_alone(tmp_path):
+    jobs = _jobs()
+    runs = trained(jobs, tmp_path / "pack")
+    assert [run.failure for run in runs] == [None] * len(jobs)
+    for i, job in enumerate(jobs):
+        trained(job, tmp_path / f"alone-{i}")
+        same(tmp_path / "pack" / f"run-{i}", tmp_path / f"alone-{i}" / "run-0")
+
+
+def test_one_pass_through_a_source_serves_all_depths(tmp_path, monkeypatch):
+    passes: list[int] = []
+    forward = Trunk.forward
+
+    def counted(self, images, wanted):
+        passes.append(len(wanted))
+        return forward(self, images, wanted)
+
+    monkeypatch.setattr(Trunk, "forward", counted)
+    runs = trained(_jobs()[:3], tmp_path)
+    steps, tests = 6, 2
+    assert passes[: steps + tests] == [3] * (steps + tests)
+    fronts = {run.front.end.name for run in runs}
+    assert len(fronts) == 3
+    assert all(run.first_piece == 1 for run in runs)
+
+
+def test_a_run_that_raises_does_not_stop_its_neighbours(tmp_path, monkeypatch):
+    step = trainer.Run.train_step
+
+    def failing(self, *args, **kwargs):
+        if self.name == "run-1" and self.step == 4:
+            raise RuntimeError("CUDA out of memory")
+        step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.Run, "train_step", failing)
+    jobs = _jobs()[:3]
+    runs = trained(jobs, tmp_path / "pack")
+    assert [run.failure for run in runs] == [None, "RuntimeError: CUDA out of memory", None]
+    assert runs[1].folder.read_metadata()["state"] == "failed"
+    assert runs[1].folder.read_metadata()["failure"] == "RuntimeError: CUDA out of memory"
+    monkeypatch.undo()
+    trained(jobs[2], tmp_path / "alone")
+    same(tmp_path / "pack" / "run-2", tmp_path / "alone" / "run-0")
+
+
+def test_nothing_modifies_what_runs_share(tmp_path):
+    runs = trained(_jobs()[:3], tmp_path)
+    trunk = Trunk(run.front for run in runs if run.front)
+    wanted = {(run.front.spec, run.front.end.index) for run in runs}
+    features = trunk(torch.randn(4, 1, 16, 16), wanted)
+    for run in runs:
+        given = features[run.front.spec, run.front.end.index]
+        before = given.clone()
+        run.network.train()(given, run.first_piece)
+        assert torch.equal(given, before)
+        assert given._version == 0

@@ -1,0 +1,179 @@
+"""Promises 5 and 6: killed at any instant and resumed, a run leaves what it would have left undisturbed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+import yaml
+from small_jobs import frame_of, same, stitched, trained, write_config
+
+ADAPTER = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.2, "in_format": ["token", [8, 4]]}}
+
+
+def _job() -> dict:
+    job = stitched("layer2", "layer3", ADAPTER, checkpoint_minutes=0, workers=0)
+    job["train_config"] |= {
+        "epochs": 3, "lr_scheduler": "OneCycleLR",
+        "lr_scheduler_args": {"cadence": "steps", "max_lr": 0.02, "total_steps": 20},
+        "data_preprocessing": {"image_size": 16, "data_augmentation": True, "train_crop": "pad"},
+    }  # fmt: skip
+    return job
+
+
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+NTH = """
+def nth(function, n, instead):
+    calls = [0]
+    def wrapped(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == n:
+            instead(*args, **kwargs)
+        return function(*args, **kwargs)
+    return wrapped
+"""
+IN_A_STEP = f"""{NTH}
+import torch
+torch.optim.AdamW.step = nth(torch.optim.AdamW.step, 9, lambda *a, **k: {KILL})
+"""
+WRITING_A_CHECKPOINT = f"""{NTH}
+import torch
+def half(state, file, *args, **kwargs):
+    import io
+    whole = io.BytesIO(); whole_save(state, whole)
+    file.write(whole.getvalue()[: len(whole.getvalue()) // 2]); file.flush()
+    {KILL}
+whole_save = torch.save
+torch.save = nth(torch.save, 8, half)
+"""
+BEFORE_THE_RENAME = f"""{NTH}
+os.replace = nth(os.replace, 9, lambda *a, **k: {KILL})
+"""
+IN_A_TEST = f"""{NTH}
+from stitching.training.run import Run
+Run.test_batch = nth(Run.test_batch, 4, lambda *a, **k: {KILL})
+"""
+BETWEEN_RESULT_AND_END = f"""{NTH}
+import stitching.training.trainer as trainer
+trainer.record_end = nth(trainer.record_end, 1, lambda *a, **k: {KILL})
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    trained(_job(), folder)
+    return folder / "run-0"
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [IN_A_STEP, WRITING_A_CHECKPOINT, BEFORE_THE_RENAME, IN_A_TEST, BETWEEN_RESULT_AND_END],
+    ids=["in a step", "writing a checkpoint", "before the rename", "in a test", "before done"],
+)
+def test_killed_and_resumed_is_undisturbed(tmp_path, command_line, cli, undisturbed, sabotage):
+    folder = write_config(tmp_path / "killed", _job())
+    code, _, err = command_line(folder, "train", "-c", "config.yml", sabotage=sabotage)
+    assert code == -signal.SIGKILL, err
+    assert (folder / "checkpoint.pt").exists()
+    resumed = cli("train", "-c", folder / "config.yml", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "resumed at epoch" in (folder / "log.txt").read_text()
+    same(folder, undisturbed)
+    assert not (folder / "checkpoint.pt").exists()
+    assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_a_random_instant_again_and_again(tmp_path, command_line, undisturbed, seed):
+    folder = write_config(tmp_path / "killed", _job())
+    generator = random.Random(seed)
+    for _ in range(4):
+        process = command_line(folder, "train", "-c", "config.yml", "--resume", wait=False)
+        time.sleep(generator.uniform(3, 9))
+        process.kill()
+        process.communicate()
+    code, _, err = command_line(folder, "train", "-c", "config.yml", "--resume")
+    assert code == 0, err
+    same(folder, undisturbed)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, command_line, cli, undisturbed):
+    folder = write_config(tmp_path / "stopped", _job())
+    sabotage = f"""{NTH}
+import torch
+torch.optim.AdamW.step = nth(torch.optim.AdamW.step, 8, lambda *a, **k: os.kill(os.getpid(), signal.SIGINT))
+"""
+    code, out, err = command_line(folder, "train", "-c", "config.yml", sabotage=sabotage)
+    assert code == 130, err
+    assert "stitching train -c config.yml --resume" in out
+    assert "Traceback" not in err
+    assert yaml.safe_load((folder / "metadata.yml").read_text())["state"] == "stopped"
+
+    again = cli("train", "-c", folder / "config.yml")
+    assert again.code == 2  # it would lose what is there
+    assert "--resume" in again.err
+    other = cli("train", "-c", folder / "config.yml", "--resume", "--lr", "0.5")
+    assert other.code == 2
+    assert "another config" in other.err
+    assert "lr (0.01 there, 0.5 here)" in other.err
+
+    assert cli("train", "-c", folder / "config.yml", "--resume").code == 0
+    same(folder, undisturbed)
+    assert "Nothing to do" in cli("train", "-c", folder / "config.yml", "--resume").out
+
+
+def test_two_at_once_in_one_folder(tmp_path, command_line, cli):
+    job = _job()
+    job["train_config"]["epochs"] = 200
+    folder = write_config(tmp_path / "busy", job)
+    process = command_line(folder, "train", "-c", "config.yml", wait=False)
+    try:
+        while not (folder / "metadata.yml").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        second = cli("train", "-c", folder / "config.yml", "--overwrite")
+        assert second.code == 2
+        assert "another process is training" in second.err
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_full_disk_costs_the_newest_checkpoint_only(tmp_path, command_line, cli, undisturbed):
+    folder = write_config(tmp_path / "full", _job())
+    # The limit on a file's size stands in for the end of the disk: the system refuses the write in the same way.
+    sabotage = f"""{NTH}
+import resource, torch
+def fill(*args, **kwargs):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+torch.save = nth(torch.save, 9, fill)
+"""
+    code, _, err = command_line(folder, "train", "-c", "config.yml", sabotage=sabotage)
+    assert code == 2, err
+    assert "cannot write" in err
+    assert "checkpoint.pt" in err
+    assert "Traceback" not in err
+    assert not list(folder.glob(".*.tmp"))
+    assert cli("train", "-c", folder / "config.yml", "--resume").code == 0
+    same(folder, undisturbed)
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path, cli):
+    folder = write_config(tmp_path / "damaged", _job())
+    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
+    outcome = cli("train", "-c", folder / "config.yml", "--resume")
+    assert outcome.code == 2
+    assert "cannot read the checkpoint" in outcome.err
+    assert (folder / "checkpoint.pt").read_bytes() == b"PK\x03\x04 cut off"
+
+
+def test_workers_change_nothing(tmp_path, undisturbed):
+    job = _job()
+    job["workers"] = 2
+    trained(job, tmp_path)
+    same(tmp_path / "run-0", undisturbed)
+    assert len(frame_of(tmp_path / "run-0")) == 18
