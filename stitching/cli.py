@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Cut trained networks, stitch them with adapters, and measure what comes back.",
-    epilog="Start with `stitching inspect timm/resnet18`, or `stitching train -c config.yml` in an experiment's folder.",
+    epilog="Start with `stitching inspect timm/resnet18`, or `stitching train -c config.yml` in a job's folder.",
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -98,7 +99,8 @@ def train(
     document = load_yaml(config)
     values: dict[str, Any] = {
         "train_config.seed": seed, "train_config.epochs": epochs, "train_config.batch_size": batch_size,
-        "train_config.lr": lr, "train_config.optimizer_args.lr": lr, "device": device, "data_path": str(data_path.absolute()) if data_path else None,
+        "train_config.lr": lr, "train_config.optimizer_args.lr": lr, "device": device,
+        "data_path": str(data_path.absolute()) if data_path else None,
         "workers": workers,
     }  # fmt: skip
     with _located(document):
@@ -206,18 +208,10 @@ def results(
     bases = base_accuracies(base or [])
     table = accuracy_table(runs)
     rows = []
-    for (source, dest, gap), values in table.iterrows():  # type: ignore[misc]
-        known = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
-        rows.append(
-            [
-                source,
-                known[0],
-                dest,
-                known[1],
-                gap,
-                *("" if value != value else f"{value:.3f}" for value in values),
-            ]
-        )
+    for place, values in zip(table.index, table.to_numpy(), strict=True):
+        source, dest, gap = place
+        alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
+        rows.append([source, alone[0], dest, alone[1], gap, *("" if isnan(v) else f"{v:.3f}" for v in values)])
     columns = ["source", "alone", "destination", "alone", "gap", *table.columns]
     _print_table(f"Test accuracy of the stitched networks in {folder}", columns, rows)
     if figure:
@@ -245,7 +239,8 @@ def _print_plan(found: Any) -> None:
         values = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in run.settings.items())
         rows.append(
             [
-                cell.source.title, cell.dest.title, f"{cell.gap[0]}-{cell.gap[1]}", cell.stitcher, str(run.seed), values,
+                cell.source.title, cell.dest.title, f"{cell.gap[0]}-{cell.gap[1]}", cell.stitcher, str(run.seed),
+                values,
                 f"{run.trainable:,}" if run.job else "", f"{run.cost.macs / 1e6:,.1f}" if run.cost else "", verdict,
             ]
         )  # fmt: skip
@@ -256,7 +251,8 @@ def _print_plan(found: Any) -> None:
     _print_table(f"Plan of {found.name}", columns, rows)
     same = len(found.cells) - len(found.runs) - len(found.declined)
     out.print(
-        f"{len(found.runs)} runs, {same} more cells of the same networks, {len(found.declined)} declined. Results: {found.folder}",
+        f"{len(found.runs)} runs, {same} more cells of the same networks, {len(found.declined)} declined",
+        f"in {found.folder}",
         soft_wrap=True,
     )
 

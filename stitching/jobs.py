@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,9 @@ from stitching.config.identity import identity
 from stitching.config.job import Job, read_job
 from stitching.config.yaml import Document
 from stitching.training.files import RunFolder
-from stitching.training.trainer import Interrupted, Setup, StopRequest, train
+from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 
 __all__ = ["Report", "run_job", "smoke_test_job"]
-
-Told = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Report:
     exit_code: int = 0
 
 
-def run_job(document: Document, *, resume: bool, overwrite: bool, told: Told) -> Report:
+def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress) -> Report:
     """Train the job in `document` beside its file, or in its `save_dir`.
 
     Raises:
@@ -53,7 +50,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, told: Told) ->
     return Report(f"Done: {words}\nResult: {folder.result}")
 
 
-def smoke_test_job(document: Document, told: Told) -> Report:
+def smoke_test_job(document: Document, told: Progress) -> Report:
     """Train two batches, test two, save and load, in a folder that is removed again."""
     for key in ("epochs", "max_batches"):
         document.override(("train_config", key), {"epochs": 1, "max_batches": 2}[key], "--smoke-test")

@@ -47,6 +47,6 @@ def _lines(console: Console, unit: str) -> Callable[[int, int, str], None]:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            console.print(f"{done}/{total} {unit}  {words}", markup=False, highlight=False)
+            console.print(f"{done}/{total} {unit}  {words}", markup=False, highlight=False, soft_wrap=True)
 
     return tell

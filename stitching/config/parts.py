@@ -232,8 +232,9 @@ def _with_kind(value: Any) -> Any:
 
 PartField = Annotated[
     Annotated[
-        SubnetPart | NetPart | SimpleAdapterPart | ResNetBlockPart | VisionTransformerBlockPart | SwinTransformerBlockPart
-        | ClassifierHeadPart | AssemblyPart | ParallelPart | DeRyAdapterPart | BaseBlockPart | FunctionPart,
+        SubnetPart | NetPart | SimpleAdapterPart | ResNetBlockPart | VisionTransformerBlockPart
+        | SwinTransformerBlockPart | ClassifierHeadPart | AssemblyPart | ParallelPart | DeRyAdapterPart
+        | BaseBlockPart | FunctionPart,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_with_kind),

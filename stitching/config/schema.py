@@ -27,19 +27,19 @@ class Schema(BaseModel):
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
-            raise complaint(f"expected a mapping with keys, found {_shown(data)}", ", ".join(cls.keys()))
+            raise complaint(f"expected a mapping with keys, found {_shown(data)}", ", ".join(cls.known_keys()))
         for key in data:
             if key in cls.model_fields:
                 continue
-            best = nearest(key, cls.keys())
+            best = nearest(key, cls.known_keys())
             if cls.open_to and (best is None or not _looks_like(key, best)):
                 continue
             hint = f"; did you mean {best!r}?" if best else ""
-            raise complaint(f"unknown key {key!r}{hint}", ", ".join(cls.keys()), key=key)
+            raise complaint(f"unknown key {key!r}{hint}", ", ".join(cls.known_keys()), key=key)
         return data
 
     @classmethod
-    def keys(cls) -> list[str]:
+    def known_keys(cls) -> list[str]:
         """The keys that a user may write."""
         return [name for name in cls.model_fields if name != "kind"]
 
@@ -64,7 +64,9 @@ def one_of(**schemas: Any) -> Any:
         return f"as-{kind}" if kind in schemas else None
 
     tagged = tuple(Annotated[schema, Tag(f"as-{kind}")] for kind, schema in schemas.items())
-    return Annotated[reduce(or_, tagged), Discriminator(way, "one_of", f"expected {' or '.join(_WAYS[k] for k in schemas)}")]
+    return Annotated[
+        reduce(or_, tagged), Discriminator(way, "one_of", f"expected {' or '.join(_WAYS[k] for k in schemas)}")
+    ]
 
 
 _WAYS = {"text": "a word", "list": "a list", "mapping": "a mapping"}

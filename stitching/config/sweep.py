@@ -61,7 +61,7 @@ class Sweep(JobSettings):
     dest_stages: list[PartField] | None = None
     stages: list[PartField] | None = None
     models: Annotated[list[ModelField], Field(min_length=1)] | None = None
-    pairs: one_of(text=Literal["all", "self", "cross"], list=list[PairField]) = "all"  # type: ignore[valid-type]
+    pairs: one_of(text=Literal["all", "self", "cross"], list=Several[PairField]) = "all"  # type: ignore[valid-type]
     depths: one_of(text=Literal["stages", "blocks"], list=Several[str]) = "stages"  # type: ignore[valid-type]
     gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
     stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
@@ -82,12 +82,31 @@ class Sweep(JobSettings):
             for part in getattr(self, name) or []:
                 if part.kind != "Subnet":
                     raise complaint(f"a stage is a {part.kind} here", "Subnet", key=name)
-        for name in (self.seeds or []) and ["train_config.seed"]:
-            if name in self.grid:
-                raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
+        for name in ("pairs", "depths"):
+            if self.models is None and name in self.model_fields_set:
+                raise complaint(f"{name} is given, models is not", "pairs and depths with `models:` only", key=name)
+        if self.seeds and "train_config.seed" in self.grid:
+            raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
         if "/" in self.project or self.project in ("", ".", ".."):
             raise complaint(f"project is {self.project!r}", "the name of one folder", key="project")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        gaps = [gap.blocks_to_drop for gap in self.gaps] if isinstance(self.gaps, list) else []
+        lists: dict[str, list[Any]] = {"gaps": gaps, "seeds": self.seeds or []}
+        lists |= {name: value for name in ("pairs", "stitchers") if isinstance(value := getattr(self, name), list)}
+        for key, values in lists.items():
+            _check_all_different(values, key, key)
+        for key, values in self.grid.items():
+            _check_all_different(values, f"grid.{key}", "grid")
+        return self
+
+
+def _check_all_different(values: list[Any], words: str, key: str) -> None:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise complaint(f"{value!r} stands twice in {words}", "each of them once", key=key)
 
 
 def read_sweep(document: Document) -> Sweep:

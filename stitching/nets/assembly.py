@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from stitching.nets.formats import Format, Reformat
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from stitching.nets.formats import Format, Reformat
 
 __all__ = ["Network", "Parallel", "Piece"]
 

@@ -12,13 +12,13 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
-from stitching.nets.formats import Format, Reformat, converted
 from torch import nn
 
 from stitching.config.errors import UserError, at
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, ParallelPart, SubnetPart
 from stitching.nets import adapters, blocks, dery, graphs, zoo
 from stitching.nets.assembly import Network, Parallel, Piece
+from stitching.nets.formats import Format, Reformat, converted
 
 __all__ = ["BuildOptions", "build_network", "forget_models", "model_spec", "traced_model"]
 
@@ -121,6 +121,8 @@ def _subnet(part: SubnetPart, options: BuildOptions) -> Recipe:
 
 
 def _net(part: NetPart, options: BuildOptions) -> Recipe:
+    if options.num_classes and not (part.wants_pretrained or part.ckp_path or "num_classes" in part.model_args):
+        part = part.model_copy(update={"num_classes": options.num_classes})  # nothing learned is lost
     spec = model_spec(part)
     return Format("img"), lambda _: zoo.build_meta(spec) if options.meta else zoo.build(spec, options.seed)
 
@@ -175,7 +177,9 @@ def _head(part: Any, options: BuildOptions) -> Recipe:
         )
 
     def make(arriving: Format) -> nn.Module:
-        return adapters.ClassifierHead(in_channels=arriving.channels, num_classes=classes, pooled_size=part.pooled_size)
+        return adapters.ClassifierHead(
+            in_channels=arriving.channels or 0, num_classes=classes, pooled_size=part.pooled_size
+        )
 
     return Format("img"), make
 

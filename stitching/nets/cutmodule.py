@@ -31,6 +31,11 @@ class CutModule(nn.Module):
         graphs: the graph of train mode under True, that of eval mode under False; of one input, of one output.
     """
 
+    # What whoever cut it knows of it: the kind and prefix of its output, and (model, start, end).
+    out_kind: str | None = None
+    out_prefix: int = 0
+    cut_from: tuple[Any, Any, Any] | None = None
+
     def __init__(self, model: nn.Module, constants: Mapping[str, Tensor], graphs: Mapping[bool, fx.Graph]) -> None:
         super().__init__()
         nodes = list(chain.from_iterable(graph.nodes for graph in graphs.values()))

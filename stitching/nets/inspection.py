@@ -96,7 +96,7 @@ def inspect_model(
     if stages:
         found = find_stages(traced, "stages", shape)
         ends = [(graphs.resolve(traced, s.block_input, "input"), graphs.resolve(traced, s.block_output)) for s in found]
-        places = [
+        places: list[dict[str, Any]] = [
             {
                 "name": stage.name,
                 "block_input": stage.block_input,

@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-from stitching.config.errors import UserError
-from stitching.training.files import RunFolder, write_yaml
+from stitching.sweeps.tasks import note_failure
+from stitching.training.files import RunFolder
 from stitching.training.trainer import Interrupted
 
 __all__ = ["run_locally"]
 
+Told = Callable[[int, int, str], None]
 
-def run_locally(tasks: list[list[Path]], *, jobs: int, told: Callable[[int, int, str], None]) -> dict[str, str]:
+
+def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[str, str]:
     """Run every task in a process of its own, so that none can take its neighbours along.
 
-    Ctrl-C is passed on: every process saves a checkpoint of its runs and ends.
+    Ctrl-C and SIGTERM are passed on: every process saves a checkpoint of its runs and ends. A second one ends them at
+    once.
 
     Returns:
         The runs that failed, by name, each with its reason.
 
     Raises:
-        Interrupted: Ctrl-C came, and everything is saved.
+        Interrupted: Ctrl-C or SIGTERM came, and everything is saved.
     """
     pool = _Pool(len(tasks), told)
-    with ThreadPoolExecutor(jobs) as threads:
+    with _sigterm_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
         waiting: set[Future[None]] = {threads.submit(pool.run, number, task) for number, task in enumerate(tasks)}
-        try:
-            while waiting:
+        while waiting:
+            try:
                 finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-        except KeyboardInterrupt:
-            pool.stop()
-            wait(waiting)
-            raise Interrupted from None
+            except KeyboardInterrupt:
+                pool.stop()
+                continue
+            for future in finished:
+                future.result()
+    if pool.stopping:
+        raise Interrupted
     return pool.failures
 
 
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Pool:
-    def __init__(self, tasks: int, told: Callable[[int, int, str], None]) -> None:
+    def __init__(self, tasks: int, told: Told) -> None:
         self.progress = [(0, 0)] * tasks
         self.told = told
         self.failures: dict[str, str] = {}
@@ -55,9 +70,9 @@ class _Pool:
         self.stopping = False
         self.lock = threading.Lock()
 
-    def run(self, number: int, folders: list[Path]) -> None:
+    def run(self, number: int, folders: list[RunFolder]) -> None:
         """Run one task to its end and note which of its runs failed."""
-        command = [sys.executable, "-m", "stitching.sweeps.tasks", *map(str, folders)]
+        command = [sys.executable, "-m", "stitching.sweeps.tasks", *(str(folder.path) for folder in folders)]
         with self.lock:
             if self.stopping:
                 return
@@ -69,55 +84,56 @@ class _Pool:
         errors: list[str] = []
         reader = threading.Thread(target=lambda: errors.extend(process.stderr or []), daemon=True)
         reader.start()
-        refused = self._listen(number, process)
+        failures = self._listen(number, process)
         code = process.wait()
         reader.join()
-        self.processes.discard(process)
+        with self.lock:
+            self.processes.discard(process)
+        self.failures |= failures
         if code == 0 or self.stopping:
             return
         for folder in folders:
-            self._note_failure(folder, code, refused, errors)
+            if folder.path.name not in failures:
+                self._note_failure(folder, code, errors)
 
-    def _listen(self, number: int, process: subprocess.Popen[str]) -> str | None:
-        """Pass a task's progress on; returns the message with which it refused to start, if it did."""
-        refused = None
+    def _listen(self, number: int, process: subprocess.Popen[str]) -> dict[str, str]:
+        """Pass a task's progress on; returns the failures that it tells of at its end."""
+        failures: dict[str, str] = {}
         for line in process.stdout or []:
             try:
-                event: dict[str, Any] = json.loads(line)
+                event: Any = json.loads(line)
             except json.JSONDecodeError:
                 continue  # something that a library printed
-            if "error" in event:
-                refused = str(event["error"])
+            if not isinstance(event, dict):
                 continue
-            with self.lock:
-                self.progress[number] = (event["done"], event["total"])
-                done, total = map(sum, zip(*self.progress, strict=True))
-                self.told(done, total, event["words"])
-        return refused
+            if "failures" in event:
+                failures = event["failures"]
+            elif "words" in event:
+                with self.lock:
+                    self.progress[number] = (event["done"], event["total"])
+                    done, total = map(sum, zip(*self.progress, strict=True))
+                    self.told(done, total, event["words"])
+        return failures
 
-    def _note_failure(self, folder: Path, code: int, refused: str | None, errors: list[str]) -> None:
-        """Put on record why a run is not done: in its metadata and in our answer."""
-        run = RunFolder(folder)
-        metadata = run.read_metadata() or {}
+    def _note_failure(self, folder: RunFolder, code: int, errors: list[str]) -> None:
+        """Put on record why a run is not done whose process ended without saying so."""
+        metadata = folder.read_metadata() or {}
         if metadata.get("state") == "done":
             return
-        reason = metadata.get("failure") or refused
-        if not reason and code < 0:
-            reason = f"killed by {signal.Signals(-code).name}"
+        reason = metadata.get("failure")
         if not reason:
-            reason = errors[-1].strip() if errors else f"the process ended with code {code}"
-        if metadata.get("state") != "failed":
-            try:
-                write_yaml(run.metadata, metadata | {"state": "failed", "failure": reason})
-                with open(run.log, "a", encoding="utf-8") as log:
-                    log.write("".join(errors))
-            except (UserError, OSError):
-                pass  # the disk may be what failed; the answer below still says why
-        self.failures[folder.name] = reason
+            if code < 0:
+                reason = f"killed by {signal.Signals(-code).name}"
+            elif metadata.get("state") == "stopped":
+                reason = "stopped by a signal"
+            else:
+                reason = errors[-1].strip() if errors else f"the process ended with code {code}"
+            note_failure(folder, reason, "".join(errors))
+        self.failures[folder.path.name] = reason
 
     def stop(self) -> None:
         """Ask every process to save and end."""
         with self.lock:
             self.stopping = True
             for process in self.processes:
-                os.kill(process.pid, signal.SIGINT)
+                process.send_signal(signal.SIGINT)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from stitching.nets.formats import Format
-from stitching.nets.stages import find_stages
-
 from stitching.config.errors import UserError, at
-from stitching.config.parts import ModelFields, SubnetPart
+from stitching.config.parts import FormatField, ModelFields, SubnetPart
 from stitching.config.sweep import ModelEntry
 from stitching.nets import graphs, zoo
 from stitching.nets.build import model_spec, traced_model
+from stitching.nets.formats import Format
+from stitching.nets.stages import find_stages
+from stitching.nets.weights import load_weights
 
-__all__ = ["Row", "RowStage", "declared_row", "discovered_row", "subnets"]
+__all__ = ["Row", "RowStage", "Shape", "declared_row", "discovered_row", "subnets"]
 
 Shape = tuple[int, int, int]
 
@@ -44,11 +47,7 @@ class Row:
 
     title: str  # timm/resnet50
     stages: tuple[RowStage, ...]
-
-    @property
-    def label(self) -> str:
-        """The title's last word, fit for a folder's name."""
-        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.title.split("/")[-1])
+    key: str = "models"  # where the sweep's YAML names it
 
     @property
     def isotropic(self) -> bool:
@@ -58,60 +57,43 @@ class Row:
 
 def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape) -> Row:
     """A model's row with the stages found by `find_stages`, for images of shape `image` (C, H, W)."""
-    spec = model_spec(entry)
-    traced = traced_model(spec, meta=True)
-    shape = _runnable_shape(traced, spec, image)
-    with at("depths"):
-        found = find_stages(traced, depths, shape)
-    keys = _model_keys(entry)
+    traced, shape = _looked_at(entry, image)
     stages = []
-    for stage in found:
+    for stage in find_stages(traced, depths, shape):
         start = graphs.resolve(traced, stage.block_input, "input")
         end = graphs.resolve(traced, stage.block_output, "output")
         stages.append(
             RowStage(
-                keys,
-                stage.block_input,
-                stage.block_output,
-                start.index,
-                end.index,
-                stage.in_format,
+                _model_keys(entry), stage.block_input, stage.block_output, start.index, end.index, stage.in_format,
                 stage.out_format,
             )
-        )
+        )  # fmt: skip
     return Row(entry.title, tuple(stages))
 
 
-def declared_row(parts: Sequence[SubnetPart], image: Shape) -> Row:
-    """The row that a user typed out; formats that they declare are held against what the models give."""
+def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str) -> Row:
+    """The row that a user typed out under `key`; formats that they declare are held against what the models give."""
     stages = []
     for i, part in enumerate(parts):
         with at(i, "Subnet"):
-            spec = model_spec(part)
-            traced = traced_model(spec, meta=True)
-            points = {point.index: point for point in graphs.cut_points(traced, _runnable_shape(traced, spec, image))}
+            traced, shape = _looked_at(part, image)
+            points = {point.index: point for point in graphs.cut_points(traced, shape)}
             with at("block_input"):
-                start = graphs.resolve(traced, part.block_input, "input")
+                start = points[graphs.resolve(traced, part.block_input, "input").index]
             with at("block_output"):
-                end = graphs.resolve(traced, part.block_output, "output")
-            in_format, out_format = points[start.index].format, points[end.index].format
-            for key, found in (("in_format", in_format), ("out_format", out_format)):
-                declared = getattr(part, key)
-                with at(key):
-                    _check_declared(Format.parse(declared) if declared else None, found)
+                end = points[graphs.resolve(traced, part.block_output, "output").index]
+            if start.index >= end.index:
+                raise UserError(f"{end.name!r} does not come after {start.name!r}", path=("block_output",))
+            for name, found in (("in_format", start.format), ("out_format", end.format)):
+                with at(name):
+                    _check_declared(getattr(part, name), found)
             stages.append(
                 RowStage(
-                    _model_keys(part),
-                    part.block_input,
-                    part.block_output,
-                    start.index,
-                    end.index,
-                    in_format,
-                    out_format,
+                    _model_keys(part), part.block_input, part.block_output, start.index, end.index, start.format,
+                    end.format,
                 )
-            )
-    titles = list(dict.fromkeys(part.title for part in parts))
-    return Row(titles[0] if len(titles) == 1 else "+".join(titles), tuple(stages))
+            )  # fmt: skip
+    return Row("+".join(dict.fromkeys(part.title for part in parts)), tuple(stages), key)
 
 
 def subnets(stages: Sequence[RowStage], *, frozen: bool, in_format: Format | None = None) -> list[dict[str, Any]]:
@@ -146,18 +128,36 @@ def _model_keys(part: ModelFields) -> dict[str, Any]:
     return keys | part.model_args
 
 
-def _runnable_shape(traced: graphs.TracedModel, spec: zoo.ModelSpec, image: Shape) -> Shape:
-    """`image`, if the model takes it; else what it was made for: as a destination it never sees an image."""
+def _looked_at(part: ModelFields, image: Shape) -> tuple[graphs.TracedModel, Shape]:
+    """A model on the meta device, and images that it takes: `image` if it can.
+
+    Else what it was made for: as a destination it never sees an image.
+    """
+    spec = model_spec(part)
+    traced = traced_model(spec, meta=True)
+    if spec.ckp_path:
+        with at("ckp_path"):
+            _check_weights(spec, Path(spec.ckp_path).stat().st_mtime_ns if Path(spec.ckp_path).exists() else 0)
     try:
         graphs.cut_points(traced, image)
     except UserError:
-        return zoo.input_shape(spec)
-    return image
+        return traced, zoo.input_shape(spec)
+    return traced, image
 
 
-def _check_declared(declared: Format | None, found: Format) -> None:
-    if declared is None:
+@lru_cache(maxsize=64)  # a row that is typed out names its model once for each stage
+def _check_weights(spec: zoo.ModelSpec, _modified: int) -> None:
+    """Hold the names and shapes in a file of weights against the model. Raises `UserError` if they do not fit."""
+    assert spec.ckp_path is not None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # nothing is loaded: on purpose
+        load_weights(zoo.build_meta(spec), spec.ckp_path, spec.title)
+
+
+def _check_declared(given: FormatField | None, found: Format) -> None:
+    if given is None:
         return
+    declared = Format.parse(given)
     fits = declared.kind == found.kind and (declared.channels is None or declared.channels == found.channels)
     if not fits or (declared.size is not None and declared.size != found.size):
         raise UserError(

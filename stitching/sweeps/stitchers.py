@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stitching.nets.formats import Format
-
 from stitching.config.errors import unknown_name
+from stitching.nets.formats import Format
 
 __all__ = ["DEFAULT_STITCHERS", "STITCHERS", "Bridge", "Declined", "Joint", "stitcher"]
 
@@ -61,7 +60,7 @@ def _steps(joint: Joint, *, keep_size: bool = False) -> list[_Step]:
     if size is None or last_size is None or joint.source.channels is None or joint.dest.channels is None:
         raise Declined(f"no image to stitch: {joint.source} to {joint.dest}")
     channels = joint.source.channels
-    if joint.source.kind == "bert" and not joint.between_sequences:
+    if joint.source.prefix and not joint.between_sequences:
         channels *= 2  # the class token is spread over the image
     count = max(1, joint.num_downsamples)
     steps = []
@@ -165,8 +164,11 @@ def _with_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
             raise Declined(f"nothing between two sequences has a stride: {joint.source} to {joint.dest}")
         parts = []
         for step in _steps(joint):
-            stride = 2 if step.size_in != step.size_out and _halved(step.size_in, (1, 1)) == step.size_out else 1
-            parts.append(layer(joint, step, step.size_in, stride))
+            # A stride for each downsampling; what is left then is resized, as between any two parts.
+            half = _halved(step.size_in, (1, 1))
+            strides = joint.num_downsamples and step.size_in != step.size_out
+            shrinks = strides and all(n >= end for n, end in zip(half, step.size_out, strict=True))
+            parts.append(layer(joint, step, step.size_in, 2 if shrinks else 1))
         return Bridge(parts, joint.dest)
 
     return recipe
@@ -206,9 +208,9 @@ STITCHERS: dict[str, Callable[[Joint], Bridge] | None] = {
 }
 
 DEFAULT_STITCHERS = (
-    "finetune", "linear_no_downsample", "linear_relu_no_downsample", "bottleneck_no_downsample", "downsample_then_linear",
-    "downsample_then_linear_relu", "downsample_then_3x3conv", "downsample_then_bottleneck", "conv3x3_with_downsample",
-    "bottleneck_with_downsample",
+    "finetune", "linear_no_downsample", "linear_relu_no_downsample", "bottleneck_no_downsample",
+    "downsample_then_linear", "downsample_then_linear_relu", "downsample_then_3x3conv", "downsample_then_bottleneck",
+    "conv3x3_with_downsample", "bottleneck_with_downsample",
 )  # fmt: skip
 
 

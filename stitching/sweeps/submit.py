@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from stitching.config.errors import UserError, unknown_name
@@ -21,7 +20,9 @@ __all__ = ["CLUSTERS", "Cluster", "Submission", "state_of", "submit"]
 class Cluster(Protocol):
     """Where tasks run: takes lists of run folders, gives the names of the runs that failed and why."""
 
-    def __call__(self, tasks: list[list[Path]], *, jobs: int, told: Callable[[int, int, str], None]) -> dict[str, str]:
+    def __call__(
+        self, tasks: list[list[RunFolder]], *, jobs: int, told: Callable[[int, int, str], None]
+    ) -> dict[str, str]:
         """Run every task, at most `jobs` at once."""
 
 
@@ -32,17 +33,18 @@ CLUSTERS: dict[str, Cluster] = {"local": run_locally}
 class Submission:
     """What became of a plan."""
 
-    started: list[PlannedRun]
+    started: list[PlannedRun]  # those that have come to an end here, `failures` included
     done_before: list[PlannedRun]
-    failures: dict[str, str]
+    elsewhere: list[PlannedRun]  # those that another process is training
+    failures: dict[str, str]  # reasons, by the run's name
 
 
 def state_of(plan: Plan, run: PlannedRun) -> str:
-    """What the run's folder says: `done`, `stale` (done with another config), `failed`, `stopped`, ... or `missing`.
+    """What the run's folder says: `done`, `stale` (made with another config), `failed`, `stopped`, ... or `missing`.
 
     Done is a whole result of this very config, not what a scheduler remembers.
     """
-    folder = RunFolder(plan.folder / run.name)
+    folder = plan.folder_of(run)
     metadata = folder.read_metadata()
     if metadata is None:
         return "missing"
@@ -62,36 +64,42 @@ def submit(
 ) -> Submission:
     """Run what of the plan is not done yet.
 
-    Runs done with another config are moved to the folder `stale` beside them and run again: an old result never
+    Runs made with another config are moved to the folder `stale` beside them and run again: an old result never
     stands for a new config, and none is lost.
 
     Raises:
         UserError: there is no such cluster, or the folders cannot be written.
     """
     if cluster not in CLUSTERS:
-        raise unknown_name("cluster", cluster, CLUSTERS)
-    states = {run.name: state_of(plan, run) for run in plan.runs}
-    todo = [
-        run
-        for run in plan.runs
-        if states[run.name] != "done" and _prepared(plan, run, stale=states[run.name] == "stale")
-    ]
-    tasks = [[plan.folder / run.name for run in runs] for runs in packed(todo, pack)]
+        raise unknown_name("cluster", cluster, CLUSTERS, path=("--cluster",))
+    done = {run.name for run in plan.runs if state_of(plan, run) == "done"}
+    todo = [run for run in plan.runs if run.name not in done and _prepared(plan, run)]
+    tasks = [[plan.folder_of(run) for run in runs] for runs in packed(todo, pack)]
     failures = CLUSTERS[cluster](tasks, jobs=jobs, told=told) if tasks else {}
-    return Submission(todo, [run for run in plan.runs if states[run.name] == "done"], failures)
+    # Another `submit` of the same plan may have been faster with some of them, and be at them still.
+    ended = {run.name for run in todo if run.name in failures or state_of(plan, run) == "done"}
+    return Submission(
+        started=[run for run in plan.runs if run.name in ended],
+        done_before=[run for run in plan.runs if run.name in done],
+        elsewhere=[run for run in plan.runs if run.name not in done | ended],
+        failures=failures,
+    )
 
 
-def _prepared(plan: Plan, run: PlannedRun, *, stale: bool) -> bool:
-    """Make the run's folder with its config and what is known of it; False if another process is training there."""
+def _prepared(plan: Plan, run: PlannedRun) -> bool:
+    """Make the run's folder with its config and what is known of it; False if another process is at it, or was."""
     assert run.job is not None
-    folder = RunFolder(plan.folder / run.name)
+    folder = plan.folder_of(run)
     try:
         with folder.locked():
-            if stale:
+            state = state_of(plan, run)  # again: it may have changed before the folder was ours
+            if state == "done":
+                return False
+            if state == "stale":
                 _move_aside(plan, folder)
-            if folder.read_metadata() is None:
-                write_yaml(folder.path / "config.yml", run.job.to_yaml())
-                write_yaml(folder.metadata, {**plan.metadata(run), "state": "submitted", "identity": run.identity})
+            # Written each time: a config that was damaged on disk is whole again, an old failure forgotten.
+            write_yaml(folder.path / "config.yml", run.job.to_yaml())
+            write_yaml(folder.metadata, {**plan.metadata(run), "state": "submitted", "identity": run.identity})
     except FolderBusy:
         return False
     return True

@@ -7,6 +7,7 @@ else is on disk.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from pathlib import Path
 from stitching.config.errors import UserError
 from stitching.config.job import load_job
 from stitching.sweeps.plan import PlannedRun
-from stitching.training.files import RunFolder
+from stitching.training.files import FolderBusy, RunFolder, write_yaml
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 from stitching.training.trunk import shared_key
 
-__all__ = ["packed", "run_task"]
+__all__ = ["note_failure", "packed", "run_task"]
 
 
 def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
@@ -30,35 +31,87 @@ def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 
-def run_task(folders: Sequence[Path], progress: Progress | None = None) -> dict[str, str]:
+def run_task(
+    folders: Sequence[Path], progress: Progress | None = None, stop: StopRequest | None = None
+) -> dict[str, str]:
     """Train the runs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
 
+    What is wrong with one run stays with it: the reason is put on record, and the others are trained.
+
     Raises:
-        Interrupted: SIGINT, SIGTERM or SIGUSR2 came; every run has a checkpoint.
+        Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
     """
+    failures: dict[str, str] = {}
     setups = []
-    for folder in folders:
-        job = load_job(folder / "config.yml")
-        setups.append(Setup(job, RunFolder(folder, job.metrics_output)))
-    with StopRequest().on_signals() as stop:
-        runs = train(setups, resume=True, skip_busy=True, progress=progress, stop=stop)
+    for path in folders:
+        try:
+            job = load_job(path / "config.yml")
+        except UserError as error:
+            failures |= _failed(RunFolder(path), error)
+            continue
+        setups.append(Setup(job, RunFolder(path, job.metrics_output)))
+    with (stop or StopRequest()).on_signals() as asked:
+        try:
+            return failures | _trained(setups, progress, asked)
+        except UserError as error:
+            if len(setups) == 1:
+                return failures | _failed(setups[0].folder, error)
+        # One of them cannot be set up, or all met the same trouble on the way: each for itself then.
+        for setup in setups:
+            try:
+                failures |= _trained([setup], progress, asked)
+            except UserError as error:
+                failures |= _failed(setup.folder, error)
+    return failures
+
+
+def _trained(setups: list[Setup], progress: Progress | None, stop: StopRequest) -> dict[str, str]:
+    if not setups:
+        return {}
+    runs = train(setups, resume=True, skip_busy=True, progress=progress, stop=stop)
     return {run.name: run.failure for run in runs if run.failure}
+
+
+def _failed(folder: RunFolder, error: UserError) -> dict[str, str]:
+    note_failure(folder, str(error))
+    return {folder.path.name: str(error)}
+
+
+def note_failure(folder: RunFolder, reason: str, details: str = "") -> None:
+    """Put on record why a run is not done, in its metadata and its log; not if another process is at it."""
+    try:
+        with folder.locked():
+            write_yaml(folder.metadata, (folder.read_metadata() or {}) | {"state": "failed", "failure": reason})
+            with open(folder.log, "a", encoding="utf-8") as log:
+                log.write(f"failed: {reason}\n{details}")
+    except FolderBusy:
+        pass
+    except (UserError, OSError):
+        pass  # the disk may be what failed; whoever called knows the reason
 
 
 def _main(arguments: list[str]) -> int:
     """Run a task; each line printed is a JSON object about its progress."""
+    stop = StopRequest()
 
     def tell(done: int, total: int, words: str) -> None:
-        print(json.dumps({"done": done, "total": total, "words": words}), flush=True)
+        _say(stop, {"done": done, "total": total, "words": words})
 
     try:
-        failures = run_task([Path(name) for name in arguments], tell)
+        failures = run_task([Path(name) for name in arguments], tell, stop)
     except Interrupted:
         return 130
-    except UserError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
-        return 2
+    _say(stop, {"failures": failures})
     return 1 if failures else 0
+
+
+def _say(stop: StopRequest, event: dict[str, object]) -> None:
+    try:
+        print(json.dumps(event), flush=True)
+    except BrokenPipeError:
+        # Whoever started this is gone, so nobody could stop it any more: save, and end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop.asked = True
 
 
 if __name__ == "__main__":

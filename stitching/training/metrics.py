@@ -17,7 +17,11 @@ __all__ = ["Averages", "BoundMetric", "make_loss", "make_metrics"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 # What of torch.nn.functional takes scores (N, classes) and labels (N,), and averages over the batch.
-_LOSSES = {"cross_entropy": F.cross_entropy, "nll_loss": F.nll_loss, "multi_margin_loss": F.multi_margin_loss}
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "nll_loss": F.nll_loss,
+    "multi_margin_loss": F.multi_margin_loss,
+}
 
 
 def make_loss(name: str, arguments: dict[str, Any]) -> Loss:
@@ -67,7 +71,8 @@ class BoundMetric:
         for key in metric.metric_fn_args:
             if key not in known[metric.metric_fn]:
                 raise UserError(
-                    f"{metric.metric_fn} takes no {key!r}", allowed=", ".join(known[metric.metric_fn]) or "no arguments",
+                    f"{metric.metric_fn} takes no {key!r}",
+                    allowed=", ".join(known[metric.metric_fn]) or "no arguments",
                     path=("metric_fn_args", key),
                 )  # fmt: skip
         topk = metric.metric_fn_args.get("topk", [1, 5])

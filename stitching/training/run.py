@@ -10,19 +10,20 @@ from typing import Any
 
 import psutil
 import torch
-from stitching.data.loading import derive_seed
-from stitching.nets.formats import Format
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.errors import UserError, at
 from stitching.config.identity import identity
 from stitching.config.job import Job
+from stitching.data.loading import derive_seed
 from stitching.nets.assembly import Network
 from stitching.nets.build import BuildOptions, build_network
+from stitching.nets.cost import cost
+from stitching.nets.formats import Format
 from stitching.training.checkpoints import load_weights
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.metrics import Averages, make_loss, make_metrics
+from stitching.training.network_outputs import Place, TappedOutputs, try_outputs
 from stitching.training.optim import make_optimizer, make_scheduler
 from stitching.training.results import StepLog
 from stitching.training.trunk import TaskData, front_of
@@ -55,6 +56,7 @@ class Run:
         self.ended = False
 
         self.network = network_of(job, data)
+        self.cost = cost(self.network, data.image_shape)
         config = job.train_config
         with at("train_config"):
             self.loss = make_loss(config.loss_fn, config.loss_fn_args)
@@ -63,15 +65,18 @@ class Run:
                 with at("aux_losses", i):
                     self.aux_losses.append((term.output, make_loss(term.loss_fn, term.loss_fn_args), term.weight))
         self.metrics = make_metrics(job.metrics)
-        self._tapped: dict[str, Tensor] = {}
-        self._handles = self._tap_outputs()
-        self._try_outputs()
+        asked: list[tuple[Place, str | None]] = [
+            *((("train_config", "aux_losses", i, "output"), output) for i, (output, *_) in enumerate(self.aux_losses)),
+            *((("metrics", i, "output"), metric.output) for i, metric in enumerate(self.metrics)),
+        ]
+        self.tapped = TappedOutputs(self.network, asked)
+        try_outputs(self.network, self.tapped, data)
         if job.load_from:
             with at("load_from"):
                 load_weights(self.network, Path(job.load_from), strict=job.strict_load)
 
         # Outputs inside the network are only there when all of it is computed here.
-        self.front = None if self._handles else front_of(self.network, self.seed)
+        self.front = None if self.tapped.names else front_of(self.network, self.seed)
         self.first_piece = self.front.pieces if self.front else 0
         for piece in self.network.pieces[self.first_piece :]:
             piece.to(device)
@@ -79,7 +84,6 @@ class Run:
                 piece.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.trainable_parameters = sum(p.numel() for p in trainable)
-        self.parameters = sum(p.numel() for p in self.network.parameters())
         self.optimizer = self.scheduler = None
         if trainable:
             with at("train_config"):
@@ -181,6 +185,8 @@ class Run:
         } | _memory(self.device)
         self.log.add(row)
         self.step += 1
+        if self.job.verbose and self.step % self.job.print_freq == 0:
+            self.say(f"epoch {self.epoch}, step {self.step}, loss {row['Loss']:.4f}, lr {row['LR']:.3g}")
         self.batch += 1
         self.epoch_seconds += seconds + data_seconds
 
@@ -243,12 +249,12 @@ class Run:
             scores = out[task] if isinstance(out, list) else out
             loss = self.loss(scores, y)
             for output, aux_loss, weight in self.aux_losses:
-                loss = loss + weight * aux_loss(self._tapped[output], y)
+                loss = loss + weight * aux_loss(self.tapped[output], y)
             total = total + loss
             if len(self.data.names) > 1 and only_task is None:
                 measured[self._prefixed("Loss", task)] = (loss.item() * len(y), len(y))
             for metric in self.metrics:
-                seen = self._tapped[metric.output] if metric.output else scores
+                seen = self.tapped[metric.output] if metric.output else scores
                 for name, value in metric.sums(seen.detach(), y).items():
                     measured[self._prefixed(name, task)] = (value, len(y))
         return total, measured
@@ -272,60 +278,6 @@ class Run:
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.job.precision == "bf16" else nullcontext()
-
-    # ---------------------------------------------------------------- outputs inside the network
-
-    def _tap_outputs(self) -> list[RemovableHandle]:
-        """Hooks on the modules whose outputs auxiliary losses and metrics ask for."""
-        modules = dict(self.network.named_modules())
-        asked = [
-            (("train_config", "aux_losses", i, "output"), output) for i, (output, *_) in enumerate(self.aux_losses)
-        ]
-        asked += [(("metrics", i, "output"), metric.output) for i, metric in enumerate(self.metrics) if metric.output]
-        handles = []
-        for path, name in asked:
-            if name not in modules or not name:
-                raise unknown_name("module", name, [key for key in modules if key], path=path)
-
-            def keep(_module: nn.Module, _args: Any, out: Any, name: str = name) -> None:
-                self._tapped[name] = out
-
-            handles.append(modules[name].register_forward_hook(keep))
-        self._asked = asked
-        return handles
-
-    def _try_outputs(self) -> None:
-        """One image through the network: are the outputs there, and do they fit the labels?"""
-        self.network.eval()
-        with torch.no_grad():
-            out: Any = self.network(torch.zeros(1, *self.data.image_shape))
-        tasks = len(self.data.names)
-        if isinstance(out, list) != (tasks > 1) or (isinstance(out, list) and len(out) != tasks):
-            heads = f"{len(out)} outputs" if isinstance(out, list) else "one output"
-            raise UserError(
-                f"the network has {heads}, the data {tasks} task{'s' * (tasks > 1)}",
-                do="A ParallelPart with `agg: none` and a head per task gives one output for each.", path=("model",),
-            )  # fmt: skip
-        for name, scores, batches in zip(self.data.names, out if tasks > 1 else [out], self.data.train, strict=True):
-            if scores.dim() != 2 or scores.shape[1] < batches.num_classes:
-                raise UserError(
-                    f"the network's output is {list(scores.shape[1:])} for each image, and {name} has "
-                    f"{batches.num_classes} classes",
-                    do="End the network with `ClassifierHead: {}`, or set the model's num_classes.", path=("model",),
-                )  # fmt: skip
-        for path, name in self._asked:
-            seen = self._tapped.get(name)
-            if seen is None:
-                raise UserError(
-                    f"{name!r} is not called as a whole in the cut network", path=path,
-                    do="Name a layer inside it, or a part (e.g. parts.1).",
-                )  # fmt: skip
-            if not isinstance(seen, Tensor) or seen.dim() != 2:
-                raise UserError(
-                    f"the output of {name!r} is no row of scores for each image",
-                    path=path,
-                    allowed="a tensor (N, classes)",
-                )
 
     # ---------------------------------------------------------------- saving and going on
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +31,8 @@ class Interrupted(Exception):
     """Training was asked to stop, and stopped with a checkpoint of every run."""
 
 
-class Progress(Protocol):
-    """Who is told how training goes on."""
-
-    def __call__(self, done: int, total: int, words: str) -> None:
-        """`done` of `total` steps of all runs together are made; `words` say what is going on."""
+# Told `done` of `total` steps of all runs together, and words for what is going on.
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass

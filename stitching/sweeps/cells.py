@@ -1,0 +1,140 @@
+"""Cells: the places in a sweep's table, each a pair of networks, a gap and a stitcher."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.sweep import Gap, Sweep
+from stitching.sweeps.rows import Row, Shape, declared_row, discovered_row
+from stitching.sweeps.stitchers import DEFAULT_STITCHERS, STITCHERS, stitcher
+
+__all__ = ["Cell", "make_cells"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in a sweep's table."""
+
+    source: Row
+    dest: Row
+    gap: tuple[int, int]  # the first and the last block that is dropped
+    num_downsamples: int
+    stitcher: str
+
+
+def make_cells(sweep: Sweep, image: Shape) -> list[Cell]:
+    """Every cell of the sweep for images of shape `image` (C, H, W), in the order of the YAML file.
+
+    Raises:
+        UserError: a model cannot be cut as asked, a gap or a declared size does not fit, a name does not exist, or
+            nothing is left to stitch.
+    """
+    names = _stitcher_names(sweep)
+    pairs = list(_pairs(sweep, image))
+    if not pairs:
+        raise UserError("no pair is left of the models", allowed="all, self, cross or a list", path=("pairs",))
+    cells = []
+    for source, dest in pairs:
+        gaps = list(_gaps(sweep, source, dest))
+        if not gaps:
+            raise UserError(
+                f"{source.title} has {len(source.stages)} stages and {dest.title} {len(dest.stages)}: there is no gap",
+                do="A gap needs a stage before it, one in it and one behind it; `depths: blocks` cuts finer.",
+                path=("depths",) if sweep.models else (),
+            )
+        cells += [Cell(source, dest, gap, count, name) for gap, count in gaps for name in names]
+    return cells
+
+
+def _pairs(sweep: Sweep, image: Shape) -> Iterator[tuple[Row, Row]]:
+    if sweep.models is None:
+        yield from _declared_pair(sweep, image)
+        return
+    rows: dict[str, Row] = {}
+    for i, entry in enumerate(sweep.models):
+        if entry.title in rows:
+            raise UserError(
+                f"{entry.title} is listed twice", do="Compare two trainings of one model in a sweep each.",
+                path=("models", i),
+            )  # fmt: skip
+        try:
+            rows[entry.title] = discovered_row(entry, sweep.depths, image)
+        except UserError as error:
+            if error.path[:1] != ("depths",):
+                error.path = ("models", i, *error.path)
+            raise
+    if isinstance(sweep.pairs, str):
+        for source, dest in itertools.product(rows.values(), repeat=2):
+            if sweep.pairs == "all" or (sweep.pairs == "self") == (source is dest):
+                yield source, dest
+        return
+    for i, names in enumerate(sweep.pairs):
+        for j, name in enumerate(names):
+            if name not in rows:
+                raise unknown_name("model in `models`", name, rows, path=("pairs", i, j))
+        yield rows[names[0]], rows[names[1]]
+
+
+def _declared_pair(sweep: Sweep, image: Shape) -> Iterator[tuple[Row, Row]]:
+    rows = []
+    for key in ("stages",) if sweep.stages is not None else ("src_stages", "dest_stages"):
+        with at(key):
+            rows.append(declared_row(getattr(sweep, key), image, key))
+    yield rows[0], rows[-1]
+
+
+def _stitcher_names(sweep: Sweep) -> list[str]:
+    if isinstance(sweep.stitchers, str):
+        return list({"default": DEFAULT_STITCHERS, "all": tuple(STITCHERS)}[sweep.stitchers])
+    for i, name in enumerate(sweep.stitchers):
+        with at("stitchers", i):
+            stitcher(name)
+    return sweep.stitchers
+
+
+def _gaps(sweep: Sweep, source: Row, dest: Row) -> Iterator[tuple[tuple[int, int], int]]:
+    """The gaps of a pair, each with its number of downsamplings."""
+    # A block of the source stays before the gap, and one of the destination behind it.
+    last_source, last_dest = len(source.stages) - 1, len(dest.stages) - 2
+    if isinstance(sweep.gaps, list):
+        for i, gap in enumerate(sweep.gaps):
+            with at("gaps", i):
+                first, last = gap.blocks_to_drop
+                if first > last_source or last > last_dest:
+                    raise UserError(
+                        f"[{first}, {last}] does not fit: {source.title} has {len(source.stages)} stages, {dest.title} "
+                        f"has {len(dest.stages)}",
+                        allowed=f"first at most {last_source}, last at most {last_dest}", path=("blocks_to_drop",),
+                    )  # fmt: skip
+                yield (first, last), _downsamples(gap, source, dest)
+        return
+    longest = math.inf if isinstance(sweep.gaps, str) else sweep.gaps.max_dropped
+    for first in range(1, last_source + 1):
+        for last in range(first, last_dest + 1):
+            if last - first + 1 <= longest:
+                yield (first, last), _downsamples(Gap(blocks_to_drop=[first, last]), source, dest)
+
+
+def _downsamples(gap: Gap, source: Row, dest: Row) -> int:
+    """How many times the image is halved between source and destination; what is declared must be true.
+
+    Rows of one resolution have no downsamplings to count: for them a declared number is how many steps to take.
+    """
+    first, last = gap.blocks_to_drop
+    before, after = source.stages[first - 1].out_format.spatial, dest.stages[last + 1].in_format.spatial
+    found = max(0, round(math.log2(before[0] / after[0]))) if before and after else 0
+    declared = gap.num_downsamples
+    if declared is None:
+        return found
+    inside = [sum(stage.downsamples for stage in row.stages[first : last + 1]) for row in (source, dest)]
+    if not (source.isotropic or dest.isotropic) and declared not in (found, *inside):
+        sizes = " becomes ".join("x".join(map(str, size)) if size else "no image" for size in (before, after))
+        raise UserError(
+            f"{declared} downsamplings declared, but {sizes} between {source.title} and {dest.title}",
+            allowed=f"{found}, or leave it out", path=("num_downsamples",),
+        )  # fmt: skip
+    return declared

@@ -1,0 +1,127 @@
+"""Settings: what a sweep passes on to every job, once for each seed and each combination of the grid's values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.job import JobSettings
+from stitching.config.schema import validated
+from stitching.config.sweep import Sweep
+from stitching.config.yaml import Document
+from stitching.data.registry import dataset_info
+from stitching.data.transforms import Preprocessing, make_transform
+from stitching.training.metrics import make_loss, make_metrics
+from stitching.training.optim import make_optimizer, make_scheduler
+
+__all__ = ["Images", "Setting", "make_settings"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What every network of a sweep is given: images of shape (C, H, W), of so many classes."""
+
+    shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything in a job but its network."""
+
+    seed: int
+    values: dict[str, Any]  # the grid's
+    data: dict[str, Any]  # the job's keys, as plain data
+    images: Images
+
+
+def make_settings(sweep: Sweep) -> list[Setting]:
+    """Every seed with every combination of the grid's values, each tried out.
+
+    Raises:
+        UserError: a key of the grid does not exist, or an optimizer, schedule, loss, metric, data set or preprocessing
+            cannot be had with its arguments.
+    """
+    base = sweep.model_dump(mode="json", include=set(JobSettings.model_fields) - {"save_dir"}, exclude_none=True)
+    settings = []
+    for seed in sweep.seeds or [sweep.train_config.seed]:
+        for chosen in itertools.product(*sweep.grid.values()):
+            values = dict(zip(sweep.grid, chosen, strict=True))
+            data = _with_values(base, {"train_config.seed": seed, **values})
+            with _blamed_on_grid(sweep, values):
+                job = validated(JobSettings, Document(Path("grid"), data))
+                images = _tried(job)
+            settings.append(Setting(job.train_config.seed, values, data, images))
+    return settings
+
+
+def _with_values(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `base` with values at dotted keys."""
+    document = Document(Path("grid"), _copied(base))
+    for dotted, value in values.items():
+        first, *_ = keys = tuple(dotted.split("."))
+        with at("grid", dotted):
+            if first not in JobSettings.model_fields or dotted in ("save_dir", "metrics_output"):
+                allowed = sorted(set(JobSettings.model_fields) - {"save_dir", "metrics_output"})
+                raise unknown_name("job key to vary called", dotted, allowed)
+            try:
+                document.override(keys, value, "grid")
+            except UserError as error:
+                raise UserError(f"{'.'.join(map(str, error.path))}: {error.problem}") from None
+    data: dict[str, Any] = document.data
+    return data
+
+
+def _copied(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _copied(value) for key, value in data.items()}
+    return [_copied(item) for item in data] if isinstance(data, list) else data
+
+
+@contextmanager
+def _blamed_on_grid(sweep: Sweep, values: dict[str, Any]) -> Iterator[None]:
+    """Errors below a key of the grid point to the value there, not to the place that it takes."""
+    try:
+        yield
+    except UserError as error:
+        found = ".".join(map(str, error.path))
+        for key, value in values.items():
+            if f"{found}.".startswith(f"{key}.") or f"{key}.".startswith(f"{found}."):
+                told = UserError(
+                    f"{value!r}: {error.problem}", allowed=error.allowed, do=error.do,
+                    path=("grid", key, sweep.grid[key].index(value)),
+                )  # fmt: skip
+                raise told from None
+        error.place = None  # of the file; the data that was validated has no lines
+        raise
+
+
+def _tried(job: JobSettings) -> Images:
+    """The images that the job is given; everything else that a name in it stands for is made once, and dropped."""
+    config = job.train_config
+    with at("train_config"):
+        if len(config.task_list) > 1:
+            raise UserError(
+                f"{len(config.task_list)} data sets, and a stitched network has the one head of its destination",
+                allowed="one data set", path=("tasks",),
+            )  # fmt: skip
+        with at(*(("tasks", 0) if config.tasks else ())):
+            info = dataset_info(config.task_list[0].dataset, job.data_path)
+        with at("data_preprocessing"):
+            make_transform(info, Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True)), train=True)
+        make_loss(config.loss_fn, config.loss_fn_args)
+        for i, term in enumerate(config.aux_losses):
+            with at("aux_losses", i):
+                make_loss(term.loss_fn, term.loss_fn_args)
+        make_scheduler(config, make_optimizer(config, [nn.Parameter(torch.zeros(1))]))
+    make_metrics(job.metrics)
+    size = config.data_preprocessing.image_size or info.image_size
+    return Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)
