@@ -27,11 +27,11 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## train two small networks on digits, stitch them, print and draw the accuracies
 	@rm -rf experiments/demo
 	@echo "1/4  a ResNet on scikit-learn's handwritten digits"
-	@$(BIN)/stitching train -c $(DIGITS)/resnet/config.yml --overwrite
+	@OMP_NUM_THREADS=1 $(BIN)/stitching train -c $(DIGITS)/resnet/config.yml --overwrite
 	@echo "2/4  a ViT on the same"
-	@$(BIN)/stitching train -c $(DIGITS)/vit/config.yml --overwrite
+	@OMP_NUM_THREADS=1 $(BIN)/stitching train -c $(DIGITS)/vit/config.yml --overwrite
 	@echo "3/4  stitching them in every direction"
-	@$(BIN)/stitching submit across-scales/digits.yml --cluster local --pack 32
+	@$(BIN)/stitching submit across-scales/digits.yml --cluster local --pack 32 --jobs 2
 	@echo "4/4  the results"
 	@$(BIN)/stitching results experiments/demo/digits --base $(DIGITS)/resnet --base $(DIGITS)/vit \
 	  --figure experiments/demo/accuracy-by-gap.png

@@ -54,6 +54,7 @@ class Run:
         self.epoch_seconds = 0.0
         self.failure: str | None = None
         self.ended = False
+        self.final: dict[str, float] = {}  # the averages of the newest epoch that was tested, by column
 
         self.network = network_of(job, data)
         self.cost = cost(self.network, data.image_shape)
@@ -98,7 +99,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.folder.path.name
+        return self.folder.path.resolve().name
 
     @property
     def only_tests(self) -> bool:
@@ -142,12 +143,6 @@ class Run:
         """Whether the epoch that was just trained is followed by a test."""
         last = self.epoch >= self.job.train_config.epochs or self._steps_left == 0
         return last or self.job.eval_checkpoints
-
-    @property
-    def final(self) -> dict[str, float]:
-        """The averages of the last epoch that was tested, by column."""
-        tested = (row for row in reversed(self.log.rows) if any(key.startswith("Overall/Test") for key in row))
-        return {key: value for key, value in next(tested, {}).items() if key.startswith("Overall/")}
 
     # ---------------------------------------------------------------- training
 
@@ -206,6 +201,7 @@ class Run:
         if test is not None:
             values |= {f"Overall/Test {name}": value for name, value in test.means().items()}
         self.log.extend_last(values | {"Time/Per Epoch": self.epoch_seconds})
+        self.final = values if test is not None else self.final
         if self._cadence == "epochs":
             self._advance_schedule(means["Loss"])
         self.averages = Averages()
@@ -228,6 +224,7 @@ class Run:
         values = {f"Overall/Test {name}": value for name, value in test.means().items()}
         self.log.add({"Step": 0, "Epoch": 0, "Loss": math.nan, "LR": math.nan, **values})
         self.tested_initially = True
+        self.final = values
         self.say(
             ", ".join(
                 [
@@ -298,6 +295,7 @@ class Run:
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "averages": self.averages.state(),
             "rows": self.log.rows,
+            "final": self.final,
         }
         write_whole(self.folder.checkpoint, lambda file: torch.save(state, file))
 
@@ -314,6 +312,7 @@ class Run:
         self.epoch_seconds = state["epoch_seconds"]
         self.averages = Averages(**state["averages"])
         self.log = StepLog(state["rows"])
+        self.final = state["final"]
         self.say(f"resumed at epoch {self.epoch}, step {self.step}")
 
     def say(self, words: str) -> None:

@@ -324,6 +324,6 @@ class _Loop:
 
     def _tell(self, run: Run, words: str) -> None:
         total = sum(each.total_steps for each in self.runs)
-        accuracy = next((row[key] for row in reversed(run.log.rows) for key in row if key.endswith("Accuracy")), None)
-        shown = f"{run.name}: {words}" + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")
+        accuracy = next((value for key, value in run.final.items() if "Test" in key and "Accuracy" in key), None)
+        shown = f"{run.name}: {words}" + (f", test accuracy {accuracy:.3f}" if accuracy is not None else "")
         self.progress(sum(each.step for each in self.runs), total, shown)

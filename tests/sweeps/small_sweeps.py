@@ -1,0 +1,63 @@
+"""Small sweeps on real digits, and what it takes to plan them and compare what their runs leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from stitching.config.sweep import load_sweep
+from stitching.sweeps.plan import Plan, make_plan
+from stitching.training.results import TIMING_COLUMNS, read_result
+
+RESNET = {
+    "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,
+    "channels": [8, 8, 16, 16],
+}  # fmt: skip
+VIT = {
+    "backend": "timm", "model_name": "vit_tiny_patch16_224", "pretrained": False, "num_classes": 10, "in_chans": 1,
+    "img_size": 32, "patch_size": 8, "embed_dim": 24, "num_heads": 3, "depth": 8,
+}  # fmt: skip
+CONVNET = {"model_name": "convnet", "num_blocks": 4, "width": 8, "in_chans": 1}
+
+NINE_GAPS = [[1, 1], [1, 2], [1, 4], [1, 6], [3, 3], [3, 4], [3, 6], [5, 5], [5, 6]]
+NINE_DOWNSAMPLES = [0, 1, 2, 3, 0, 1, 2, 0, 1]
+
+
+def gaps(*blocks: list[int], **more: Any) -> list[dict[str, Any]]:
+    return [{"blocks_to_drop": pair, **more} for pair in blocks]
+
+
+def write_sweep(path: Path, **keys: Any) -> Path:
+    """A sweep's file: what is not said is a row of ResNet blocks, one gap, and `affine` on digits."""
+    train_config = {"dataset": "digits", "data_preprocessing": {"image_size": 32}, "seed": 3, "epochs": 1}
+    train_config |= {"batch_size": 256, "optimizer_args": {"lr": 0.01}} | keys.pop("train_config", {})
+    data = {"stitchers": ["affine"], **keys, "train_config": train_config}
+    if not {"models", "stages", "src_stages"} & data.keys():
+        data["models"] = [RESNET]
+    if "gaps" not in data:
+        data["gaps"] = gaps([1, 2])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def plan_of(path: Path) -> Plan:
+    return make_plan(load_sweep(path), path)
+
+
+def planned(folder: Path, **keys: Any) -> Plan:
+    """The plan of a sweep written to `folder`."""
+    return plan_of(write_sweep(folder / "small.yml", **keys))
+
+
+def frame_of(folder: Path) -> pd.DataFrame:
+    """A run's dataframe without what no two runs have in common: the timings."""
+    frame = read_result(folder / "result.pkl")
+    return frame.drop(columns=[name for name in TIMING_COLUMNS if name in frame])
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

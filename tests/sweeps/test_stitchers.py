@@ -1,0 +1,276 @@
+"""Recipes against the table in their description: channels, sizes, strides, and what they decline."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from stitching.config.errors import UserError
+from stitching.config.job import Job
+from stitching.nets.build import BuildOptions, build_network
+from stitching.nets.formats import Format
+from stitching.sweeps.stitchers import DEFAULT_STITCHERS, STITCHERS, Bridge, Declined, Joint, stitcher
+
+IMG_56 = Format("img", 32, (56, 56))
+IMG_7 = Format("img", 256, (7, 7))
+BHWC_14 = Format("bhwc", 96, (14, 14))
+BERT_14 = Format("bert", 48, 196, 1)
+BERT_7 = Format("bert", 40, 49, 1)
+TOKEN_14 = Format("token", 48, 196)
+
+RESIZING = [name for name in STITCHERS if name.startswith("downsample_then") or name == "affine"]
+STRIDED = [name for name in STITCHERS if name.endswith("with_downsample")]
+AT_SOURCE_SIZE = [name for name in STITCHERS if name.endswith("no_downsample")]
+CONVOLUTIONS = ("downsample_then_3x3conv", "conv3x3_with_downsample")
+BOTTLENECKS = ("downsample_then_bottleneck", "bottleneck_no_downsample", "bottleneck_with_downsample")
+
+
+def bridge(name: str, source: Format, dest: Format, downsamples: int = 0) -> Bridge:
+    recipe = stitcher(name)
+    assert recipe is not None
+    return recipe(Joint(source, dest, downsamples))
+
+
+def parts(found: Bridge) -> list[dict[str, Any]]:
+    """The arguments of each part."""
+    return [next(iter(part.values())) for part in found.parts]
+
+
+def kinds(found: Bridge) -> list[str]:
+    return [next(iter(part)) for part in found.parts]
+
+
+def channels(found: Bridge) -> list[tuple[int, int]]:
+    return [(part["in_channels"], part["out_channels"]) for part in parts(found)]
+
+
+def sizes(found: Bridge) -> list[tuple[int, ...]]:
+    return [tuple(part["in_format"][1][1:]) for part in parts(found)]
+
+
+def test_the_default_set_is_as_documented():
+    assert DEFAULT_STITCHERS == (
+        "finetune", "linear_no_downsample", "linear_relu_no_downsample", "bottleneck_no_downsample",
+        "downsample_then_linear", "downsample_then_linear_relu", "downsample_then_3x3conv",
+        "downsample_then_bottleneck", "conv3x3_with_downsample", "bottleneck_with_downsample",
+    )  # fmt: skip
+    assert set(DEFAULT_STITCHERS) < set(STITCHERS)
+    assert stitcher("finetune") is None
+
+
+@pytest.mark.parametrize("name", [name for name in STITCHERS if name != "finetune"])
+@pytest.mark.parametrize(
+    ("downsamples", "expected"),
+    [
+        (0, [(32, 256)]),  # at least one step, forced to the destination
+        (1, [(32, 256)]),
+        (2, [(32, 64), (64, 256)]),
+        (3, [(32, 64), (64, 128), (128, 256)]),
+    ],
+)
+def test_channels_double_step_by_step_and_end_at_the_destinations(name, downsamples, expected):
+    assert channels(bridge(name, IMG_56, IMG_7, downsamples)) == expected
+
+
+def test_channels_that_would_have_to_shrink_are_forced_in_the_last_step_only():
+    found = bridge("downsample_then_linear", Format("img", 256, (28, 28)), Format("img", 24, (7, 7)), 2)
+    assert channels(found) == [(256, 512), (512, 24)]
+
+
+@pytest.mark.parametrize("name", RESIZING)
+def test_resizing_comes_before_the_adapter(name):
+    assert sizes(bridge(name, IMG_56, IMG_7, 3)) == [(28, 28), (14, 14), (7, 7)]
+    assert sizes(bridge(name, IMG_56, IMG_7, 1)) == [(7, 7)]
+    assert bridge(name, IMG_56, IMG_7, 3).dest_format == IMG_7
+
+
+def test_resizing_comes_after_the_adapter_in_post_downsample():
+    found = bridge("linear_post_downsample", IMG_56, IMG_7, 3)
+    assert sizes(found) == [(56, 56), (28, 28), (14, 14)]
+    assert found.dest_format == IMG_7
+
+
+def test_odd_sizes_are_halved_upwards_and_never_past_the_destinations():
+    assert sizes(bridge("affine", Format("img", 8, (15, 13)), Format("img", 8, (4, 4)), 2)) == [(8, 7), (4, 4)]
+    assert sizes(bridge("affine", Format("img", 8, (8, 8)), Format("img", 8, (7, 7)), 3)) == [(7, 7)] * 3
+    assert sizes(bridge("affine", Format("img", 8, (7, 7)), Format("img", 8, (28, 28)), 2)) == [(7, 7), (28, 28)]
+
+
+@pytest.mark.parametrize("name", STRIDED)
+def test_the_stride_does_the_downsampling(name):
+    found = bridge(name, IMG_56, IMG_7, 3)
+    assert [part["stride"] for part in parts(found)] == [2, 2, 2]
+    assert sizes(found) == [(56, 56), (28, 28), (14, 14)]
+
+
+@pytest.mark.parametrize("name", STRIDED)
+@pytest.mark.parametrize(
+    ("source", "dest", "downsamples", "strides"),
+    [
+        (IMG_56, Format("img", 64, (56, 56)), 0, [1]),
+        (IMG_56, BERT_14, 0, [1]),  # none declared for the row of one resolution: resized
+        (IMG_56, BERT_14, 1, [2]),  # one of two is declared; the rest is resized
+        (IMG_56, BERT_14, 3, [2, 2, 1]),
+        (BERT_14, IMG_56, 1, [1]),  # upwards
+        (Format("img", 8, (15, 15)), Format("img", 8, (8, 8)), 1, [2]),
+        (Format("img", 8, (14, 14)), Format("img", 8, (8, 8)), 1, [1]),  # a stride would shrink it too far
+    ],
+)
+def test_strides_where_sizes_do_not_halve_exactly(name, source, dest, downsamples, strides):
+    assert [part["stride"] for part in parts(bridge(name, source, dest, downsamples))] == strides
+
+
+@pytest.mark.parametrize("name", AT_SOURCE_SIZE)
+@pytest.mark.parametrize(
+    ("source", "dest", "runs_at"),
+    [
+        (IMG_56, IMG_7, Format("img", 256, (56, 56))),
+        (IMG_56, BHWC_14, Format("bhwc", 96, (56, 56))),
+        (IMG_56, BERT_14, Format("bert", 48, 56 * 56, 1)),
+        (BERT_14, IMG_7, Format("img", 256, (14, 14))),  # the spatial side of 196 tokens
+        (TOKEN_14, BHWC_14, BHWC_14),
+    ],
+)
+def test_without_downsampling_the_destination_runs_at_the_sources_size(name, source, dest, runs_at):
+    found = bridge(name, source, dest, 2)
+    assert found.dest_format == runs_at
+    assert set(sizes(found)) == {source.spatial}
+
+
+@pytest.mark.parametrize("dest", [IMG_7, BHWC_14], ids=str)
+def test_a_class_token_doubles_the_channels_towards_an_image_only(dest):
+    name = "downsample_then_linear"
+    assert channels(bridge(name, BERT_14, dest, 2)) == [(96, 192), (192, dest.channels)]
+    assert channels(bridge(name, TOKEN_14, dest, 2)) == [(48, 96), (96, dest.channels)]
+    assert channels(bridge(name, BERT_14, BERT_7, 2)) == [(48, 96), (96, 40)]
+    assert channels(bridge(name, dest, BERT_14, 0)) == [(dest.channels, 48)]
+
+
+@pytest.mark.parametrize(("source", "dest"), [(BERT_14, BERT_7), (BERT_14, TOKEN_14), (TOKEN_14, BERT_14)])
+def test_between_sequences_layers_are_fully_connected(source, dest):
+    for name in ("downsample_then_linear", "linear_no_downsample", "linear_post_downsample", "affine"):
+        (part,) = parts(bridge(name, source, dest))
+        assert part["num_fc"] == 1
+        assert "num_conv" not in part
+        assert part["fc_format"] == part["in_format"][0] == dest.kind
+    block = bridge("downsample_then_block", source, dest)
+    assert kinds(block) == ["VisionTransformerBlock"]
+    assert parts(block)[0]["embed_dim"] == dest.channels
+    assert dest.channels % parts(block)[0]["num_heads"] == 0
+
+
+def test_sequences_are_resized_as_the_square_images_that_they_are():
+    found = bridge("downsample_then_linear", BERT_14, BERT_7, 1)
+    assert parts(found)[0]["in_format"] == ["bert", [48, 49]]
+
+
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, *BOTTLENECKS])
+@pytest.mark.parametrize("dest", [BERT_14, TOKEN_14], ids=str)
+def test_convolutions_and_bottlenecks_decline_gaps_between_sequences(name, dest):
+    with pytest.raises(Declined, match="between two sequences"):
+        bridge(name, BERT_14, dest)
+
+
+def test_a_stride_between_sequences_is_declined():
+    with pytest.raises(Declined, match="stride"):
+        bridge("block_with_downsample", BERT_14, BERT_7, 1)
+    assert kinds(bridge("block_with_downsample", BERT_14, BERT_14)) == ["VisionTransformerBlock"]
+
+
+@pytest.mark.parametrize(("source", "dest"), [(Format("vector", 8), IMG_7), (IMG_7, Format("vector", 8))])
+def test_vectors_are_declined(source, dest):
+    for name in set(STITCHERS) - {"finetune"}:
+        with pytest.raises(Declined, match=re.escape(f"{source} to {dest}")):
+            bridge(name, source, dest)
+
+
+def test_tokens_that_are_no_square_are_declined():
+    with pytest.raises(Declined):
+        bridge("downsample_then_linear", Format("token", 8, 50), IMG_7)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "arguments"),
+    [
+        ("downsample_then_linear", "SimpleAdapter", {"num_conv": 1, "kernel_size": 1, "nonlinearity": False}),
+        ("downsample_then_linear_relu", "SimpleAdapter", {"num_conv": 1, "kernel_size": 1, "nonlinearity": True}),
+        ("downsample_then_3x3conv", "SimpleAdapter", {"num_conv": 1, "kernel_size": 3, "stride": 1}),
+        ("downsample_then_bottleneck", "ResNetBottleneck", {"stride": 1}),
+        ("downsample_then_block", "ResNetBasicBlock", {"stride": 1}),
+        ("conv3x3_with_downsample", "SimpleAdapter", {"num_conv": 1, "kernel_size": 3, "stride": 2}),
+        ("bottleneck_with_downsample", "ResNetBottleneck", {"stride": 2}),
+        ("block_with_downsample", "ResNetBasicBlock", {"stride": 2}),
+        ("linear_no_downsample", "SimpleAdapter", {"num_conv": 1, "kernel_size": 1, "nonlinearity": False}),
+        ("linear_relu_no_downsample", "SimpleAdapter", {"num_conv": 1, "kernel_size": 1, "nonlinearity": True}),
+        ("bottleneck_no_downsample", "ResNetBottleneck", {"stride": 1}),
+        ("block_no_downsample", "ResNetBasicBlock", {"stride": 1}),
+        ("linear_post_downsample", "SimpleAdapter", {"num_conv": 1, "kernel_size": 1, "nonlinearity": False}),
+        (
+            "affine",
+            "SimpleAdapter",
+            {"kernel_size": 1, "nonlinearity": False, "leading_norm": False, "trailing_norm": False},
+        ),
+    ],
+)
+def test_each_step_is_the_documented_layer(name, kind, arguments):
+    found = bridge(name, Format("img", 32, (14, 14)), IMG_7, 1)
+    assert kinds(found) == [kind]
+    assert arguments.items() <= parts(found)[0].items()
+
+
+def _modules(name: str, source: Format, dest: Format) -> list[torch.nn.Module]:
+    network = _built(bridge(name, source, dest), source)
+    return [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
+
+
+@pytest.mark.parametrize(("source", "dest"), [(IMG_7, IMG_7), (BERT_14, BERT_14)], ids=str)
+def test_affine_is_one_layer_with_a_bias_and_no_norm(source, dest):
+    (layer,) = _modules("affine", source, dest)
+    assert type(layer) is (torch.nn.Conv2d if source.kind == "img" else torch.nn.Linear)
+    assert layer.bias is not None
+
+
+def test_linear_is_norm_layer_norm():
+    assert [type(m).__name__ for m in _modules("downsample_then_linear", IMG_7, IMG_7)] == [
+        "BatchNorm2d", "Conv2d", "BatchNorm2d",
+    ]  # fmt: skip
+    assert [type(m).__name__ for m in _modules("downsample_then_linear", BERT_14, BERT_14)] == [
+        "LayerNorm", "Linear", "LayerNorm",
+    ]  # fmt: skip
+
+
+def _built(found: Bridge, source: Format):
+    job = Job.model_validate({"assembly": found.parts, "train_config": {"dataset": "digits"}})
+    return build_network(job.network, source, BuildOptions(meta=True))
+
+
+FORMATS = [IMG_56, IMG_7, BHWC_14, BERT_14, BERT_7, TOKEN_14]
+
+
+@pytest.mark.parametrize("name", [name for name in STITCHERS if name != "finetune"])
+def test_every_bridge_runs_and_gives_the_destinations_channels(name):
+    declined = 0
+    for source, dest in itertools.product(FORMATS, repeat=2):
+        for downsamples in (0, 2):
+            try:
+                found = bridge(name, source, dest, downsamples)
+            except Declined:
+                declined += 1
+                continue
+            network = _built(found, source)
+            out = network(torch.zeros(source.shape(2), device="meta"))
+            assert tuple(out.shape) == network.out_format.shape(2)
+            assert network.out_format.channels == dest.channels
+            if name in STRIDED and (source, dest, downsamples) == (IMG_56, IMG_7, 2):
+                assert network.out_format.spatial == (14, 14)  # two strides of two
+    sequences = 2 * sum({a.kind, b.kind} <= {"bert", "token"} for a, b in itertools.product(FORMATS, repeat=2))
+    assert declined == (sequences if name in (*CONVOLUTIONS, *BOTTLENECKS) else 8 if name in STRIDED else 0)
+
+
+def test_an_unknown_stitcher_offers_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'affine'"):
+        stitcher("afine")
