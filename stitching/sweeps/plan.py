@@ -35,15 +35,11 @@ class PlannedRun:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)  # the grid's values
     job: Job | None = None
+    identity: str | None = None  # the hash of the resolved config
     cost: Cost | None = None
     trainable: int = 0
     declined: str | None = None
     same_as: str | None = None  # the run of the same network that stands for this one
-
-    @property
-    def identity(self) -> str | None:
-        """The hash of the resolved config."""
-        return identity(self.job) if self.job else None
 
     def metadata(self, arch: str) -> dict[str, Any]:
         """What the analysis groups by."""
@@ -140,9 +136,14 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:
             except Declined as declined:
                 made.append(PlannedRun(name, cell, setting.seed, setting.values, declined=str(declined)))
                 continue
-            first = first_of.setdefault(identity(job), name)
-            same_as = None if first == name else first
-            made.append(PlannedRun(name, cell, setting.seed, setting.values, job, *networks[key], same_as=same_as))
+            known_as = identity(job)
+            first = first_of.setdefault(known_as, name)
+            made.append(
+                PlannedRun(
+                    name, cell, setting.seed, setting.values, job, known_as, *networks[key],
+                    same_as=None if first == name else first,
+                )
+            )  # fmt: skip
     _all_named_differently(made)
     root = project_root(path.parent) / "experiments" / sweep.project / path.stem
     return Plan(path.stem, Path(sweep.save_dir) if sweep.save_dir else root, made)

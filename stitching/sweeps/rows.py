@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError, at
+from stitching.config.identity import file_digest
 from stitching.config.parts import FormatField, ModelFields, SubnetPart
 from stitching.config.sweep import ModelEntry
 from stitching.nets import graphs, zoo
@@ -58,16 +58,12 @@ class Row:
 def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape) -> Row:
     """A model's row with the stages found by `find_stages`, for images of shape `image` (C, H, W)."""
     traced, shape = _looked_at(entry, image)
+    points = graphs.cut_points(traced, shape)
     stages = []
     for stage in find_stages(traced, depths, shape):
         start = graphs.resolve(traced, stage.block_input, "input")
         end = graphs.resolve(traced, stage.block_output, "output")
-        stages.append(
-            RowStage(
-                _model_keys(entry), stage.block_input, stage.block_output, start.index, end.index, stage.in_format,
-                stage.out_format,
-            )
-        )  # fmt: skip
+        stages.append(_stage(entry, stage.block_input, stage.block_output, points, start.index, end.index))
     return Row(entry.title, tuple(stages))
 
 
@@ -77,23 +73,31 @@ def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str) -> Row:
     for i, part in enumerate(parts):
         with at(i, "Subnet"):
             traced, shape = _looked_at(part, image)
-            points = {point.index: point for point in graphs.cut_points(traced, shape)}
+            points = graphs.cut_points(traced, shape)
             with at("block_input"):
-                start = points[graphs.resolve(traced, part.block_input, "input").index]
+                start = graphs.resolve(traced, part.block_input, "input").index
             with at("block_output"):
-                end = points[graphs.resolve(traced, part.block_output, "output").index]
-            if start.index >= end.index:
-                raise UserError(f"{end.name!r} does not come after {start.name!r}", path=("block_output",))
-            for name, found in (("in_format", start.format), ("out_format", end.format)):
+                end = graphs.resolve(traced, part.block_output, "output").index
+            if start >= end:
+                raise UserError(
+                    f"{points[end].name!r} does not come after {points[start].name!r}", path=("block_output",)
+                )
+            stage = _stage(part, part.block_input, part.block_output, points, start, end)
+            for name, found in (("in_format", stage.in_format), ("out_format", stage.out_format)):
                 with at(name):
                     _check_declared(getattr(part, name), found)
-            stages.append(
-                RowStage(
-                    _model_keys(part), part.block_input, part.block_output, start.index, end.index, start.format,
-                    end.format,
-                )
-            )  # fmt: skip
+            stages.append(stage)
     return Row("+".join(dict.fromkeys(part.title for part in parts)), tuple(stages), key)
+
+
+def _stage(
+    part: ModelFields, block_input: str | None, block_output: str | None, points: list[graphs.CutPoint], start: int,
+    end: int,
+) -> RowStage:  # fmt: skip
+    """The stage between two cut points; a model's start and end are not named, whatever a user calls them."""
+    entry = block_input if start > 0 else None
+    leave = block_output if end < len(points) - 1 else None
+    return RowStage(_model_keys(part), entry, leave, start, end, points[start].format, points[end].format)
 
 
 def subnets(stages: Sequence[RowStage], *, frozen: bool, in_format: Format | None = None) -> list[dict[str, Any]]:
@@ -105,7 +109,7 @@ def subnets(stages: Sequence[RowStage], *, frozen: bool, in_format: Format | Non
         if joins:
             arguments = parts[-1]["Subnet"]
         else:
-            arguments = {**stage.model, **({"block_input": stage.block_input} if stage.start else {})}
+            arguments = {**stage.model, **({"block_input": stage.block_input} if stage.block_input else {})}
             parts.append({"Subnet": arguments})
         arguments.pop("block_output", None)
         if stage.block_output:
@@ -131,13 +135,13 @@ def _model_keys(part: ModelFields) -> dict[str, Any]:
 def _looked_at(part: ModelFields, image: Shape) -> tuple[graphs.TracedModel, Shape]:
     """A model on the meta device, and images that it takes: `image` if it can.
 
-    Else what it was made for: as a destination it never sees an image.
+    Else those that it was made for: as a destination it never sees an image.
     """
     spec = model_spec(part)
     traced = traced_model(spec, meta=True)
     if spec.ckp_path:
         with at("ckp_path"):
-            _check_weights(spec, Path(spec.ckp_path).stat().st_mtime_ns if Path(spec.ckp_path).exists() else 0)
+            _check_weights(spec, file_digest(spec.ckp_path))
     try:
         graphs.cut_points(traced, image)
     except UserError:
@@ -146,7 +150,7 @@ def _looked_at(part: ModelFields, image: Shape) -> tuple[graphs.TracedModel, Sha
 
 
 @lru_cache(maxsize=64)  # a row that is typed out names its model once for each stage
-def _check_weights(spec: zoo.ModelSpec, _modified: int) -> None:
+def _check_weights(spec: zoo.ModelSpec, _digest: str) -> None:
     """Hold the names and shapes in a file of weights against the model. Raises `UserError` if they do not fit."""
     assert spec.ckp_path is not None
     with warnings.catch_warnings():

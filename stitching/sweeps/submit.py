@@ -45,7 +45,7 @@ def state_of(plan: Plan, run: PlannedRun) -> str:
     Done is a whole result of this very config, not what a scheduler remembers.
     """
     folder = plan.folder_of(run)
-    metadata = folder.read_metadata()
+    metadata = folder.read_metadata() if folder.path.is_dir() else None
     if metadata is None:
         return "missing"
     if metadata.get("identity") not in (None, run.identity):

@@ -1,0 +1,394 @@
+"""Plans: what a sweep will do, and that planning touches nothing."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_sweeps import (
+    CONVNET,
+    NINE_DOWNSAMPLES,
+    NINE_GAPS,
+    RESNET,
+    VIT,
+    files_below,
+    gaps,
+    plan_of,
+    planned,
+    write_sweep,
+)
+
+from stitching.config.errors import UserError
+from stitching.config.sweep import load_sweep
+from stitching.nets import build, zoo
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path for path in (ROOT / "across-scales").glob("*.yml") if "models:" in path.read_text())
+
+
+# ------------------------------------------------------------------------ gaps
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_the_usual_nine_gaps_have_the_usual_downsamplings(tmp_path, declared):
+    counts = NINE_DOWNSAMPLES if declared else [None] * 9
+    listed = [
+        {"blocks_to_drop": pair} | ({"num_downsamples": n} if declared else {})
+        for pair, n in zip(NINE_GAPS, counts, strict=True)
+    ]
+    plan = planned(tmp_path, gaps=listed)
+    assert [list(run.cell.gap) for run in plan.cells] == NINE_GAPS
+    assert [run.cell.num_downsamples for run in plan.cells] == NINE_DOWNSAMPLES
+
+
+def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path):
+    (tmp_path / "4-stage-gaps.yml").write_text((ROOT / "across-scales" / "4-stage-gaps.yml").read_text())
+    text = (
+        write_sweep(tmp_path / "vit.yml", models=[VIT], gaps="@")
+        .read_text()
+        .replace("'@'", "!include 4-stage-gaps.yml")
+    )
+    (tmp_path / "vit.yml").write_text(text)
+    plan = plan_of(tmp_path / "vit.yml")
+    assert [list(run.cell.gap) for run in plan.cells] == NINE_GAPS
+    # A ViT halves nothing: what is declared is how many steps the adapter takes.
+    assert [run.cell.num_downsamples for run in plan.cells] == NINE_DOWNSAMPLES
+    adapters = [[part for part in run.as_json()["parts"] if "SimpleAdapter" in part] for run in plan.cells]
+    assert [len(parts) for parts in adapters] == [max(1, n) for n in NINE_DOWNSAMPLES]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("all", [[first, last] for first in range(1, 8) for last in range(first, 7)]),
+        ({"max_dropped": 2}, [[first, last] for first in range(1, 7) for last in (first, first + 1) if last < 7]),
+        (gaps([3, 4], [1, 1]), [[3, 4], [1, 1]]),
+    ],
+    ids=["all", "max_dropped", "list"],
+)
+def test_ways_to_say_which_gaps(tmp_path, asked, expected):
+    assert [list(run.cell.gap) for run in planned(tmp_path, gaps=asked).cells] == expected
+
+
+def test_depths_may_be_blocks_or_names(tmp_path):
+    blocks = planned(tmp_path, depths="blocks", gaps="all")
+    assert len(blocks.cells[0].cell.source.stages) == 8
+    named = planned(tmp_path, depths=["layer1", "layer3"], gaps="all")
+    assert [[stage.block_output for stage in run.cell.source.stages] for run in named.cells] == [
+        ["layer1", "layer3", None]
+    ]
+
+
+# ------------------------------------------------------------------------ names, metadata, what is one run
+
+
+def test_names_and_metadata(tmp_path):
+    (run,) = planned(tmp_path).runs
+    assert run.name == "train-small-gap-1,2-adapter-affine"
+    assert planned(tmp_path).folder == tmp_path / "experiments" / "across-scales" / "small"
+    assert planned(tmp_path, save_dir="runs").folder == tmp_path / "runs"
+    found = planned(tmp_path).metadata(run)
+    assert found.pop("macs") > 1e5
+    assert found == {
+        "name": run.name, "arch": "small", "source": "timm/resnet18", "destination": "timm/resnet18",
+        "first_deleted_block": 1, "last_deleted_block": 2, "source_depth": 1 / 8, "destination_depth": 3 / 8,
+        "num_downsamples": 1, "adapter": "affine", "seed": 3,
+    }  # fmt: skip
+
+
+def test_finetune_over_two_gaps_is_one_run_under_both_names(tmp_path):
+    plan = planned(tmp_path, gaps=gaps([1, 1], [1, 2], [1, 4]), stitchers=["finetune"])
+    assert [run.name for run in plan.runs] == [
+        "train-small-gap-1,1-adapter-finetune",
+        "train-small-gap-1,4-adapter-finetune",
+    ]
+    both = plan.cells[1]
+    assert both.same_as == plan.cells[0].name
+    assert both.name == "train-small-gap-1,2-adapter-finetune"
+    (also,) = plan.metadata(plan.runs[0])["also"]
+    assert (also["name"], also["first_deleted_block"], also["last_deleted_block"]) == (both.name, 1, 2)
+    assert "also" not in plan.metadata(plan.runs[1])
+
+
+def test_finetune_trains_everything_and_keeps_the_downsampling_pieces(tmp_path):
+    (run,) = planned(tmp_path, gaps=gaps([1, 4]), stitchers=["finetune"]).runs
+    parts = run.as_json()["parts"]
+    kept = [(part["Subnet"].get("block_input"), part["Subnet"].get("block_output")) for part in parts]
+    assert kept == [(None, "layer1.0"), ("layer2.0", "layer2.0"), ("layer3.0", None)]
+    assert run.cost is not None
+    assert run.trainable == run.cost.params
+
+
+def test_finetune_checks_every_join(tmp_path):
+    (run,) = planned(
+        tmp_path, models=[RESNET, VIT], pairs=[["timm/resnet18", "timm/vit_tiny_patch16_224"]], stitchers=["finetune"]
+    ).cells
+    assert run.job is None
+    assert "sizes do not meet: img 8x8x8 before bert 24x16+1" in (run.declined or "")
+    # The piece behind the gap would take what the source gives; the downsampling piece that is kept does not.
+    piece = lambda **ends: {"Subnet": {**CONVNET, **ends}}  # noqa: E731
+    source = [piece(block_output="blocks.1"), piece(block_input="blocks.2")]
+    dest = [
+        piece(block_output="blocks.0"),
+        piece(block_input="blocks.1", block_output="blocks.1"),
+        piece(block_input="blocks.2"),
+    ]
+    (run,) = planned(tmp_path, src_stages=source, dest_stages=dest, gaps=gaps([1, 1]), stitchers=["finetune"]).cells
+    assert run.declined == "sizes do not meet: img 8x8x8 before img 8x16x16"
+
+
+def test_seeds_times_grid(tmp_path):
+    key = "train_config.optimizer_args.lr"
+    plan = planned(tmp_path, seeds=[1, 2], grid={key: [0.1, 0.01], "frozen_norm": ["running", "batch"]})
+    names = [run.name.removeprefix("train-small-gap-1,2-adapter-affine") for run in plan.runs]
+    assert names == [
+        f"-lr-{lr}-frozen_norm-{norm}-seed-{seed}"
+        for seed in (1, 2)
+        for lr in (0.1, 0.01)
+        for norm in ("running", "batch")
+    ]
+    assert len({run.identity for run in plan.runs}) == 8
+    run = plan.runs[5]
+    assert run.job is not None
+    assert run.job.train_config.seed == run.seed == 2
+    assert run.job.frozen_norm == "batch"
+    assert run.job.train_config.optimizer_args == {"lr": 0.1}
+    assert plan.metadata(run)[key] == 0.1
+    assert plan.metadata(run)["seed"] == 2
+
+
+def test_a_grid_may_change_the_seed_or_the_size_of_the_images(tmp_path):
+    plan = planned(tmp_path, grid={"train_config.seed": [5, 6]})
+    assert [run.seed for run in plan.runs] == [5, 6]
+    plan = planned(tmp_path, grid={"train_config.data_preprocessing.image_size": [32, 64]})
+    small, large = plan.runs
+    assert small.cost is not None
+    assert large.cost is not None
+    assert large.cost.macs > 3 * small.cost.macs
+    assert [run.cell.source.stages[0].out_format.spatial for run in plan.runs] == [(8, 8), (16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ("all", ["rr", "rv", "vr", "vv"]),
+        ("self", ["rr", "vv"]),
+        ("cross", ["rv", "vr"]),
+        ([["timm/vit_tiny_patch16_224", "timm/resnet18"]], ["vr"]),
+    ],
+)
+def test_pairs(tmp_path, pairs, expected):
+    plan = planned(tmp_path, models=[RESNET, VIT], pairs=pairs)
+    short = {"timm/resnet18": "r", "timm/vit_tiny_patch16_224": "v"}
+    assert [short[run.cell.source.title] + short[run.cell.dest.title] for run in plan.cells] == expected
+    assert len({run.name for run in plan.cells}) == len(expected)
+    assert ("-to-" in plan.cells[0].name) == (len(expected) > 1)
+
+
+def test_models_of_one_name_from_two_places_keep_apart(tmp_path):
+    torchvisions = {"backend": "torchvision", "model_name": "resnet18", "pretrained": False, "num_classes": 10}
+    timms = {"backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10}
+    colour = {"data_preprocessing": {"image_size": 32, "channels": 3}}
+    plan = planned(tmp_path, models=[timms, torchvisions], train_config=colour)
+    assert len({run.name for run in plan.runs}) == 4
+    assert plan.runs[1].name == "train-small-timm-resnet18-to-torchvision-resnet18-gap-1,2-adapter-affine"
+
+
+def test_values_that_look_alike_in_a_name_are_told(tmp_path):
+    with pytest.raises(UserError, match="share the folder"):
+        planned(tmp_path, grid={"device": ["cuda:1", "cuda/1"]})
+
+
+# ------------------------------------------------------------------------ the older form
+
+
+def _typed_out(model: dict) -> list[dict]:
+    """The row of a model as one would type it: the same cuts, with the formats declared."""
+    title = f"{model['backend']}/{model['model_name']}"
+    write_sweep(Path(model["folder"]) / "row.yml", models=[{k: v for k, v in model.items() if k != "folder"}])
+    row = plan_of(Path(model["folder"]) / "row.yml").cells[0].cell.source
+    assert row.title == title
+    last = "fc" if "resnet" in title else "head"
+    return [
+        {
+            "Subnet": {
+                **{key: value for key, value in model.items() if key != "folder"},
+                **({"block_input": stage.block_input} if stage.start else {"block_input": "x"}),
+                **({"block_output": stage.block_output} if stage is not row.stages[-1] else {"block_output": last}),
+                "in_format": stage.in_format.to_yaml(),
+                "out_format": stage.out_format.to_yaml(),
+            }
+        }
+        for stage in row.stages
+    ]
+
+
+@pytest.fixture
+def typed_out(tmp_path):
+    return lambda model: _typed_out({**model, "folder": str(tmp_path)})
+
+
+def test_the_older_form_gives_the_same_runs(tmp_path, typed_out):
+    more = {"gaps": gaps([1, 2], [3, 6]), "stitchers": ["affine", "finetune", "block_with_downsample"]}
+    compact = planned(tmp_path, models=[RESNET, VIT], pairs=[["timm/resnet18", "timm/vit_tiny_patch16_224"]], **more)
+    older = planned(tmp_path, src_stages=typed_out(RESNET), dest_stages=typed_out(VIT), **more)
+    assert [run.as_json() for run in older.cells] == [run.as_json() for run in compact.cells]
+    compact = planned(tmp_path, models=[RESNET], **more)
+    older = planned(tmp_path, stages=typed_out(RESNET), **more)
+    assert [run.as_json() for run in older.cells] == [run.as_json() for run in compact.cells]
+
+
+def _line_with(path: Path, words: str) -> int:
+    return next(i for i, line in enumerate(path.read_text().splitlines(), 1) if words in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("- 4\n", "- 5\n", "declared as"),  # the size of layer3's output
+        ("block_output: layer2.0", "block_output: layer22.0", "layer2.0"),
+        ("num_downsamples: 1", "num_downsamples: 3", "3 downsamplings declared"),
+    ],
+)
+def test_what_is_declared_wrongly_is_told_with_its_line(tmp_path, typed_out, cli, old, new, words):
+    path = write_sweep(tmp_path / "older.yml", stages=typed_out(RESNET), gaps=gaps([1, 2], num_downsamples=1))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    outcome = cli("plan", path)
+    assert outcome.code == 2
+    assert words in outcome.err
+    line = int(outcome.err.split("older.yml:")[1].split(":")[0])
+    wrong = next(
+        i for i, (a, b) in enumerate(zip(text.splitlines(), path.read_text().splitlines(), strict=True), 1) if a != b
+    )
+    assert 0 <= wrong - line <= 5  # the first line of the value that it stands in
+
+
+@pytest.mark.parametrize(
+    ("key", "declared"),
+    [
+        ("out_format", ["img", [9, 8, 8]]),
+        ("out_format", ["img", [8, 8, 9]]),
+        ("in_format", ["bhwc", [1, 32, 32]]),
+        ("in_format", "token"),
+    ],
+)
+def test_declared_formats_are_held_against_the_model(tmp_path, typed_out, key, declared):
+    stages = typed_out(RESNET)
+    stages[0]["Subnet"][key] = declared
+    with pytest.raises(UserError, match="the model has img") as caught:
+        planned(tmp_path, stages=stages)
+    assert caught.value.path == ("stages", 0, "Subnet", key)
+
+
+# ------------------------------------------------------------------------ purity
+
+
+def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch):
+    def forbidden(*_args, **_kwargs):
+        raise AssertionError("planning must not do this")
+
+    path = write_sweep(
+        tmp_path / "pure.yml", models=[{**RESNET, "pretrained": True}, {**VIT, "pretrained": True}], seeds=[1, 2],
+        stitchers=["affine", "finetune", "downsample_then_block"],
+    )  # fmt: skip
+    before = files_below(tmp_path)
+    monkeypatch.setattr(zoo, "build", forbidden)
+    monkeypatch.setattr(socket, "socket", forbidden)
+    monkeypatch.setattr(torch, "load", forbidden)
+    build.forget_models()
+    state = torch.get_rng_state()
+    first = plan_of(path)
+    second = plan_of(path)
+    assert [run.as_json() for run in first.cells] == [run.as_json() for run in second.cells]
+    assert all(run.identity for run in first.runs)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert files_below(tmp_path) == before
+
+
+def _checkpoint(path: Path, model: dict, seed: int) -> Path:
+    torch.manual_seed(seed)
+    torch.save(
+        zoo.build(
+            zoo.ModelSpec.parse("local/convnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
+        ).state_dict(),
+        path,
+    )
+    return path
+
+
+def test_the_identity_follows_the_config_and_the_weights(tmp_path):
+    checkpoint = _checkpoint(tmp_path / "weights.pt", CONVNET, 1)
+    model = {**CONVNET, "ckp_path": "weights.pt"}
+    (first,) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
+    (other_lr,) = planned(
+        tmp_path, models=[model], gaps=gaps([1, 1]), train_config={"optimizer_args": {"lr": 0.02}}
+    ).runs
+    (elsewhere,) = planned(tmp_path, models=[model], gaps=gaps([1, 1]), save_dir="else", workers=2).runs
+    assert first.identity == elsewhere.identity != other_lr.identity
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(checkpoint.read_bytes())
+    (copied,) = planned(tmp_path, models=[{**model, "ckp_path": "copy.pt"}], gaps=gaps([1, 1])).runs
+    assert copied.identity == first.identity  # by content, not by name
+    _checkpoint(checkpoint, CONVNET, 2)
+    (changed,) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
+    assert changed.identity != first.identity
+
+
+def test_a_checkpoint_of_another_model_is_told_before_anything_runs(tmp_path):
+    _checkpoint(tmp_path / "weights.pt", {**CONVNET, "width": 4}, 1)
+    with pytest.raises(UserError, match="do not fit") as caught:
+        planned(tmp_path, models=[{**CONVNET, "ckp_path": "weights.pt"}], gaps=gaps([1, 1]))
+    assert caught.value.path == ("models", 0, "ckp_path")
+
+
+# ------------------------------------------------------------------------ what is shipped
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_sweeps_load(path):
+    sweep = load_sweep(path)
+    assert sweep.frozen_norm in yaml.safe_load(path.read_text().replace("!include ", ""))["frozen_norm"]
+    if path.stem == "digits":
+        return
+    config = sweep.train_config
+    assert (config.dataset, config.epochs, config.batch_size, config.seed) == ("imagenet", 10, 256, 12345)
+    assert (config.optimizer, config.optimizer_args) == ("AdamW", {"lr": 2e-3, "weight_decay": 0.05})
+    assert config.lr_scheduler == "CosineAnnealingLR"
+    assert config.lr_scheduler_args is not None
+    assert config.lr_scheduler_args.torch_args == {"T_max": 10, "eta_min": 0}
+    assert config.lr_scheduler_args.cadence == "epochs"
+    assert config.data_preprocessing.data_augmentation is True
+    assert sweep.frozen_norm == "batch"
+    assert [gap.blocks_to_drop for gap in sweep.gaps] == NINE_GAPS
+    assert [gap.num_downsamples for gap in sweep.gaps] == NINE_DOWNSAMPLES
+
+
+def test_all_ten_pairs_are_shipped():
+    assert len(SHIPPED) == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem != "digits"], ids=lambda path: path.stem)
+def test_shipped_sweeps_plan(path):
+    plan = plan_of(path)
+    assert len(plan.cells) == 90
+    assert len(plan.runs) >= 50
+    assert {run.cell.stitcher for run in plan.runs} >= {"downsample_then_linear", "linear_no_downsample"}
+    assert not (ROOT / "experiments" / "across-scales").exists()
+
+
+@pytest.mark.slow
+def test_real_models_stitch_in_every_direction(tmp_path):
+    models = ["timm/resnet50", "torchvision/swin_t", "timm/vit_small_patch16_224"]
+    plan = planned(
+        tmp_path, models=models, gaps=gaps([1, 2], [3, 6]), stitchers="all",
+        train_config={"dataset": "imagenet", "data_preprocessing": {"image_size": 224}},
+    )  # fmt: skip
+    assert len(plan.cells) == 9 * 2 * 15
+    images = [run for run in plan.cells if "vit" not in run.cell.source.title and run.cell.stitcher != "finetune"]
+    assert [run.name for run in images if run.declined] == []

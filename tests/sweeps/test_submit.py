@@ -1,0 +1,391 @@
+"""Submitting to this machine: nothing runs twice, nothing is lost, and stopping or packing changes no result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from small_sweeps import CONVNET, frame_of, gaps, plan_of, write_sweep
+
+import stitching.sweeps.submit as submitting
+from stitching.config.errors import UserError
+from stitching.sweeps.local import run_locally
+from stitching.sweeps.plan import Plan
+from stitching.sweeps.submit import Submission, state_of, submit
+from stitching.sweeps.tasks import packed, run_task
+from stitching.training.files import RunFolder
+from stitching.training.trainer import Interrupted, StopRequest
+
+ROW = {"models": [CONVNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine", "downsample_then_block"]}
+BLOCKS = "downsample_then_block"
+
+
+def in_this_process(tasks: list[list[RunFolder]], *, jobs: int, told) -> dict[str, str]:
+    """A cluster that needs no processes: what a task does is the same wherever it runs."""
+    failures: dict[str, str] = {}
+    for task in tasks:
+        failures |= run_task([folder.path for folder in task], told)
+    return failures
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.setitem(submitting.CLUSTERS, "here", in_this_process)
+
+
+@pytest.fixture
+def sweep(tmp_path) -> Path:
+    return write_sweep(tmp_path / "small.yml", **ROW)
+
+
+def go(path: Path, cluster: str = "here", pack: int = 8, jobs: int = 1) -> tuple[Plan, Submission]:
+    plan = plan_of(path)
+    return plan, submit(plan, cluster, pack=pack, jobs=jobs)
+
+
+def states(plan: Plan) -> set[str]:
+    return {state_of(plan, run) for run in plan.runs}
+
+
+def frames(plan: Plan) -> dict[str, pd.DataFrame]:
+    return {run.name: frame_of(plan.folder / run.name) for run in plan.runs}
+
+
+def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True)
+
+
+def times_started(folder: Path) -> int:
+    """How often a training began from its first step, by the run's log."""
+    log = (folder / "log.txt").read_text()
+    return log.count("epoch 1,")
+
+
+# ------------------------------------------------------------------------ once each
+
+
+def test_every_run_of_the_plan_is_trained_once(cli, sweep):
+    outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
+    plan = plan_of(sweep)
+    assert len(plan.runs) == 4
+    assert outcome.code == 0, outcome.err
+    assert f"4 runs done, 0 done before, 0 failed; in {plan.folder}" in outcome.out
+    for run in plan.runs:
+        folder = plan.folder / run.name
+        assert {"config.yml", "metadata.yml", "result.pkl", "log.txt"} <= {path.name for path in folder.iterdir()}
+        assert not (folder / "checkpoint.pt").exists()
+        frame = frame_of(folder)
+        assert list(frame["Step"]) == list(range(1, len(frame) + 1))
+        assert frame["Overall/Test Accuracy"].notna().sum() == 1
+        metadata = yaml.safe_load((folder / "metadata.yml").read_text())
+        assert plan.metadata(run).items() <= metadata.items()
+        assert (metadata["state"], metadata["identity"]) == ("done", run.identity)
+    times = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.*")}
+    outcome = cli("submit", sweep, "--cluster", "local")
+    assert "0 runs done, 4 done before, 0 failed" in outcome.out
+    assert {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.*")} == times
+
+
+def test_packs_of_any_size_give_the_same_results(tmp_path):
+    results = []
+    for pack in (1, 3, 8):
+        path = write_sweep(tmp_path / f"pack-{pack}" / "small.yml", **ROW)
+        plan, outcome = go(path, pack=pack)
+        assert [len(pack) for pack in packed(plan.runs, 3)] == [3, 1]
+        assert len(outcome.started) == 4
+        results.append(frames(plan))
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+def test_another_metrics_output_is_honoured(tmp_path):
+    path = write_sweep(tmp_path / "small.yml", **ROW, metrics_output="numbers.pkl")
+    plan, outcome = go(path)
+    assert len(outcome.started) == 4
+    assert states(plan) == {"done"}
+    assert (plan.folder / plan.runs[0].name / "numbers.pkl").exists()
+    assert len(go(path)[1].done_before) == 4
+
+
+# ------------------------------------------------------------------------ an old result never stands for a new config
+
+
+def test_runs_of_another_config_move_aside_and_run_again(tmp_path, sweep):
+    plan, _ = go(sweep)
+    before = frames(plan)
+    changed = write_sweep(sweep, **ROW, train_config={"optimizer_args": {"lr": 0.05}})
+    plan = plan_of(changed)
+    assert states(plan) == {"stale"}
+    outcome = submit(plan, "here", pack=8, jobs=1)
+    assert (len(outcome.started), len(outcome.done_before)) == (4, 0)
+    assert states(plan) == {"done"}
+    for name, old in before.items():
+        (aside,) = (plan.folder / "stale").glob(f"{name}-*")
+        pd.testing.assert_frame_equal(frame_of(aside), old)
+        assert not frame_of(plan.folder / name).equals(old)
+    config = yaml.safe_load((plan.folder / plan.runs[0].name / "config.yml").read_text())
+    assert config["train_config"]["optimizer_args"]["lr"] == 0.05
+
+
+def test_only_the_runs_that_a_change_concerns_run_again(sweep):
+    go(sweep)
+    write_sweep(sweep, **ROW | {"gaps": gaps([1, 1], [1, 2], [2, 2])})
+    _, outcome = go(sweep)
+    assert [run.cell.gap for run in outcome.started] == [(2, 2), (2, 2)]
+    assert len(outcome.done_before) == 4
+
+
+def test_other_weights_make_results_stale(tmp_path):
+    torch.manual_seed(0)
+    from stitching.nets.zoo import ModelSpec, build
+
+    model = build(ModelSpec.parse("local/convnet", **{key: value for key, value in CONVNET.items() if key != "model_name"}))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    row = ROW | {"models": [{**CONVNET, "ckp_path": "weights.pt"}]}
+    plan, _ = go(write_sweep(tmp_path / "small.yml", **row))
+    assert states(plan) == {"done"}
+    torch.save({key: value + 1 for key, value in model.state_dict().items()}, tmp_path / "weights.pt")
+    assert states(plan_of(tmp_path / "small.yml")) == {"stale"}
+
+
+def test_a_damaged_result_is_no_result(sweep):
+    plan, _ = go(sweep)
+    before = frames(plan)
+    first, second, *_ = plan.runs
+    result = plan.folder / first.name / "result.pkl"
+    result.write_bytes(result.read_bytes()[:100])
+    (plan.folder / second.name / "result.pkl").unlink()
+    plan, outcome = go(sweep)
+    assert [run.name for run in outcome.started] == [first.name, second.name]
+    assert_same(frames(plan), before)
+
+
+# ------------------------------------------------------------------------ failures
+
+
+def test_a_run_that_fails_leaves_the_others_alone_and_is_done_by_the_next_submit(tmp_path, monkeypatch):
+    plan, _ = go(write_sweep(tmp_path / "quiet" / "small.yml", **ROW))
+    undisturbed = frames(plan)
+    sweep = write_sweep(tmp_path / "small.yml", **ROW)
+    plan = plan_of(sweep)
+    victim, neighbour, *_ = plan.runs
+
+    def damaging(tasks, *, jobs, told):
+        (plan.folder / victim.name / "config.yml").write_text("model: [")
+        return in_this_process(tasks, jobs=jobs, told=told)
+
+    monkeypatch.setitem(submitting.CLUSTERS, "damaging", damaging)
+    outcome = submit(plan, "damaging", pack=8, jobs=1)
+    assert outcome.failures.keys() == {victim.name}
+    assert "this is not YAML" in outcome.failures[victim.name]
+    assert state_of(plan, victim) == "failed"
+    assert state_of(plan, neighbour) == "done"  # of the same pack
+    metadata = yaml.safe_load((plan.folder / victim.name / "metadata.yml").read_text())
+    assert metadata["failure"] == outcome.failures[victim.name]
+    assert metadata["failure"] in (plan.folder / victim.name / "log.txt").read_text()
+    plan, outcome = go(sweep)
+    assert ([run.name for run in outcome.started], outcome.failures) == ([victim.name], {})
+    assert "failure" not in yaml.safe_load((plan.folder / victim.name / "metadata.yml").read_text())
+    assert_same(frames(plan), undisturbed)
+
+
+def test_a_run_that_cannot_be_set_up_does_not_take_its_pack_along(tmp_path, monkeypatch):
+    sweep = write_sweep(tmp_path / "small.yml", **ROW)
+    plan = plan_of(sweep)
+    victim = plan.runs[1]
+
+    def damaging(tasks, *, jobs, told):
+        path = plan.folder / victim.name / "config.yml"
+        path.write_text(path.read_text().replace("block_input: blocks.", "block_input: blocs."))
+        return in_this_process(tasks, jobs=jobs, told=told)
+
+    monkeypatch.setitem(submitting.CLUSTERS, "damaging", damaging)
+    outcome = submit(plan, "damaging", pack=8, jobs=1)
+    assert outcome.failures.keys() == {victim.name}
+    assert "did you mean" in outcome.failures[victim.name]
+    assert [state_of(plan, run) for run in plan.runs] == ["done", "failed", "done", "done"]
+
+
+def test_a_killed_worker_is_on_record_and_other_tasks_finish(cli, sweep, monkeypatch):
+    plan = plan_of(sweep)
+    victim = plan.runs[0]
+    killed = []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, command, *args, **kwargs):
+            super().__init__(command, *args, **kwargs)
+            if str(plan.folder / victim.name) in command and not killed:
+                killed.append(self.pid)
+                os.kill(self.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
+    assert outcome.code == 1
+    assert "2 runs done, 0 done before, 2 failed" in outcome.out.replace("\n", " ")
+    assert f"{victim.name}: killed by SIGKILL" in outcome.out
+    assert f"stitching submit {sweep} --cluster local" in outcome.out
+    assert [state_of(plan, run) for run in plan.runs] == ["failed", "failed", "done", "done"]
+    assert "killed by SIGKILL" in (plan.folder / victim.name / "log.txt").read_text()
+    assert len(go(sweep)[1].started) == 2
+    assert states(plan) == {"done"}
+
+
+# ------------------------------------------------------------------------ several at once, and stopping
+
+
+def test_a_run_that_is_being_trained_is_left_alone(sweep):
+    plan = plan_of(sweep)
+    busy = plan.runs[1]
+    with plan.folder_of(busy).locked():
+        _, outcome = go(sweep)
+        assert [run.name for run in outcome.elsewhere] == [busy.name]
+        assert busy.name not in {run.name for run in outcome.started}
+    assert state_of(plan, busy) == "missing"
+    assert [run.name for run in go(sweep)[1].started] == [busy.name]
+
+
+def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep, monkeypatch):
+    plan, really = plan_of(sweep), submitting.state_of
+    looked = []
+
+    def other_is_faster(given: Plan, run) -> str:
+        found = really(given, run)
+        if len(looked) < len(plan.runs):  # what this submit sees first
+            looked.append(found)
+            if len(looked) == len(plan.runs):
+                monkeypatch.setattr(submitting, "state_of", really)
+                go(sweep)
+        return found
+
+    monkeypatch.setattr(submitting, "state_of", other_is_faster)
+    outcome = submit(plan, "here", pack=8, jobs=1)
+    assert looked == ["missing"] * 4
+    assert (outcome.started, len(outcome.elsewhere)) == ([], 4)
+    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
+    assert states(plan) == {"done"}
+
+
+def _started(sweep: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stitching", "submit", str(sweep), "--cluster", "local", *options]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_two_submits_at_once_train_every_run_once(tmp_path):
+    sweep = write_sweep(tmp_path / "small.yml", **ROW, train_config={"epochs": 3})
+    both = [_started(sweep, "--pack", "2"), _started(sweep, "--pack", "3")]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    plan = plan_of(sweep)
+    assert states(plan) == {"done"}
+    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
+    assert not (plan.folder / "stale").exists()
+
+
+def _stopped(sweep: Path, number: int) -> Plan:
+    """Start a submit, and stop it by a signal once every run has come past its first epoch."""
+    plan = plan_of(sweep)
+    checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in plan.runs]
+    process = _started(sweep, "--pack", "4")
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in checkpoints):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"To go on: stitching submit {sweep} --cluster local" in err
+    assert "Traceback" not in err
+    assert states(plan) == {"stopped"}
+    return plan
+
+
+def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(tmp_path):
+    long = ROW | {"train_config": {"epochs": 8, "batch_size": 64}, "gaps": gaps([1, 1])}
+    sweep = write_sweep(tmp_path / "small.yml", **long)
+    plan = _stopped(sweep, signal.SIGINT)
+    for run in plan.runs:
+        metadata = yaml.safe_load((plan.folder / run.name / "metadata.yml").read_text())
+        assert 23 <= metadata["steps"] < 8 * 23
+    assert len(go(sweep)[1].started) == 2
+    assert all("resumed at" in (plan.folder / run.name / "log.txt").read_text() for run in plan.runs)
+    stopped = frames(plan)
+    shutil.rmtree(plan.folder)
+    go(sweep)
+    assert_same(stopped, frames(plan))
+
+
+def test_sigterm_stops_as_ctrl_c_does(tmp_path):
+    long = ROW | {"train_config": {"epochs": 40, "batch_size": 64}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
+    _stopped(write_sweep(tmp_path / "small.yml", **long), signal.SIGTERM)
+
+
+def test_a_task_stops_when_it_is_asked_to(sweep):
+    plan = plan_of(sweep)
+    told: list[int] = []
+    stop = StopRequest()
+
+    def asking(done: int, _total: int, _words: str) -> None:
+        told.append(done)
+        stop.asked = done >= 4
+
+    def cluster(tasks, *, jobs, told):
+        for task in tasks:
+            run_task([folder.path for folder in task], asking, stop)
+        return {}
+
+    submitting.CLUSTERS["asking"] = cluster
+    try:
+        with pytest.raises(Interrupted):
+            submit(plan, "asking", pack=8, jobs=1)
+    finally:
+        del submitting.CLUSTERS["asking"]
+    assert states(plan) == {"stopped"}
+    assert len(go(sweep)[1].started) == 4
+
+
+def test_a_task_whose_launcher_is_gone_saves_and_ends(tmp_path):
+    long = ROW | {"train_config": {"epochs": 30, "batch_size": 32}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
+    plan = plan_of(write_sweep(tmp_path / "small.yml", **long))
+    (run,) = plan.runs
+    assert submitting._prepared(plan, run)
+    command = [sys.executable, "-m", "stitching.sweeps.tasks", str(plan.folder / run.name)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # it trains
+    process.stdout.close()
+    assert process.wait(timeout=60) == 130
+    assert state_of(plan, run) == "stopped"
+    assert (plan.folder / run.name / "checkpoint.pt").exists()
+
+
+# ------------------------------------------------------------------------ what cannot be done at all
+
+
+def test_an_unknown_cluster_is_told_before_anything_is_written(sweep):
+    plan = plan_of(sweep)
+    with pytest.raises(UserError, match="did you mean 'local'"):
+        submit(plan, "locl", pack=1, jobs=1)
+    assert not plan.folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    plan = plan_of(write_sweep(tmp_path / "small.yml", **ROW, save_dir="taken"))
+    with pytest.raises(UserError, match="cannot write to"):
+        submit(plan, "here", pack=1, jobs=1)
+
+
+def test_no_tasks_need_no_processes():
+    assert run_locally([], jobs=1, told=lambda *_: None) == {}
