@@ -190,7 +190,7 @@ def submit(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Examples: `stitching results experiments/across-scales/digits --figure digits.png`")
+@app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")
 def results(
     folder: Annotated[Path, typer.Argument(help="A folder of runs.")],
     base: Annotated[

@@ -56,7 +56,9 @@ def test_its_targets_and_links_exist():
 def test_the_demo_and_every_command_run_as_written(tmp_path):
     installed = Path(sys.prefix)
     assert (installed / ".installed").exists(), "run this with `make test-slow`"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     for name in filter(None, tracked):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)
@@ -64,7 +66,9 @@ def test_the_demo_and_every_command_run_as_written(tmp_path):
     environment = os.environ | {"PATH": f"{installed / 'bin'}:{os.environ['PATH']}"}
 
     def run(line: str, folder: Path) -> str:
-        done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

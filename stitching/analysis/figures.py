@@ -27,6 +27,7 @@ def adapter_style(name: str) -> tuple[str, str]:
     common = (
         "downsample_then_linear",
         "downsample_then_3x3conv",
+        "downsample_then_block",
         "affine",
         "downsample_then_bottleneck",
         "finetune",

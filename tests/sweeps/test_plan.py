@@ -369,16 +369,32 @@ def test_shipped_sweeps_load(path):
 
 
 def test_all_ten_pairs_are_shipped():
-    assert len(SHIPPED) == 11
+    assert {path.stem for path in SHIPPED} == {*RUNS_AND_DECLINED, "digits"}
+
+
+# Runs and declined cells of each; the other cells of its 90 are networks that stand in another cell already. Two
+# sequences decline convolutions and bottlenecks (five of ten stitchers); between two architectures there is no finetune
+# unless the sizes meet by chance.
+RUNS_AND_DECLINED = {
+    "mobilenet-v3": (69, 4),
+    "mobilenet-v3-resnet-50": (66, 9),
+    "resnet-50": (72, 0),
+    "resnet-50-swin-t": (66, 9),
+    "resnet-50-vit-small": (71, 9),
+    "swin-t": (72, 0),
+    "swin-t-resnet-50": (66, 9),
+    "vit-small": (27, 45),
+    "vit-small-resnet-50": (66, 9),
+    "vit-small-swin-t": (66, 9),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem != "digits"], ids=lambda path: path.stem)
-def test_shipped_sweeps_plan(path):
-    plan = plan_of(path)
+@pytest.mark.parametrize("name", RUNS_AND_DECLINED)
+def test_shipped_sweeps_plan(name):
+    plan = plan_of(ROOT / "across-scales" / f"{name}.yml")
     assert len(plan.cells) == 90
-    assert len(plan.runs) >= 50
-    assert {run.cell.stitcher for run in plan.runs} >= {"downsample_then_linear", "linear_no_downsample"}
+    assert (len(plan.runs), len(plan.declined)) == RUNS_AND_DECLINED[name]
     assert not (ROOT / "experiments" / "across-scales").exists()
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -150,7 +151,9 @@ def test_other_weights_make_results_stale(tmp_path):
     torch.manual_seed(0)
     from stitching.nets.zoo import ModelSpec, build
 
-    model = build(ModelSpec.parse("local/convnet", **{key: value for key, value in CONVNET.items() if key != "model_name"}))
+    model = build(
+        ModelSpec.parse("local/convnet", **{key: value for key, value in CONVNET.items() if key != "model_name"})
+    )
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     row = ROW | {"models": [{**CONVNET, "ckp_path": "weights.pt"}]}
     plan, _ = go(write_sweep(tmp_path / "small.yml", **row))
@@ -276,59 +279,49 @@ def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep, 
     assert states(plan) == {"done"}
 
 
-def _started(sweep: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stitching", "submit", str(sweep), "--cluster", "local", *options]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def test_two_submits_at_once_train_every_run_once(tmp_path):
+def test_two_submits_at_once_train_every_run_once(cli, tmp_path):
     sweep = write_sweep(tmp_path / "small.yml", **ROW, train_config={"epochs": 3})
-    both = [_started(sweep, "--pack", "2"), _started(sweep, "--pack", "3")]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    command = [sys.executable, "-m", "stitching", "submit", str(sweep), "--cluster", "local", "--pack", "2"]
+    other = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(2)  # about what the other needs to start
+    ours = cli("submit", sweep, "--cluster", "local", "--pack", "3")
+    told = other.communicate(timeout=120)
+    assert (other.returncode, ours.code) == (0, 0), (told, ours)
     plan = plan_of(sweep)
     assert states(plan) == {"done"}
     assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
     assert not (plan.folder / "stale").exists()
 
 
-def _stopped(sweep: Path, number: int) -> Plan:
-    """Start a submit, and stop it by a signal once every run has come past its first epoch."""
-    plan = plan_of(sweep)
-    checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in plan.runs]
-    process = _started(sweep, "--pack", "4")
-    deadline = time.monotonic() + 60
-    while not all(path.exists() for path in checkpoints):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"To go on: stitching submit {sweep} --cluster local" in err
-    assert "Traceback" not in err
-    assert states(plan) == {"stopped"}
-    return plan
-
-
-def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, number):
     long = ROW | {"train_config": {"epochs": 8, "batch_size": 64}, "gaps": gaps([1, 1])}
     sweep = write_sweep(tmp_path / "small.yml", **long)
-    plan = _stopped(sweep, signal.SIGINT)
+    plan = plan_of(sweep)
+    checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in plan.runs]
+
+    def stop_after_the_first_epoch() -> None:
+        while not all(path.exists() for path in checkpoints):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop_after_the_first_epoch, daemon=True).start()
+    outcome = cli("submit", sweep, "--cluster", "local")
+    assert outcome.code == 130
+    assert f"To go on: stitching submit {sweep} --cluster local" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert states(plan) == {"stopped"}
     for run in plan.runs:
         metadata = yaml.safe_load((plan.folder / run.name / "metadata.yml").read_text())
         assert 23 <= metadata["steps"] < 8 * 23
+    if number == signal.SIGTERM:
+        return
     assert len(go(sweep)[1].started) == 2
     assert all("resumed at" in (plan.folder / run.name / "log.txt").read_text() for run in plan.runs)
     stopped = frames(plan)
     shutil.rmtree(plan.folder)
     go(sweep)
     assert_same(stopped, frames(plan))
-
-
-def test_sigterm_stops_as_ctrl_c_does(tmp_path):
-    long = ROW | {"train_config": {"epochs": 40, "batch_size": 64}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
-    _stopped(write_sweep(tmp_path / "small.yml", **long), signal.SIGTERM)
 
 
 def test_a_task_stops_when_it_is_asked_to(sweep):

@@ -1,0 +1,251 @@
+"""Wrong sweeps are told, not traced: exit code 2, one message with file and line, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SWEEP = """\
+project: tests
+models:
+  - {model_name: convnet, num_blocks: 4, width: 8, in_chans: 1}
+  - {backend: timm, model_name: resnet18, channels: [8, 8, 16, 16], in_chans: 1, num_classes: 10, pretrained: false}
+pairs: [[local/convnet, timm/resnet18]]
+gaps:
+  - {blocks_to_drop: [1, 2]}
+stitchers: [affine, downsample_then_block]
+seeds: [1, 2]
+grid: {train_config.optimizer_args.lr: [0.01, 0.1]}
+frozen_norm: running
+train_config:
+  dataset: digits
+  data_preprocessing: {image_size: 32}
+  epochs: 1
+  optimizer_args: {lr: 0.01}
+"""
+
+# What is replaced in the sweep, by what, the line that the message must name (0: the file alone), words it must have.
+WRONG: list[tuple[str, str, int, str]] = [
+    # typos in every key
+    ("project:", "porject:", 1, "did you mean 'project'"),
+    ("models:", "modles:", 2, "did you mean 'models'"),
+    ("{model_name: convnet", "{modelname: convnet", 3, "did you mean 'model_name'"),
+    ("backend: timm", "bakend: timm", 4, "did you mean 'backend'"),
+    ("pretrained: false", "pretraind: false", 4, "did you mean 'pretrained'"),
+    ("pairs:", "piars:", 5, "did you mean 'pairs'"),
+    ("gaps:", "gap:", 6, "did you mean 'gaps'"),
+    ("blocks_to_drop:", "block_to_drop:", 7, "did you mean 'blocks_to_drop'"),
+    ("[1, 2]}", "[1, 2], num_downsample: 1}", 7, "did you mean 'num_downsamples'"),
+    ("stitchers:", "stichers:", 8, "did you mean 'stitchers'"),
+    ("seeds:", "seed:", 9, "did you mean 'seeds'"),
+    ("grid:", "grids:", 10, "did you mean 'grid'"),
+    ("frozen_norm:", "frozennorm:", 11, "did you mean 'frozen_norm'"),
+    ("train_config:\n", "trainconfig:\n", 12, "did you mean 'train_config'"),
+    ("epochs: 1", "epoch: 1", 15, "did you mean 'epochs'"),
+    # names that do not exist
+    ("model_name: convnet", "model_name: convent", 3, "did you mean 'convnet'"),
+    ("model_name: resnet18", "model_name: resnet81", 4, "there is no model in timm 'resnet81'"),
+    ("width: 8", "widht: 8", 3, "did you mean 'width'"),
+    ("[[local/convnet,", "[[local/convet,", 5, "did you mean 'local/convnet'"),
+    ("timm/resnet18]]", "resnet18]]", 5, "did you mean 'timm/resnet18'"),
+    ("[affine,", "[afine,", 8, "did you mean 'affine'"),
+    ("stitchers: [affine, downsample_then_block]", "stitchers: defualt", 8, "did you mean 'default'"),
+    ("pairs: [[local/convnet, timm/resnet18]]", "pairs: selff", 5, "did you mean 'self'"),
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: al", 6, "did you mean 'all'"),
+    ("seeds:", "depths: block\nseeds:", 9, "did you mean 'blocks'"),
+    ("seeds:", "depths: [blocks.0, layer1]\nseeds:", 9, "blocks.0"),
+    ("dataset: digits", "dataset: digit", 13, "did you mean 'digits'"),
+    ("epochs: 1", "epochs: 1\n  optimizer: AdamX", 16, "did you mean 'Adamax'"),
+    ("epochs: 1", "epochs: 1\n  lr_scheduler: CosineAnealingLR", 16, "did you mean 'CosineAnnealingLR'"),
+    ("epochs: 1", "epochs: 1\n  loss_fn: cross_entrpy", 16, "did you mean 'cross_entropy'"),
+    ("frozen_norm:", "metrics: [{metric_fn: acuracy}]\nfrozen_norm:", 11, "did you mean 'accuracy'"),
+    ("optimizer_args: {lr: 0.01}", "optimizer_args: {lr: 0.01, weight_deacy: 1}", 16, "did you mean 'weight_decay'"),
+    # gaps that do not fit
+    ("[1, 2]}", "[1, 7]}", 7, "last at most 6"),
+    ("[1, 2]}", "[4, 5]}", 7, "first at most 3"),
+    ("[1, 2]}", "[2, 1]}", 7, "1 <= first <= last"),
+    ("[1, 2]}", "[0, 1]}", 7, "1 <= first <= last"),
+    ("[1, 2]}", "[1]}", 7, "at least 2"),
+    ("[1, 2]}", "[1, 2], num_downsamples: 5}", 7, "5 downsamplings declared"),
+    ("  - {blocks_to_drop: [1, 2]}", "  - {blocks_to_drop: [1, 2]}\n  - {blocks_to_drop: [1, 2]}", 6, "stands twice in gaps"),
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_dropped: 0}", 6, "greater than 0"),
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_droped: 2}", 6, "did you mean 'max_dropped'"),
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: !include nowhere.yml", 6, "does not exist"),
+    # empty lists, doubles, wrong types
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: []", 6, "at least 1"),
+    ("[affine, downsample_then_block]", "[]", 8, "at least 1"),
+    ("[affine, downsample_then_block]", "[affine, affine]", 8, "stands twice"),
+    ("seeds: [1, 2]", "seeds: []", 9, "at least 1"),
+    ("seeds: [1, 2]", "seeds: [1, 1]", 9, "stands twice"),
+    ("seeds: [1, 2]", "seeds: [one]", 9, "expected a whole number"),
+    ("seeds: [1, 2]", "seeds: 3", 9, "expected a list"),
+    ("[[local/convnet, timm/resnet18]]", "[]", 5, "at least 1"),
+    ("[[local/convnet, timm/resnet18]]", "[[local/convnet]]", 5, "at least 2"),
+    ("project: tests", "project: a/b", 1, "the name of one folder"),
+    # the grid
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.optimizer_args.lr: []}", 10, "at least 1"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.optimizer_args.lr: 0.1}", 10, "expected a list"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.optimizer_args.lr: [fast]}", 10, "expected a number"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.optimizer_args.lr: [0.1, -1]}", 10, "-1"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.optimizer_args.lr: [0.1, 0.1]}", 10, "stands twice"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{trainconfig.epochs: [1, 2]}", 10, "did you mean 'train_config'"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.epohcs: [1, 2]}", 10, "did you mean 'epochs'"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.epochs: [1, two]}", 10, "expected a whole number"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.epochs.lr: [1, 2]}", 10, "expected a mapping"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{metrics_output: [a.pkl, b.pkl]}", 10, "metrics_output"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.seed: [1, 2]}", 10, "one of them"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.dataset: [digits, digitz]}", 10, "did you mean 'digits'"),
+    # what does not fit together
+    ("models:\n", "stages: []\nmodels:\n", 0, "one of: models; stages"),
+    ("num_classes: 10", "num_classes: 3", 2, "10 classes"),
+    ("in_chans: 1}", "in_chans: 3}", 8, "cannot"),
+    ("dataset: digits", "tasks: [{dataset: digits}, {dataset: cifar10}]", 13, "2 data sets"),
+    ("epochs: 1", "dataset: digits", 15, "stands twice"),
+    ("  - {model_name: convnet", "  - {model_name: convnet}\n  - {model_name: convnet", 4, "is listed twice"),
+    # checkpoints
+    ("in_chans: 1}", "in_chans: 1, ckp_path: nowhere.pt}", 3, "nowhere.pt"),
+    ("in_chans: 1}", "in_chans: 1, ckp_path: broken.pt}", 3, "broken.pt"),
+    ("in_chans: 1}", "in_chans: 1, ckp_path: other.pt}", 3, "do not fit local/convnet"),
+]  # fmt: skip
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _told(outcome, place: str, words: str) -> None:
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("error: ") == 1, outcome.err
+    assert f"error: {place}" in outcome.err, outcome.err
+    assert words in outcome.err, outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "broken.pt").write_bytes(b"PK not a checkpoint")
+    torch.save({"some.weight": torch.zeros(2, 3)}, tmp_path / "other.pt")
+    return tmp_path
+
+
+def test_the_sweep_is_right_as_it_stands(cli, write, folder):
+    before = _files(folder)
+    outcome = cli("plan", write("sweep.yml", SWEEP))
+    assert outcome.code == 0, outcome.err
+    assert "8 runs" in outcome.out
+    assert set(_files(folder)) - set(before) == {folder / "sweep.yml"}
+
+
+@pytest.mark.parametrize(("old", "new", "line", "words"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_sweeps_are_told(cli, write, folder, old, new, line, words):
+    assert SWEEP.count(old) >= 1
+    path = write("sweep.yml", SWEEP.replace(old, new, 1))
+    before = _files(folder)
+    place = f"{path}:{line}: " if line else str(path)
+    _told(cli("plan", path), place, words)
+    _told(cli("submit", path, "--cluster", "local"), place, words)
+    assert _files(folder) == before
+
+
+STAGES = """\
+stages:
+  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_output: blocks.0, out_format: [img, [8, 16, 16]]}
+  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_input: blocks.1, block_output: blocks.1}
+  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_input: blocks.2, in_format: [img, [8, 8, 8]]}
+gaps: [{blocks_to_drop: [1, 1], num_downsamples: 1}]
+stitchers: [affine]
+train_config: {dataset: digits, data_preprocessing: {image_size: 32}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("out_format: [img, [8, 16, 16]]", "out_format: [img, [8, 17, 17]]", 2, "the model has img 8x16x16"),
+        ("in_format: [img, [8, 8, 8]]", "in_format: [img, [4, 8, 8]]", 4, "the model has img 8x8x8"),
+        ("out_format: [img", "out_format: [imag", 2, "did you mean 'img'"),
+        ("block_output: blocks.0", "block_outptu: blocks.0", 2, "did you mean 'block_output'"),
+        ("block_input: blocks.1", "block_input: block.1", 3, "did you mean 'blocks.1'"),
+        ("block_input: blocks.1, block_output: blocks.1", "block_input: blocks.2, block_output: blocks.0", 3, "does not come after"),
+        ("num_downsamples: 1", "num_downsamples: 3", 5, "16x16 becomes 8x8"),
+        ("stages:", "src_stages:", 0, "src_stages together with dest_stages"),
+        ("  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_input: blocks.1", "  - Net: {model_name: convnet", 1, "a stage is a Net here"),
+        ("gaps:", "pairs: self\ngaps:", 5, "with `models:` only"),
+        ("block_input: blocks.2, in_format", "block_input: blocks.2, block_output: blocks.3, in_format", 1, "its head included"),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_wrong_stages_are_told(cli, write, folder, old, new, line, words):
+    assert cli("plan", write("right.yml", STAGES)).code == 0
+    assert old in STAGES
+    path = write("sweep.yml", STAGES.replace(old, new, 1))
+    before = _files(folder)
+    _told(cli("plan", path), f"{path}:{line}: " if line else str(path), words)
+    assert _files(folder) == before
+
+
+def test_rows_too_short_for_a_gap_are_told(cli, write, folder):
+    lines = STAGES.splitlines(keepends=True)
+    path = write("sweep.yml", "".join([lines[0], lines[1], lines[3], *lines[5:]]))
+    _told(cli("plan", path), str(path), "there is no gap")
+
+
+@pytest.mark.parametrize("text", ["", "3\n", "- a\n- b\n", "\x00", "a: b: c\n"])
+def test_files_that_are_no_sweep(cli, write, folder, text):
+    path = write("sweep.yml", text)
+    _told(cli("plan", path), str(path), "")
+
+
+def test_files_that_are_not_there(cli, write, folder):
+    write("sweep.yml", SWEEP)
+    _told(cli("plan", folder / "swep.yml"), str(folder / "swep.yml"), "sweep.yml")
+    _told(cli("submit", folder, "--cluster", "local"), str(folder), "directory")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--cluster", "locl"], "did you mean 'local'"),
+        (["--cluster", "local", "--pack", "0"], "--pack"),
+        (["--cluster", "local", "--jobs", "0"], "--jobs"),
+        ([], "--cluster"),
+    ],
+)
+def test_wrong_options_of_submit(cli, write, folder, options, words):
+    path = write("sweep.yml", SWEEP)
+    before = _files(folder)
+    outcome = cli("submit", path, *options)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert _files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resnet18"], "timm/NAME, torchvision/NAME, local/NAME"),
+        (["tim/resnet18"], "did you mean 'timm'"),
+        (["timm/resnet81"], "there is no model in timm 'resnet81'"),
+        (["timm/resnet50.a1_in2k"], "did you mean 'resnet50.a1_in1k'"),
+        (["torchvision/swin_tt"], "did you mean 'swin_t'"),
+        (["local/convnet", "--arg", "widht=8"], "did you mean 'width'"),
+        (["local/convnet", "--arg", "width"], "no assignment"),
+        (["local/convnet", "--arg", "width=[8"], "is not YAML"),
+        (["local/convnet", "--arg", "num_blocks=0"], "1 or more"),
+        (["timm/vit_tiny_patch16_224", "--image-size", "32"], "32"),
+        (["local/convnet", "--image-size", "big"], "--image-size"),
+    ],
+)
+def test_wrong_inspect_input(cli, arguments, words):
+    outcome = cli("inspect", *arguments)
+    assert outcome.code == 2, outcome
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_results_of_nothing(cli, tmp_path):
+    _told(cli("results", tmp_path / "nowhere"), "there is no folder", "nowhere")
+    _told(cli("results", tmp_path), "there is no finished run", "stitching submit")
