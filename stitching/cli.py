@@ -209,11 +209,14 @@ def results(
     table = accuracy_table(runs)
     rows = []
     for place, values in zip(table.index, table.to_numpy(), strict=True):
-        source, dest, gap = place
+        source, dest, *others = place
         alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
-        rows.append([source, alone[0], dest, alone[1], gap, *("" if isnan(v) else f"{v:.3f}" for v in values)])
-    columns = ["source", "alone", "destination", "alone", "gap", *table.columns]
-    _print_table(f"Test accuracy of the stitched networks in {folder}", columns, rows)
+        numbers = ("" if isnan(value) else f"{value:.3f}" for value in values)
+        rows.append([source, alone[0], dest, alone[1], *map(str, others), *numbers])
+    columns = ["source", "alone", "destination", "alone", *table.index.names[2:], *table.columns]
+    seeds = runs["seed"].nunique()
+    means = f", means of {seeds} seeds" if seeds > 1 else ""
+    _print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
     if figure:
         plot_accuracy_by_gap(runs, bases, figure)
         out.print(f"Figure: {figure}", soft_wrap=True)

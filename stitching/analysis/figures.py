@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stitching.analysis.tables import adapters_in, varied_settings
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 
@@ -40,7 +41,8 @@ def adapter_style(name: str) -> tuple[str, str]:
 def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path | None = None) -> Figure:
     """Test accuracy (0 to 1) against the gap, a panel for each pair of networks and a colour for each stitcher.
 
-    Several runs of one cell (seeds) are drawn as their mean with a bar from the least to the greatest.
+    Several runs of one cell (seeds) are drawn as their mean with a bar from the least to the greatest. Settings that
+    vary, learning rates for example, are lines of their own.
 
     Args:
         runs: as `load_runs` gives them.
@@ -48,9 +50,7 @@ def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path
         path: where to save the figure; its ending says as what.
     """
     pairs = list(dict.fromkeys(zip(runs["source"], runs["destination"], strict=True)))
-    adapters = sorted(
-        runs["adapter"].unique(), key=lambda name: list(STITCHERS).index(name) if name in STITCHERS else 99
-    )
+    series = _series(runs)
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     figure, axes = plt.subplots(
@@ -64,11 +64,11 @@ def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path
     for axis, (source, dest) in zip(axes.flat, pairs, strict=False):
         ours = runs[(runs["source"] == source) & (runs["destination"] == dest)]
         gaps = sorted(set(zip(ours["first_deleted_block"], ours["last_deleted_block"], strict=True)))
-        for offset, name in enumerate(adapters):
-            group = ours[ours["adapter"] == name].groupby(["first_deleted_block", "last_deleted_block"])["accuracy"]
+        for offset, (name, adapter, line, members) in enumerate(series):
+            group = ours[ours.index.isin(members)].groupby(["first_deleted_block", "last_deleted_block"])["accuracy"]
             found = group.agg(["mean", "min", "max"]).reindex(gaps)
-            x = [i + 0.08 * (offset - (len(adapters) - 1) / 2) for i in range(len(gaps))]
-            colour, marker = adapter_style(name)
+            x = [i + min(0.08, 0.7 / len(series)) * (offset - (len(series) - 1) / 2) for i in range(len(gaps))]
+            colour, marker = adapter_style(adapter)
             spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
             axis.errorbar(
                 x,
@@ -77,6 +77,7 @@ def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path
                 color=colour,
                 marker=marker,
                 markersize=6,
+                ls=line,
                 lw=1,
                 alpha=0.9,
                 label=name,
@@ -105,3 +106,20 @@ def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path
         finally:
             plt.close(figure)
     return figure
+
+
+def _series(runs: pd.DataFrame) -> list[tuple[str, str, str, pd.Index]]:
+    """What is drawn as one line: label, stitcher, line style and rows, for each stitcher and setting that varies."""
+    varied = varied_settings(runs)
+    settings = list(runs[varied].drop_duplicates().itertuples(index=False, name=None)) if varied else [()]
+    styles = ["-", "--", ":", "-."] * (1 + len(settings) // 4)
+    found = []
+    for adapter in adapters_in(runs):
+        for values, style in zip(settings, styles, strict=False):
+            ours = runs["adapter"] == adapter
+            for key, value in zip(varied, values, strict=True):
+                ours &= (runs[key] == value) | (pd.isna(value) & runs[key].isna())
+            words = [f"{key.split('.')[-1]}={value}" for key, value in zip(varied, values, strict=True)]
+            if ours.any():
+                found.append((", ".join([adapter, *words]), adapter, style, runs.index[ours]))
+    return found

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from stitching.config.errors import UserError
+from stitching.config.job import JobSettings
 from stitching.config.parts import NetPart
+from stitching.sweeps.stitchers import STITCHERS
 from stitching.training.files import RunFolder
 from stitching.training.results import read_result
 
-__all__ = ["accuracy_table", "base_accuracies", "load_runs"]
+__all__ = ["accuracy_table", "adapters_in", "base_accuracies", "load_runs", "varied_settings"]
 
 ACCURACY = "Overall/Test Accuracy"
 
@@ -33,11 +36,14 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     for path in sorted(folder.rglob("metadata*.yml")):
         if "stale" in path.relative_to(folder).parts:
             continue
-        metadata = yaml.safe_load(path.read_text())
-        if not isinstance(metadata, dict) or metadata.get("state") != "done":
+        metadata = _metadata(path)
+        if metadata.get("state") != "done":
             continue
         result = RunFolder(path.parent, f"result{path.stem.removeprefix('metadata')}.pkl").result
-        accuracy = read_result(result)[ACCURACY].dropna().iloc[-1]
+        tested = read_result(result).get(ACCURACY, pd.Series(dtype=float)).dropna()
+        if tested.empty:
+            raise UserError(f"{result} has no {ACCURACY!r}", do="It needs one data set and the metric `accuracy`.")
+        accuracy = float(tested.iloc[-1])
         for cell in [metadata, *metadata.get("also", [])]:
             flat = {key: value for key, value in {**metadata, **cell}.items() if not isinstance(value, (dict, list))}
             rows.append({"folder": str(path.parent), **flat, "accuracy": accuracy})
@@ -49,28 +55,59 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}", do="Submit again: what cannot be read is run again."
+        ) from None
+    return data if isinstance(data, dict) else {}
+
+
 def base_accuracies(folders: Sequence[str | Path]) -> dict[str, float]:
     """The test accuracy (0 to 1) of whole networks that were trained, by title such as `timm/resnet18`.
 
     Raises:
-        UserError: a folder holds no finished run, or one of something else than a whole network.
+        UserError: a folder holds no finished run, one of something else than a whole network, or several runs.
     """
     found = {}
     for folder in folders:
         runs = load_runs(folder)
-        metadata = yaml.safe_load(next(Path(folder).glob("metadata*.yml")).read_text())
-        network = metadata["config"].get("model", {})
+        if len(runs) > 1:
+            raise UserError(f"there are {len(runs)} runs in {folder}", allowed="the one run of a base network")
+        (path,) = (path for path in Path(runs["folder"][0]).glob("metadata*.yml") if _metadata(path)["state"] == "done")
+        network = _metadata(path)["config"].get("model", {})
         if "Net" not in network:
             raise UserError(
                 f"the run in {folder} is of {', '.join(network)}",
                 allowed="a whole network: `model: {Net: ...}`",
             )
-        found[NetPart.model_validate({"kind": "Net", **network["Net"]}).title] = float(runs["accuracy"].iloc[-1])
+        found[NetPart.model_validate({"kind": "Net", **network["Net"]}).title] = float(runs["accuracy"][0])
     return found
 
 
+def adapters_in(runs: pd.DataFrame) -> list[str]:
+    """The stitchers of `runs`, in the order of the documentation; unknown ones last."""
+    known = {name: place for place, name in enumerate(STITCHERS)}
+    return sorted(runs["adapter"].unique(), key=lambda name: (known.get(name, len(known)), name))
+
+
+def varied_settings(runs: pd.DataFrame) -> list[str]:
+    """The job's keys that differ between `runs`, a grid's for example; seed and device apart."""
+    keys = [name for name in runs.columns if name.split(".")[0] in JobSettings.model_fields and name != "device"]
+    return [name for name in keys if runs[name].nunique(dropna=False) > 1]
+
+
 def accuracy_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy for each pair and gap (rows) and stitcher (columns)."""
+    """Accuracy, the mean over seeds, for each pair, gap and varied setting (rows) and stitcher (columns).
+
+    Raises:
+        UserError: the runs are not of a sweep.
+    """
+    if "adapter" not in runs:
+        raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     gap = runs["first_deleted_block"].astype(str) + "-" + runs["last_deleted_block"].astype(str)
-    named = runs.assign(gap=gap)
-    return named.pivot_table(index=["source", "destination", "gap"], columns="adapter", values="accuracy", sort=False)
+    rows = ["source", "destination", "gap", *varied_settings(runs)]
+    table = runs.assign(gap=gap).pivot_table(index=rows, columns="adapter", values="accuracy", sort=False, dropna=False)
+    return table.dropna(how="all")[adapters_in(runs)]

@@ -44,7 +44,7 @@ def make_cells(sweep: Sweep, image: Shape) -> list[Cell]:
             raise UserError(
                 f"{source.title} has {len(source.stages)} stages and {dest.title} {len(dest.stages)}: there is no gap",
                 do="A gap needs a stage before it, one in it and one behind it; `depths: blocks` cuts finer.",
-                path=("depths",) if sweep.models else (),
+                path=("depths",) if sweep.models else (source.key,),
             )
         cells += [Cell(source, dest, gap, count, name) for gap, count in gaps for name in names]
     return cells

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
     Raises:
         Interrupted: Ctrl-C or SIGTERM came, and everything is saved.
     """
-    pool = _Pool(len(tasks), told)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = _Pool(len(tasks), told, threads=max(1, cores // min(jobs, len(tasks))))
     with _sigterm_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
         waiting: set[Future[None]] = {threads.submit(pool.run, number, task) for number, task in enumerate(tasks)}
         while waiting:
@@ -62,12 +64,14 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 class _Pool:
-    def __init__(self, tasks: int, told: Told) -> None:
+    def __init__(self, tasks: int, told: Told, threads: int) -> None:
         self.progress = [(0, 0)] * tasks
         self.told = told
         self.failures: dict[str, str] = {}
         self.processes: set[subprocess.Popen[str]] = set()
         self.stopping = False
+        # Processes that each start a thread for every core spend most of their time waiting for one another.
+        self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
         self.lock = threading.Lock()
 
     def run(self, number: int, folders: list[RunFolder]) -> None:
@@ -78,7 +82,12 @@ class _Pool:
                 return
             # A session of its own: Ctrl-C in the terminal comes to us alone, and we decide what to pass on.
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=self.environment,
+                start_new_session=True,
             )
             self.processes.add(process)
         errors: list[str] = []

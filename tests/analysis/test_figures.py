@@ -1,0 +1,91 @@
+"""The figure shows the numbers of the runs, in the same colours every time."""
+
+from __future__ import annotations
+
+import pytest
+from made_runs import RESNET, VIT, make_run
+
+from stitching import load_runs
+from stitching.analysis.figures import adapter_style, plot_accuracy_by_gap
+from stitching.config.errors import UserError
+from stitching.sweeps.stitchers import STITCHERS
+
+LR = "train_config.optimizer_args.lr"
+
+
+def _drawn(axis):
+    """What an axis shows: by label, the heights of the line's points and its colour."""
+    found = {}
+    for container in axis.containers:
+        line = container.lines[0]
+        found[container.get_label()] = ([round(y, 6) for y in line.get_ydata()], line.get_color())
+    return found
+
+
+def test_it_shows_every_pair_gap_and_stitcher(tmp_path):
+    make_run(tmp_path, "a", 0.5)
+    make_run(tmp_path, "b", 0.7, gap=(3, 4))
+    make_run(tmp_path, "c", 0.9, adapter="finetune")
+    make_run(tmp_path, "d", 0.3, pair=(VIT, VIT))
+    figure = plot_accuracy_by_gap(load_runs(tmp_path), {RESNET: 0.97, VIT: 0.95})
+    first, second = figure.axes
+    assert first.get_title() == f"{RESNET} → {VIT}"
+    assert [label.get_text() for label in first.get_xticklabels()] == ["1–2", "3–4"]
+    drawn = _drawn(first)
+    assert drawn["affine"][0] == [0.5, 0.7]
+    assert drawn["finetune"][0] == [0.9, pytest.approx(float("nan"), nan_ok=True)]
+    assert {line.get_ydata()[0] for line in first.lines if "alone" in line.get_label()} == {0.97, 0.95}
+    assert _drawn(second)["affine"][0] == [0.3]
+    assert {line.get_ydata()[0] for line in second.lines if "alone" in line.get_label()} == {0.95}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        "affine", "finetune", "destination alone", "source alone",
+    }  # fmt: skip
+
+
+def test_bars_go_from_the_least_to_the_greatest(tmp_path):
+    for seed, accuracy in enumerate((0.4, 0.5, 0.9)):
+        make_run(tmp_path, f"a{seed}", accuracy, seed=seed)
+    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    assert _drawn(axis)["affine"][0] == [0.6]
+    (bar,) = axis.containers[0].lines[2][0].get_segments()
+    assert list(bar[:, 1]) == pytest.approx([0.4, 0.9])
+
+
+def test_settings_are_lines_of_their_own(tmp_path):
+    make_run(tmp_path, "a", 0.5, **{LR: 0.1})
+    make_run(tmp_path, "b", 0.7, **{LR: 0.01})
+    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    drawn = _drawn(axis)
+    assert {label: heights for label, (heights, _) in drawn.items()} == {
+        "affine, lr=0.1": [0.5],
+        "affine, lr=0.01": [0.7],
+    }
+    assert len({colour for _, colour in drawn.values()}) == 1
+    assert [container.lines[0].get_linestyle() for container in axis.containers] == ["-", "--"]
+
+
+def test_a_stitcher_has_one_look_everywhere(tmp_path):
+    make_run(tmp_path, "a", 0.5)
+    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    alone = _drawn(axis)["affine"][1]
+    make_run(tmp_path, "b", 0.5, adapter="downsample_then_linear")
+    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    assert {container.lines[0].get_linestyle() for container in axis.containers} == {"-"}
+    assert _drawn(axis)["affine"][1] == alone == adapter_style("affine")[0]
+    styles = [adapter_style(name) for name in STITCHERS]
+    assert len(set(styles)) == len(styles)
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_it_is_saved(tmp_path, ending):
+    make_run(tmp_path, "a", 0.5)
+    path = tmp_path / f"figure.{ending}"
+    plot_accuracy_by_gap(load_runs(tmp_path), {}, path)
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["figure.txt", "nowhere/figure.png"])
+def test_a_path_that_cannot_be_written_is_told(tmp_path, name):
+    make_run(tmp_path, "a", 0.5)
+    with pytest.raises(UserError, match="cannot write the figure"):
+        plot_accuracy_by_gap(load_runs(tmp_path), {}, tmp_path / name)

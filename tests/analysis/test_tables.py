@@ -1,0 +1,125 @@
+"""From run folders to tables: every number is one that a run left, and none is mixed with another silently."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import yaml
+from made_runs import RESNET, VIT, make_base, make_run
+
+from stitching import load_runs
+from stitching.analysis.tables import accuracy_table, adapters_in, base_accuracies, varied_settings
+from stitching.config.errors import UserError
+from stitching.training.results import StepLog
+
+LR = "train_config.optimizer_args.lr"
+
+
+def test_a_row_for_each_finished_run(tmp_path):
+    make_run(tmp_path, "a", 0.5)
+    make_run(tmp_path, "b", 0.7, gap=(3, 4), adapter="finetune")
+    make_run(tmp_path, "going", 0.9, state="running")
+    make_run(tmp_path / "stale", "old", 0.9)
+    runs = load_runs(tmp_path)
+    assert list(runs["accuracy"]) == [0.5, 0.7]
+    assert list(runs["adapter"]) == ["affine", "finetune"]
+    assert runs["folder"][0] == str(tmp_path / "a")
+
+
+def test_a_network_of_several_cells_has_a_row_for_each(tmp_path):
+    make_run(tmp_path, "a", 0.5, also=[{"name": "b", "last_deleted_block": 4}])
+    runs = load_runs(tmp_path)
+    assert list(zip(runs["name"], runs["last_deleted_block"], runs["accuracy"], strict=True)) == [
+        ("a", 2, 0.5),
+        ("b", 4, 0.5),
+    ]
+
+
+def test_runs_of_several_seeds_in_one_folder(tmp_path):
+    run = make_run(tmp_path, "a", 0.5)
+    other = make_run(tmp_path, "b", 0.7, seed=2)
+    (other / "result.pkl").rename(run / "result-2.pkl")
+    (other / "metadata.yml").rename(run / "metadata-2.yml")
+    runs = load_runs(run).set_index("seed")
+    assert runs["accuracy"].to_dict() == {1: 0.5, 2: 0.7}
+
+
+def test_the_table_has_stitchers_in_order_and_means_over_seeds(tmp_path):
+    for seed, accuracy in ((1, 0.5), (2, 0.6)):
+        make_run(tmp_path, f"a{seed}", accuracy, seed=seed)
+    make_run(tmp_path, "b", 0.8, adapter="downsample_then_linear")
+    make_run(tmp_path, "c", 0.9, pair=(VIT, VIT))
+    table = accuracy_table(load_runs(tmp_path))
+    assert list(table.columns) == ["downsample_then_linear", "affine"]
+    assert table.loc[(RESNET, VIT, "1-2"), "affine"] == pytest.approx(0.55)
+    assert table.loc[(RESNET, VIT, "1-2"), "downsample_then_linear"] == 0.8
+    assert pd.isna(table.loc[(VIT, VIT, "1-2"), "downsample_then_linear"])
+    assert len(table) == 2
+
+
+def test_other_settings_are_rows_of_their_own(tmp_path):
+    make_run(tmp_path, "a", 0.5, **{LR: 0.1})
+    make_run(tmp_path, "b", 0.7, **{LR: 0.01})
+    runs = load_runs(tmp_path)
+    assert varied_settings(runs) == [LR]
+    table = accuracy_table(runs)
+    assert table["affine"].to_dict() == {(RESNET, VIT, "1-2", 0.1): 0.5, (RESNET, VIT, "1-2", 0.01): 0.7}
+
+
+def test_what_is_the_same_everywhere_is_no_setting(tmp_path):
+    make_run(tmp_path, "a", 0.5, frozen_norm="running", device="cpu", **{LR: 0.1})
+    make_run(tmp_path, "b", 0.7, frozen_norm="running", device="cuda", seed=2, macs=3, **{LR: 0.1})
+    assert varied_settings(load_runs(tmp_path)) == []
+
+
+def test_unknown_stitchers_come_last(tmp_path):
+    for name in ("zebra", "affine", "ape", "finetune"):
+        make_run(tmp_path, name, 0.5, adapter=name)
+    assert adapters_in(load_runs(tmp_path))[-2:] == ["ape", "zebra"]
+
+
+def test_base_accuracies(tmp_path):
+    net = {"backend": "timm", "model_name": "resnet18"}
+    make_base(tmp_path / "base", 0.97, {"Net": net})
+    assert base_accuracies([tmp_path / "base"]) == {RESNET: 0.97}
+    make_base(tmp_path / "stitched", 0.9, {"Assembly": {"parts": []}})
+    with pytest.raises(UserError, match=r"is of Assembly\n.*whole network"):
+        base_accuracies([tmp_path / "stitched"])
+    with pytest.raises(UserError, match="there are 2 runs"):
+        base_accuracies([tmp_path])
+
+
+def _no_accuracy(run):
+    StepLog([{"Step": 1, "Overall/Test Loss": 1.0}]).save(run / "result.pkl")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "result.pkl").unlink(), "there is no result"),
+        (lambda run: (run / "result.pkl").write_bytes(b"\x80"), "is no result of a run"),
+        (lambda run: (run / "metadata.yml").write_text("a: [b"), "cannot be read"),
+        (_no_accuracy, "has no 'Overall/Test Accuracy'"),
+        (lambda run: (run / "metadata.yml").write_text(yaml.safe_dump({"state": "done"})), "not of a sweep"),
+    ],
+)
+def test_damage_is_told(cli, tmp_path, damage, words):
+    damage(make_run(tmp_path, "a", 0.5))
+    outcome = cli("results", tmp_path)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_the_command_prints_what_the_runs_left(cli, tmp_path):
+    for seed, accuracy in ((1, 0.5), (2, 0.6)):
+        make_run(tmp_path / "sweep", f"a{seed}", accuracy, seed=seed, **{LR: 0.1})
+    make_run(tmp_path / "sweep", "b", 0.75, **{LR: 0.2})
+    make_base(tmp_path / "base", 0.97, {"Net": {"backend": "timm", "model_name": "resnet18"}})
+    outcome = cli("results", tmp_path / "sweep", "--base", tmp_path / "base", "--figure", tmp_path / "figure.pdf")
+    assert outcome.code == 0, outcome.err
+    assert "means of 2 seeds" in outcome.out
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert [RESNET, "0.970", VIT, "1-2", "0.1", "0.550"] in lines
+    assert [RESNET, "0.970", VIT, "1-2", "0.2", "0.750"] in lines
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
