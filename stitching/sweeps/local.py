@@ -35,7 +35,7 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
         Interrupted: Ctrl-C or SIGTERM came, and everything is saved.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = _Pool(len(tasks), told, threads=max(1, cores // min(jobs, len(tasks))))
+    pool = _Pool(len(tasks), told, threads=cores // max(1, min(jobs, cores, len(tasks))))
     with _sigterm_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
         waiting: set[Future[None]] = {threads.submit(pool.run, number, task) for number, task in enumerate(tasks)}
         while waiting:
