@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stitching.config.errors import UserError
-from stitching.config.yaml import Document, load_yaml
+from stitching.config.yaml import Document, load_yaml, parse_value
 from stitching.progress import shown_progress
 
 __all__ = ["app", "main"]
@@ -53,6 +54,23 @@ def main() -> None:
 
 def _say_error(error: UserError) -> None:
     err.print(f"error: {error}", markup=False, soft_wrap=True)
+
+
+def _assigned(texts: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts, whose values are YAML, by key."""
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UserError(f"--set {text!r} is no assignment", allowed="--set train_config.epochs=3")
+        values[key] = parse_value(value, f"--set {text}")
+    return values
+
+
+def _again() -> str:
+    """This command line, made to go on from the checkpoint."""
+    given = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    return shlex.join(["stitching", *given, "--resume"])
 
 
 @contextmanager
@@ -94,22 +112,25 @@ def train(
 
     Values given here win over the file. Ctrl-C leaves a checkpoint to go on from.
     """
+    from stitching.config.job import override
     from stitching.jobs import run_job, smoke_test_job
 
     document = load_yaml(config)
     values: dict[str, Any] = {
         "train_config.seed": seed, "train_config.epochs": epochs, "train_config.batch_size": batch_size,
-        "train_config.lr": lr, "train_config.optimizer_args.lr": lr, "device": device,
+        "train_config.lr": lr, "device": device,
         "data_path": str(data_path.absolute()) if data_path else None,
         "workers": workers,
     }  # fmt: skip
     with _located(document):
-        document.override_all({key: value for key, value in values.items() if value is not None}, assignments or [])
+        given = {key: value for key, value in values.items() if value is not None} | _assigned(assignments or [])
+        for key, value in given.items():
+            override(document, key, value, f"command line ({key})")
         with shown_progress(err, "steps") as told:
             if smoke_test:
                 report = smoke_test_job(document, told)
             else:
-                report = run_job(document, resume=resume, overwrite=overwrite, told=told)
+                report = run_job(document, resume=resume, overwrite=overwrite, told=told, again=_again())
     out.print(report.words, markup=False, soft_wrap=True)
     raise typer.Exit(report.exit_code)
 

@@ -11,6 +11,7 @@ from stitching.config.identity import identity
 from stitching.config.job import Job, read_job
 from stitching.config.yaml import Document
 from stitching.training.files import RunFolder
+from stitching.training.results import read_result
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 
 __all__ = ["Report", "run_job", "smoke_test_job"]
@@ -24,8 +25,15 @@ class Report:
     exit_code: int = 0
 
 
-def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress) -> Report:
+def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress, again: str) -> Report:
     """Train the job in `document` beside its file, or in its `save_dir`.
+
+    Args:
+        document: the config, what the command line says already in it.
+        resume: go on from the checkpoint, if there is one.
+        overwrite: start again over an earlier result.
+        told: shows progress.
+        again: the command that goes on with this job, for the message after a stop.
 
     Raises:
         UserError: the config is wrong, or results of an earlier run would be lost; nothing was changed then.
@@ -34,30 +42,38 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress
     folder = _folder(job, document)
     if resume and overwrite:
         raise UserError("--resume goes on with the earlier run, --overwrite removes it", allowed="one of them")
-    if resume and (folder.read_metadata() or {}).get("state") == "done":
-        _same_config(folder, job)
+    if job.resume_from == str(folder.checkpoint.resolve()):
+        resume = True
+    known = folder.read_metadata() or {}
+    if resume and known.get("state") == "done" and folder.result.exists():
+        if known.get("identity") != identity(job):
+            raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
+        read_result(folder.result)
         return Report(f"Nothing to do: {folder.result} is there, whole and finished.")
-    if not (resume or job.resume_from or overwrite):
+    if not (resume or overwrite):
         _nothing_lost(folder)
-    command = f"stitching train -c {document.path} --resume"
+    if resume:
+        _nothing_mistaken(job, folder)
     with StopRequest().on_signals() as stop:
         try:
             (run,) = train([Setup(job, folder)], resume=resume, overwrite=overwrite, progress=told, stop=stop)
         except Interrupted:
-            return Report(f"Stopped; the checkpoint is {folder.checkpoint}. To go on, add --resume:\n  {command}", 130)
+            return Report(f"Stopped; the checkpoint is {folder.checkpoint}. To go on:\n  {again}", 130)
     final = {key: value for key, value in run.final.items() if key.startswith("Overall/Test")}
     words = ", ".join(f"{key.removeprefix('Overall/').lower()} {value:.4f}" for key, value in final.items())
     return Report(f"Done: {words}\nResult: {folder.result}")
 
 
 def smoke_test_job(document: Document, told: Progress) -> Report:
-    """Train two batches, test two, save and load, in a folder that is removed again."""
+    """Train two batches, test two, save and load the checkpoint, in a folder that is removed again."""
     for key in ("epochs", "max_batches"):
         document.override(("train_config", key), {"epochs": 1, "max_batches": 2}[key], "--smoke-test")
     job = read_job(document)
     with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as path:
-        job.start_epoch = 0
-        (run,) = train([Setup(job, RunFolder(Path(path)))], progress=told, max_test_batches=2)
+        job.start_epoch, job.resume_from, job.save_checkpoints = 0, None, True
+        setup = Setup(job, RunFolder(Path(path)))
+        train([setup], progress=told, max_test_batches=2)
+        (run,) = train([setup], progress=told, max_test_batches=2, resume=True)  # finds that all is done
     return Report(f"The smoke test passed: {run.step} training steps and a test on two batches.")
 
 
@@ -84,6 +100,13 @@ def _nothing_lost(folder: RunFolder) -> None:
         raise UserError(f"{folder.result} is there already", do="--overwrite replaces it; another save_dir keeps both.")
 
 
-def _same_config(folder: RunFolder, job: Job) -> None:
-    if (folder.read_metadata() or {}).get("identity") != identity(job):
-        raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
+def _nothing_mistaken(job: Job, folder: RunFolder) -> None:
+    """Raise if going on would quietly begin anew, because the run that is there has another seed."""
+    first = RunFolder(folder.path, job.metrics_output)
+    if folder != first and not folder.checkpoint.exists():
+        seed = (first.read_metadata() or {}).get("seed")
+        raise UserError(
+            f"{folder.checkpoint} does not exist; the run in {folder.path} has the seed {seed}, this one "
+            f"{job.train_config.seed}",
+            do=f"--seed {seed} goes on with that run; without --resume this seed begins.",
+        )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from stitching.config.job import Job
 
-__all__ = ["file_digest", "identity", "identity_config"]
+__all__ = ["LEFT_OUT", "file_digest", "identity", "identity_config"]
 
 # Where things are and how they are shown, not what is computed. Stopping, packing and the number of workers never
 # change a result, which is what allows them to be left out.
-_NO_PART_OF_IT = (
+LEFT_OUT = (
     "data_path", "save_dir", "metrics_output", "save_checkpoints", "checkpoint_minutes", "resume_from", "print_freq",
     "workers", "verbose",
 )  # fmt: skip
+_NETWORK = ("model", "assembly", "head")
 
 
 def identity(job: Job) -> str:
@@ -27,18 +29,41 @@ def identity(job: Job) -> str:
 
 
 def identity_config(job: Job) -> dict[str, Any]:
-    """The part of the resolved config that is hashed; checkpoints stand in it by the digest of their content."""
-    config = {key: value for key, value in job.to_yaml().items() if key not in _NO_PART_OF_IT}
-    return _with_digests(config)
+    """The part of the resolved config that is hashed; however it was written, the same job gives the same.
+
+    Checkpoints stand in it by the digest of their content, and a data set that has no name of its own by the names of
+    its files.
+    """
+    config = {key: value for key, value in job.to_yaml().items() if key not in (*LEFT_OUT, *_NETWORK)}
+    config["network"] = job.network.model_dump(mode="json")
+    if any(task.dataset == "image_folder" for task in job.train_config.task_list):
+        config["image_folder"] = _names_below(job.data_path or "")
+    return _canonical(config)
 
 
-def _with_digests(data: Any) -> Any:
+def _canonical(data: Any) -> Any:
+    """Plain data with digests for files, without keys that say nothing, and with 1.0 as 1."""
     if isinstance(data, dict):
         return {
-            key: file_digest(value) if key in ("ckp_path", "load_from") else _with_digests(value)
+            key: file_digest(value) if key in ("ckp_path", "load_from") else _canonical(value)
             for key, value in data.items()
+            if value is not None
         }
-    return [_with_digests(item) for item in data] if isinstance(data, list) else data
+    if isinstance(data, list):
+        return [_canonical(item) for item in data]
+    return int(data) if isinstance(data, float) and data.is_integer() else data
+
+
+@lru_cache(maxsize=16)
+def _names_below(data_path: str) -> str:
+    """SHA-256 of the names of all files of an `image_folder`, in hexadecimal."""
+    digest = hashlib.sha256()
+    for root in (Path(data_path) / "image_folder", Path(data_path)):
+        for split in ("train", "test", "val", "valid"):
+            for folder, folders, files in os.walk(root / split):
+                folders.sort()
+                digest.update(json.dumps([os.path.relpath(folder, root), sorted(files)]).encode())
+    return digest.hexdigest()
 
 
 def file_digest(path: str) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "TaskConfig",
     "TrainConfig",
     "load_job",
+    "override",
     "project_root",
     "read_job",
 ]
@@ -35,8 +36,8 @@ class Preprocessing(Schema):
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
     train_crop: Literal["random_resized", "pad", "none"] | None = None
     channels: Literal[1, 3] | None = None
-    mean: list[float] | None = None
-    std: list[Annotated[float, Field(gt=0)]] | None = None
+    mean: Annotated[list[float], Field(min_length=1)] | None = None
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
 
 
 class TaskConfig(Schema):
@@ -67,7 +68,7 @@ class NestedScheduler(Schema):
     """One of the schedulers that SequentialLR or ChainedScheduler is made of."""
 
     lr_scheduler: str
-    lr_scheduler_args: LRSchedulerArgs
+    lr_scheduler_args: LRSchedulerArgs | None = None
 
 
 class LRSchedulerArgs(Schema):
@@ -78,6 +79,21 @@ class LRSchedulerArgs(Schema):
 
     cadence: Literal["epochs", "steps"] = "epochs"
     schedulers: list[NestedScheduler] | None = None
+
+    def spread_cadence(self) -> None:
+        """Give the schedulers inside, which step with this one, its cadence. Raises if one has another."""
+        for nested in self.schedulers or []:
+            inner = nested.lr_scheduler_args
+            if inner is None:
+                continue
+            if "cadence" in inner.model_fields_set and inner.cadence != self.cadence:
+                raise complaint(
+                    f"a scheduler inside has the cadence {inner.cadence}, the outer one {self.cadence}",
+                    "one cadence, given in the outer one",
+                    key="lr_scheduler_args",
+                )
+            inner.cadence = self.cadence
+            inner.spread_cadence()
 
     @property
     def torch_args(self) -> dict[str, Any]:
@@ -127,9 +143,12 @@ class TrainConfig(Schema):
                 "one of them",
                 key="data_augmentation",
             )
-        if self.data_augmentation is not None:
-            self.data_preprocessing.data_augmentation = self.data_augmentation
-            self.data_augmentation = None
+        wanted = inner if self.data_augmentation is None else self.data_augmentation
+        names = {True: "default", False: "none", None: "none"}
+        self.data_preprocessing.data_augmentation = names.get(wanted, wanted)  # type: ignore[assignment,arg-type]
+        self.data_augmentation = None
+        if self.lr_scheduler_args:
+            self.lr_scheduler_args.spread_cadence()
         if self.lr_scheduler is None and self.lr_scheduler_args is not None:
             raise complaint(
                 "lr_scheduler_args without lr_scheduler", "lr_scheduler: a class of torch.optim.lr_scheduler"
@@ -173,6 +192,15 @@ class JobSettings(Schema):
     compile: bool = False
 
     @model_validator(mode="after")
+    def _a_name(self) -> Self:
+        if self.metrics_output != Path(self.metrics_output).name:
+            raise complaint(
+                f"metrics_output is {self.metrics_output!r}", "the name of a file; save_dir says in which folder",
+                key="metrics_output",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
     def _one_checkpoint(self) -> Self:
         if self.resume_from and self.load_from:
             raise complaint("both resume_from and load_from given", "one of them", key="load_from")
@@ -209,6 +237,23 @@ class Job(JobSettings):
     def to_yaml(self) -> dict[str, Any]:
         """The resolved job as plain data, defaults included: enough to run it again."""
         return _without_none(self.model_dump(mode="json"))
+
+
+# Keys that may stand in two places. What is said in one of them from outside the file wins over both.
+_TWINS: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]] = [
+    (("train_config", "lr"), ("train_config", "optimizer_args", "lr")),
+    (("train_config", "data_augmentation"), ("train_config", "data_preprocessing", "data_augmentation")),
+]
+
+
+def override(document: Document, dotted: str, value: object, said_by: str) -> None:
+    """Set a job's key such as `train_config.epochs` from outside its file: the command line, or a sweep's grid."""
+    keys = tuple(dotted.split("."))
+    for one, other in _TWINS:
+        if keys in (one, other):
+            document.remove(one)
+            document.remove(other)
+    document.override(keys, value, said_by)
 
 
 def read_job(document: Document) -> Job:

@@ -114,7 +114,7 @@ class SimpleAdapterPart(BasePart):
     trailing_norm: bool = True
     nonlinearity: bool = True
     init_identity: bool = False
-    fc_format: Literal["token", "bert", "bhwc", "vector"] = "token"
+    fc_format: Literal["token", "bert", "bhwc", "vector"] | None = None
 
     @model_validator(mode="after")
     def _one_kind_of_layer(self) -> Self:

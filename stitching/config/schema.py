@@ -36,7 +36,12 @@ class Schema(BaseModel):
                 continue
             hint = f"; did you mean {best!r}?" if best else ""
             raise complaint(f"unknown key {key!r}{hint}", ", ".join(cls.known_keys()), key=key)
-        return data
+        # A key with nothing behind it means its default.
+        return {key: value for key, value in data.items() if value is not None or not cls._has_default(key)}
+
+    @classmethod
+    def _has_default(cls, key: str) -> bool:
+        return key in cls.model_fields and not cls.model_fields[key].is_required()
 
     @classmethod
     def known_keys(cls) -> list[str]:

@@ -87,6 +87,11 @@ class Sweep(JobSettings):
                 raise complaint(f"{name} is given, models is not", "pairs and depths with `models:` only", key=name)
         if self.seeds and "train_config.seed" in self.grid:
             raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
+        if self.resume_from:
+            raise complaint(
+                "a checkpoint to go on from is of one run", do="`submit` goes on with every run from its own.",
+                key="resume_from",
+            )  # fmt: skip
         if "/" in self.project or self.project in ("", ".", ".."):
             raise complaint(f"project is {self.project!r}", "the name of one folder", key="project")
         return self

@@ -75,15 +75,13 @@ class Document:
         place[keys[-1]] = value
         self.places[keys] = said_by
 
-    def override_all(self, values: dict[str, Any], assignments: list[str]) -> None:
-        """Set values from the command line: by dotted key, and as `KEY=VALUE` texts whose values are YAML."""
-        for text in assignments:
-            key, equals, value = text.partition("=")
-            if not (key and equals):
-                raise UserError(f"--set {text!r} is no assignment", allowed="--set train_config.epochs=3")
-            values = {**values, key: parse_value(value, f"--set {text}")}
-        for key, value in values.items():
-            self.override(tuple(key.split(".")), value, f"command line ({key})")
+    def remove(self, keys: Keys) -> None:
+        """Take a value out, if it is there."""
+        place = self.data
+        for key in keys[:-1]:
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(keys[-1], None)
 
 
 def parse_value(text: str, said_by: str) -> Any:

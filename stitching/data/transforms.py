@@ -32,15 +32,15 @@ class Preprocessing:
 
     Attributes:
         image_size: side of the square that goes into the network, in pixels; default: the data set's.
-        data_augmentation: True or "default": training images get a random crop, a flip and the AutoAugment policy
-            of the data set, those of them that it has. Anything else: they are treated as test images are.
+        data_augmentation: True or "default": training images get a flip and the AutoAugment policy of the data set,
+            those of them that it has, and `train_crop`. Anything else: they are treated as test images are.
         interpolation: default: bicubic for sets of big images, since ImageNet's networks are mostly evaluated
             with it; bilinear for sets of small ones.
         crop_pct: a test image is resized so that its shorter side is `image_size / crop_pct`, and its centre is cut
             out. Default: 0.875 from 96 pixels on; below, it is resized to the square, with nothing cut off.
         train_crop: the random crop of augmentation. "random_resized": 8% to 100% of the area (Szegedy et al.,
-            arXiv:1409.4842), the default for big images; "pad": a shift by up to an eighth of the side, 4 pixels
-            of 32 (He et al., arXiv:1512.03385), the default for small ones; "none", for sets without augmentation.
+            arXiv:1409.4842); "pad": a shift by up to an eighth of the side, 4 pixels
+            of 32 (He et al., arXiv:1512.03385); "none", the default: they are cut as test images are.
         channels: 3 turns grey images into RGB, 1 the other way round; default: the data set's.
         mean, std: of each channel, or one for all of them, after scaling to 0..1; default: the data set's.
     """
@@ -70,7 +70,7 @@ def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool)
     if mode not in INTERPOLATIONS:
         raise unknown_name("interpolation", mode, INTERPOLATIONS, path=("interpolation",))
     interpolation = INTERPOLATIONS[mode]
-    crop, notes = _training_crop(info, preprocessing, size) if train else (None, [])
+    crop, notes = _training_crop(info, preprocessing) if train else (None, [])
     augmented = train and preprocessing.data_augmentation in (True, "default")
 
     steps: list[nn.Module] = [v2.RGB() if channels == 3 else v2.Grayscale(1)]
@@ -95,7 +95,7 @@ def is_random(transform: v2.Compose) -> bool:
     return any(isinstance(step, RANDOM_STEPS) for step in transform.transforms)
 
 
-def _training_crop(info: DatasetInfo, preprocessing: Preprocessing, size: int) -> tuple[str | None, list[str]]:
+def _training_crop(info: DatasetInfo, preprocessing: Preprocessing) -> tuple[str | None, list[str]]:
     """The random crop of the training images, None without one; and the settings that are ignored."""
     wanted, crop = preprocessing.data_augmentation, preprocessing.train_crop
     if wanted not in (None, True, False, "default", "none"):
@@ -107,13 +107,11 @@ def _training_crop(info: DatasetInfo, preprocessing: Preprocessing, size: int) -
     if wanted not in (True, "default"):
         ignored = crop not in (None, "none")
         return None, [f"train_crop: {crop} is ignored: data_augmentation is off"] if ignored else []
-    if not info.flip and info.policy is None:  # images of a kind that is not changed unless the user says how
-        none = crop in (None, "none")
-        note = f"data_augmentation is ignored: {info.name} has no flip and no AutoAugment policy"
-        return None if none else crop, [note] if none else []
-    if crop is None:
-        crop = "random_resized" if max(size, info.image_size) >= BIG else "pad"
-    return None if crop == "none" else crop, []
+    if crop not in (None, "none"):
+        return crop, []
+    if not info.flip and info.policy is None:
+        return None, [f"data_augmentation is ignored: {info.name} has no flip and no AutoAugment policy"]
+    return None, []
 
 
 def _centre(size: int, crop_pct: float | None, interpolation: InterpolationMode) -> list[nn.Module]:

@@ -29,6 +29,7 @@ class BuildOptions:
 
     seed: int = 0
     num_classes: int | None = None
+    task_classes: tuple[int, ...] = ()  # of each task, where the network has several outputs
     class_token: Literal["zeros", "ones", "avg"] = "zeros"
     frozen_norm: Literal["running", "batch"] = "running"
     unfrozen: bool = False  # train everything, whatever the parts say
@@ -79,7 +80,12 @@ def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:
     with at(part.kind):
         native, make = _RECIPES[part.kind](part, options)
         wanted = Format.parse(part.in_format) if part.in_format else native or arriving
-        if native and wanted.kind == native.kind:
+        if native and wanted.kind != native.kind:
+            raise UserError(
+                f"{part.kind} works on {native.kind}, in_format is {wanted.kind}", path=("in_format",),
+                do="What arrives is converted to it by itself; in_format is for a size of your own.",
+            )  # fmt: skip
+        if native:
             wanted = replace(wanted, prefix=native.prefix)
         with at("in_format"):
             given = converted(arriving, wanted, options.class_token)
@@ -149,14 +155,27 @@ def _plain(module: Callable[..., nn.Module], kind: str) -> Callable[[Any, BuildO
 
 
 def _simple_adapter(part: Any, options: BuildOptions) -> Recipe:
-    kind = "img" if part.num_conv else part.fc_format
+    kind = "img" if part.num_conv else part.fc_format or _declared(part, ("token", "bert", "bhwc", "vector"))
     return Format(kind, prefix=int(kind == "bert")), lambda arriving: adapters.SimpleAdapter(**_sized(part, arriving))
 
 
+def _declared(part: Any, kinds: tuple[str, ...]) -> Any:
+    """The one of the kinds that the part's `in_format` declares, else the first of them."""
+    declared = part.in_format[0] if isinstance(part.in_format, list) else part.in_format
+    if declared is not None and declared not in kinds:
+        raise UserError(
+            f"{part.kind} works on {kinds[0]}, in_format is {declared}", allowed=", ".join(kinds), path=("in_format",)
+        )
+    return declared or kinds[0]
+
+
+def _dery(part: Any, options: BuildOptions) -> Recipe:
+    kind = _declared(part, ("token", "bert")) if part.mode.startswith("vit") else "img"
+    return Format(kind, prefix=int(kind == "bert")), lambda arriving: dery.DeRyAdapter(**_sized(part, arriving))
+
+
 def _vit_block(part: Any, options: BuildOptions) -> Recipe:
-    kind = _first(part.in_format) if part.in_format else "token"
-    if kind not in ("token", "bert"):
-        raise UserError(f"works on sequences, in_format is {kind!r}", allowed="token, bert", path=("in_format",))
+    kind = _declared(part, ("token", "bert"))
 
     def make(arriving: Format) -> nn.Module:
         arguments = _sized(part, arriving)
@@ -172,7 +191,7 @@ def _head(part: Any, options: BuildOptions) -> Recipe:
     if classes is None:
         raise UserError(
             "the number of classes is not known here",
-            do="Give `num_classes`, or a data set.",
+            do="Give `num_classes`; or for several tasks, a head each, side by side in a ParallelPart.",
             path=("num_classes",),
         )
 
@@ -200,21 +219,38 @@ def _assembly(part: AssemblyPart, options: BuildOptions) -> Recipe:
         pieces: list[Piece] = []
         for i, child in enumerate(part.parts):
             with at("parts", i):
+                _one_tensor(pieces)
                 pieces.append(_build(_inherit(child, part), pieces[-1].out_format if pieces else arriving, inner))
         if part.head:
             with at("head"):
+                _one_tensor(pieces)
                 pieces.append(_build(_inherit(part.head, part), pieces[-1].out_format, inner))
         return Network(pieces)
 
     return None, make
 
 
+def _one_tensor(pieces: list[Piece]) -> None:
+    """Raise if the last of the pieces gives a list, which no part can follow."""
+    last: nn.Module | None = pieces[-1].net if pieces else None
+    while isinstance(last, Network):
+        last = last.pieces[-1].net
+    if isinstance(last, Parallel) and last.agg == "none":
+        raise UserError(
+            "the part before gives a list (`agg: none`), and this one takes one tensor",
+            do="Join the parts with `agg: avg` or `concat`, or put the ParallelPart last.",
+        )
+
+
 def _parallel(part: ParallelPart, options: BuildOptions) -> Recipe:
     def make(arriving: Format) -> nn.Module:
         pieces = []
         for i, child in enumerate(part.parts):
+            own = options
+            if part.agg == "none" and len(part.parts) == len(options.task_classes) > 1:
+                own = replace(options, num_classes=options.task_classes[i], task_classes=())
             with at("parts", i):
-                pieces.append(_build(_inherit(child, part), arriving, options))
+                pieces.append(_build(_inherit(child, part), arriving, own))
         formats = [piece.out_format for piece in pieces]
         joined = {"concat": "concat_channels"}.get(part.agg, part.agg)
         for i, found in enumerate(formats):
@@ -246,10 +282,7 @@ _RECIPES: dict[str, Callable[[Any, BuildOptions], Recipe]] = {
     "ClassifierHead": _head,
     "Assembly": _assembly,
     "ParallelPart": _parallel,
-    "DeRyAdapter": lambda part, options: (
-        Format("token" if part.mode.startswith("vit") else "img"),
-        lambda arriving: dery.DeRyAdapter(**_sized(part, arriving)),
-    ),
+    "DeRyAdapter": _dery,
     "BaseBlock": _plain(dery.BaseBlock, "img"),
     "Function": lambda part, options: (None, lambda arriving: dery.Function(part.name)),
 }
@@ -258,10 +291,6 @@ _RECIPES: dict[str, Callable[[Any, BuildOptions], Recipe]] = {
 def _inherit(child: BasePart, parent: BasePart) -> BasePart:
     """A frozen part's parts are frozen."""
     return child.model_copy(update={"frozen": True}) if parent.frozen and not child.frozen else child
-
-
-def _first(given: Any) -> Any:
-    return given[0] if isinstance(given, list) else given
 
 
 def _same_channels(declared: int | None, given: Format, words: str) -> None:

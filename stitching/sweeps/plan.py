@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stitching.config.errors import UserError
 from stitching.config.identity import identity
 from stitching.config.job import Job, project_root
@@ -20,6 +22,7 @@ from stitching.sweeps.rows import subnets
 from stitching.sweeps.settings import Images, Setting, make_settings
 from stitching.sweeps.stitchers import Declined, Joint, stitcher
 from stitching.training.files import RunFolder
+from stitching.training.network_outputs import TappedOutputs
 
 __all__ = ["Cell", "Plan", "PlannedRun", "make_plan"]
 
@@ -130,7 +133,8 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:
             name = _name(path.stem, cell, setting, labels, several_seeds=len(sweep.seeds or []) > 1)
             try:
                 job = Job.model_validate({**setting.data, "model": {"Assembly": {"parts": _parts(cell)}}})
-                key = repr((images, job.unfrozen, job.to_yaml()["model"]))
+                looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
+                key = repr((images, job.unfrozen, looked_at, job.to_yaml()["model"]))
                 if key not in networks:
                     networks[key] = _try_network(job, cell, images)
             except Declined as declined:
@@ -184,6 +188,10 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
         error.path = ("stitchers",)
         error.problem = f"{cell.stitcher} over {list(cell.gap)}: {error.problem}"
         raise
+    tapped = TappedOutputs(network, job)
+    if tapped.names:
+        network.eval()(torch.zeros(arriving.shape(1), device="meta"))
+        tapped.check()
     trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     out = network.out_format
     if out.kind != "vector" or (out.channels or 0) < images.num_classes:

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from stitching.config.errors import UserError, at, unknown_name
-from stitching.config.job import JobSettings
+from stitching.config.job import JobSettings, override
 from stitching.config.schema import validated
 from stitching.config.sweep import Sweep
 from stitching.config.yaml import Document
 from stitching.data.registry import dataset_info
 from stitching.data.transforms import Preprocessing, make_transform
+from stitching.nets.weights import read_weights
 from stitching.training.metrics import make_loss, make_metrics
-from stitching.training.optim import make_optimizer, make_scheduler
+from stitching.training.optim import try_training
 
 __all__ = ["Images", "Setting", "make_settings"]
 
@@ -41,6 +39,9 @@ class Setting:
     values: dict[str, Any]  # the grid's
     data: dict[str, Any]  # the job's keys, as plain data
     images: Images
+
+
+_NOT_TO_VARY = {"save_dir", "metrics_output", "resume_from"}  # where results are does not make another run
 
 
 def make_settings(sweep: Sweep) -> list[Setting]:
@@ -67,13 +68,14 @@ def _with_values(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]
     """A copy of `base` with values at dotted keys."""
     document = Document(Path("grid"), _copied(base))
     for dotted, value in values.items():
-        first, *_ = keys = tuple(dotted.split("."))
+        first = dotted.split(".")[0]
         with at("grid", dotted):
-            if first not in JobSettings.model_fields or dotted in ("save_dir", "metrics_output"):
-                allowed = sorted(set(JobSettings.model_fields) - {"save_dir", "metrics_output"})
-                raise unknown_name("job key to vary called", dotted, allowed)
+            if first not in JobSettings.model_fields or first in _NOT_TO_VARY:
+                raise unknown_name(
+                    "job key to vary called", dotted, sorted(set(JobSettings.model_fields) - _NOT_TO_VARY)
+                )
             try:
-                document.override(keys, value, "grid")
+                override(document, dotted, value, "grid")
             except UserError as error:
                 raise UserError(f"{'.'.join(map(str, error.path))}: {error.problem}") from None
     data: dict[str, Any] = document.data
@@ -117,11 +119,16 @@ def _tried(job: JobSettings) -> Images:
             info = dataset_info(config.task_list[0].dataset, job.data_path)
         with at("data_preprocessing"):
             make_transform(info, Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True)), train=True)
-        make_loss(config.loss_fn, config.loss_fn_args)
+        make_loss(config.loss_fn, config.loss_fn_args, info.num_classes)
         for i, term in enumerate(config.aux_losses):
             with at("aux_losses", i):
-                make_loss(term.loss_fn, term.loss_fn_args)
-        make_scheduler(config, make_optimizer(config, [nn.Parameter(torch.zeros(1))]))
+                make_loss(term.loss_fn, term.loss_fn_args, info.num_classes)
+        # How many steps an epoch has is not known before the data is opened.
+        in_epochs = config.lr_scheduler_args is None or config.lr_scheduler_args.cadence == "epochs"
+        try_training(config, config.epochs if in_epochs and not config.max_steps else 1, None)
     make_metrics(job.metrics)
+    if job.load_from:
+        with at("load_from"):
+            read_weights(job.load_from)
     size = config.data_preprocessing.image_size or info.image_size
     return Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)

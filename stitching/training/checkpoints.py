@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError
-from stitching.config.identity import identity, identity_config
+from stitching.config.identity import LEFT_OUT, identity
 from stitching.config.job import Job
 from stitching.nets.weights import read_weights
 
@@ -34,7 +34,8 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
             f"{path} holds weights, but no place in a training", do="Use load_from to start from its weights."
         )
     if state["identity"] != identity(job):
-        differing = _differences(state["config"], identity_config(job))
+        config = {key: value for key, value in job.to_yaml().items() if key not in LEFT_OUT}
+        differing = _differences(state["config"], config)
         raise UserError(
             f"{path} is of another config; differing: {', '.join(differing) or 'weights that the config points to'}",
             do="Put the config back, or start again with --overwrite.",
@@ -58,11 +59,14 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     return [] if old == new else [f"{key} ({old} there, {new} here)"]
 
 
-def load_weights(network: nn.Module, path: Path, *, strict: bool) -> None:
+def load_weights(network: nn.Module, path: Path, *, strict: bool) -> list[str]:
     """Load a file's weights into a network.
 
     Keys may be the network's own, or those of the whole model that is its only or first part. Not strictly means: what
     is missing keeps its values, what is of another shape or unknown is left out, but something must fit.
+
+    Returns:
+        what to tell the user: what was loaded, and what was not.
 
     Raises:
         UserError: the file cannot be read, or its weights do not fit.
@@ -84,3 +88,4 @@ def load_weights(network: nn.Module, path: Path, *, strict: bool) -> None:
             do="`strict_load: false` takes what fits." if strict else None,
         )
     network.load_state_dict(fitting, strict=False)
+    return [f"loaded {len(fitting)} of {len(own)} tensors from {path}" + (f"; {said}" if said else "")]

@@ -24,15 +24,21 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def make_loss(name: str, arguments: dict[str, Any]) -> Loss:
-    """The loss `name` with its arguments bound, tried once.
+def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = None) -> Loss:
+    """The loss `name` with its arguments bound, tried once on scores for `num_classes`.
 
     Raises:
         UserError: there is no such loss, or it does not take the arguments.
     """
     if name not in _LOSSES:
         raise unknown_name("loss", name, _LOSSES, path=("loss_fn",))
-    given = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    try:
+        given = {
+            key: torch.tensor(value, dtype=torch.float32) if isinstance(value, list) else value
+            for key, value in arguments.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} does not take {arguments}: {_first_line(error)}", path=("loss_fn_args",)) from None
     if given.get("reduction", "mean") != "mean":
         raise UserError(
             f"found {given['reduction']!r}", allowed="mean: a step's loss is one number",
@@ -44,10 +50,10 @@ def make_loss(name: str, arguments: dict[str, Any]) -> Loss:
         return _LOSSES[name](scores.float(), labels, **placed)
 
     weights = given.get("weight")
-    classes = len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2
+    classes = num_classes or (len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2)
     try:
         loss(torch.zeros(1, classes), torch.zeros(1, dtype=torch.long))
-    except (TypeError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever it raises, it is about the arguments
         raise UserError(f"{name} does not take {arguments}: {_first_line(error)}", path=("loss_fn_args",)) from None
     return loss
 

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, unknown_name
+from stitching.config.job import Job
 from stitching.nets.assembly import Network
 from stitching.training.trunk import TaskData
 
-__all__ = ["Place", "TappedOutputs", "try_outputs"]
+__all__ = ["TappedOutputs", "try_outputs"]
 
 Place = tuple[str | int, ...]  # the keys of the config that ask for an output
 
 
 class TappedOutputs:
-    """The newest outputs of modules inside a network, by name: auxiliary losses and metrics look at them.
-
-    Args:
-        network: where to look for the modules.
-        asked: each name (None: the network's own output, which needs no tap), with the keys that ask for it.
+    """The newest outputs of modules inside a job's network, by name: auxiliary losses and metrics look at them.
 
     Raises:
         UserError: there is no such module.
     """
 
-    def __init__(self, network: Network, asked: Sequence[tuple[Place, str | None]]) -> None:
+    def __init__(self, network: Network, job: Job) -> None:
         modules = {name: module for name, module in network.named_modules() if name}
-        self.names = {name: place for place, name in asked if name is not None}
+        asked: list[tuple[Place, str | None]] = [
+            *(
+                (("train_config", "aux_losses", i, "output"), t.output)
+                for i, t in enumerate(job.train_config.aux_losses)
+            ),
+            *((("metrics", i, "output"), metric.output) for i, metric in enumerate(job.metrics)),
+        ]
+        self.names = {name: place for place, name in asked if name is not None}  # None: the network's own output
         self._outputs: dict[str, Any] = {}
         for name, place in self.names.items():
             if name not in modules:

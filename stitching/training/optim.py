@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch.optim import Optimizer, lr_scheduler
 from stitching.config.errors import UserError, at, nearest, unknown_name
 from stitching.config.job import LRSchedulerArgs, TrainConfig
 
-__all__ = ["make_optimizer", "make_scheduler"]
+__all__ = ["advance", "make_optimizer", "make_scheduler", "try_training"]
 
 
 def _classes(module: Any, base: type, without: tuple[str, ...]) -> dict[str, type]:
@@ -47,6 +49,53 @@ def make_scheduler(config: TrainConfig, optimizer: Optimizer) -> lr_scheduler.LR
     return _scheduler(config.lr_scheduler, config.lr_scheduler_args or LRSchedulerArgs(), optimizer)
 
 
+def advance(scheduler: lr_scheduler.LRScheduler | None, loss: float | None) -> None:
+    """Step a schedule; ReduceLROnPlateau looks at the loss, and waits where there is none."""
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        if loss is not None:
+            scheduler.step(loss)
+    elif scheduler is not None:
+        scheduler.step()
+
+
+def try_training(config: TrainConfig, schedule_steps: int, device: torch.device | None) -> None:
+    """Step the optimizer once and the schedule to its end, on a parameter that is thrown away.
+
+    Many wrong arguments show only then, which in training would be after hours.
+
+    Args:
+        config: what to try.
+        schedule_steps: how often the schedule will be stepped.
+        device: where training will be; None if that is another machine, and the optimizer is only made.
+
+    Raises:
+        UserError: one of them cannot make its steps.
+    """
+    _tried(config.model_dump_json(), schedule_steps, device)
+
+
+@lru_cache(maxsize=64)
+def _tried(config_json: str, schedule_steps: int, device: torch.device | None) -> None:
+    config = TrainConfig.model_validate_json(config_json)
+    parameter = nn.Parameter(torch.zeros(2, 2, device=device))
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(config, [parameter])
+    scheduler = make_scheduler(config, optimizer)
+    try:
+        if device:
+            optimizer.step()
+    except Exception as error:
+        with at("optimizer_args"):
+            raise _about_arguments(config.optimizer, error) from None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer makes no steps meanwhile
+            for _ in range(schedule_steps if scheduler else 0):
+                advance(scheduler, 1.0)
+    except Exception as error:
+        with at("lr_scheduler_args"):
+            raise _about_arguments(str(config.lr_scheduler), error) from None
+
+
 def _scheduler(name: str, args: LRSchedulerArgs, optimizer: Optimizer) -> lr_scheduler.LRScheduler:
     if name not in _SCHEDULERS:
         raise unknown_name("learning-rate scheduler", name, _SCHEDULERS, path=("lr_scheduler",))
@@ -63,7 +112,7 @@ def _scheduler(name: str, args: LRSchedulerArgs, optimizer: Optimizer) -> lr_sch
         inner = []
         for i, nested in enumerate(args.schedulers):
             with at("schedulers", i):
-                inner.append(_scheduler(nested.lr_scheduler, nested.lr_scheduler_args, optimizer))
+                inner.append(_scheduler(nested.lr_scheduler, nested.lr_scheduler_args or LRSchedulerArgs(), optimizer))
         if name == "ChainedScheduler":
             return _called(cls, inner, optimizer=optimizer, **given)
         return _called(cls, optimizer, inner, **given)
@@ -78,12 +127,23 @@ def _known_arguments(cls: type, given: dict[str, Any], *ours: str) -> None:
             raise UserError(f"{cls.__name__} takes no {key!r}{hint}", allowed=", ".join(allowed), path=(key,))
         usual = inspect.signature(cls).parameters[key].default
         numeric = isinstance(usual, int | float) and not isinstance(usual, bool)
-        if numeric and (isinstance(given[key], bool) or not isinstance(given[key], int | float)):
+        if isinstance(given[key], list) and not all(_is_number(item) for item in given[key]):
+            raise UserError(f"expected numbers, found {given[key]!r}", path=(key,))
+        if numeric and not _is_number(given[key]):
             raise UserError(f"expected a number, found {given[key]!r}", path=(key,))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _called(cls: type, *args: Any, **kwargs: Any) -> Any:
     try:
         return cls(*args, **kwargs)
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{cls.__name__}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever it raises, it is about the arguments
+        raise _about_arguments(cls.__name__, error) from None
+
+
+def _about_arguments(name: str, error: Exception) -> UserError:
+    words = (str(error).strip() or "it does not take these values").splitlines()[0]
+    return UserError(f"{name}: {words}" + ("" if isinstance(error, ValueError) else f" ({type(error).__name__})"))

@@ -23,8 +23,8 @@ from stitching.nets.formats import Format
 from stitching.training.checkpoints import load_weights
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.metrics import Averages, make_loss, make_metrics
-from stitching.training.network_outputs import Place, TappedOutputs, try_outputs
-from stitching.training.optim import make_optimizer, make_scheduler
+from stitching.training.network_outputs import TappedOutputs, try_outputs
+from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
 from stitching.training.results import StepLog
 from stitching.training.trunk import TaskData, front_of
 
@@ -60,24 +60,27 @@ class Run:
         self.cost = cost(self.network, data.image_shape)
         config = job.train_config
         with at("train_config"):
-            self.loss = make_loss(config.loss_fn, config.loss_fn_args)
+            classes = [batches.num_classes for batches in data.train]
+            known = classes[0] if len(classes) == 1 else None
+            self.loss = make_loss(config.loss_fn, config.loss_fn_args, known)
             self.aux_losses = []
             for i, term in enumerate(config.aux_losses):
                 with at("aux_losses", i):
-                    self.aux_losses.append((term.output, make_loss(term.loss_fn, term.loss_fn_args), term.weight))
+                    self.aux_losses.append(
+                        (term.output, make_loss(term.loss_fn, term.loss_fn_args, known), term.weight)
+                    )
         self.metrics = make_metrics(job.metrics)
-        asked: list[tuple[Place, str | None]] = [
-            *((("train_config", "aux_losses", i, "output"), output) for i, (output, *_) in enumerate(self.aux_losses)),
-            *((("metrics", i, "output"), metric.output) for i, metric in enumerate(self.metrics)),
-        ]
-        self.tapped = TappedOutputs(self.network, asked)
+        self.tapped = TappedOutputs(self.network, job)
         try_outputs(self.network, self.tapped, data)
+        self.notes: list[str] = []  # for the log, once there is one
         if job.load_from:
             with at("load_from"):
-                load_weights(self.network, Path(job.load_from), strict=job.strict_load)
+                self.notes += load_weights(self.network, Path(job.load_from), strict=job.strict_load)
 
-        # Outputs inside the network are only there when all of it is computed here.
-        self.front = None if self.tapped.names else front_of(self.network, self.seed)
+        # Outputs inside the network are only there when all of it is computed here, and a shared front has the
+        # weights that its model came with, not those that were loaded over them.
+        alone = bool(self.tapped.names or job.load_from)
+        self.front = None if alone else front_of(self.network, self.seed)
         self.first_piece = self.front.pieces if self.front else 0
         for piece in self.network.pieces[self.first_piece :]:
             piece.to(device)
@@ -90,8 +93,13 @@ class Run:
             with at("train_config"):
                 self.optimizer = make_optimizer(config, trainable)
                 self.scheduler = make_scheduler(config, self.optimizer)
-            for _ in range(job.start_epoch * (1 if self._cadence == "epochs" else data.batches_per_epoch)):
-                self._advance_schedule()
+                between = (
+                    data.batches_per_epoch if self._cadence == "epochs" else 1
+                )  # steps from one advance to the next
+                before = job.start_epoch * data.batches_per_epoch
+                try_training(config, math.ceil((before + self.total_steps) / between), device)
+            for _ in range(before // between):
+                advance(self.scheduler, None)
         if job.compile:
             self.network.compile()
 
@@ -156,7 +164,6 @@ class Run:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         row: dict[str, float] = {"Step": self.step + 1, "Epoch": self.epoch}
-        sums: dict[str, float] = {}
         count = sum(len(given) for given in labels)
         with self._autocast():
             total, measured = self._losses_and_metrics(inputs, labels)
@@ -165,9 +172,9 @@ class Run:
             nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], limit)
         row["LR"] = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
+        row["Loss"] = total.item()
         if self._cadence == "steps":
-            self._advance_schedule(row.get("Loss"))
-        row["Loss"] = sums["Loss"] = total.item()
+            advance(self.scheduler, row["Loss"])
         for name, (value, samples) in measured.items():
             row[name] = value / samples
             self.averages.add({name: value}, samples)
@@ -203,7 +210,7 @@ class Run:
         self.log.extend_last(values | {"Time/Per Epoch": self.epoch_seconds})
         self.final = values if test is not None else self.final
         if self._cadence == "epochs":
-            self._advance_schedule(means["Loss"])
+            advance(self.scheduler, means["Loss"])
         self.averages = Averages()
         self.epoch_seconds = 0.0
         self.epoch += 1
@@ -264,15 +271,6 @@ class Run:
         args = self.job.train_config.lr_scheduler_args
         return args.cadence if args else "epochs"
 
-    def _advance_schedule(self, loss: float | None = None) -> None:
-        if self.scheduler is None:
-            return
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            if loss is not None:
-                self.scheduler.step(loss)
-        else:
-            self.scheduler.step()
-
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.job.precision == "bf16" else nullcontext()
 
@@ -327,6 +325,7 @@ def network_of(job: Job, data: TaskData) -> Network:
     options = BuildOptions(
         seed=job.train_config.seed,
         num_classes=data.train[0].num_classes if len(data.train) == 1 else None,
+        task_classes=tuple(batches.num_classes for batches in data.train),
         class_token=job.reformat_options.class_token,
         frozen_norm=job.frozen_norm,
         unfrozen=job.unfrozen,

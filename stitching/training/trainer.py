@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -104,23 +105,24 @@ def train(
     first = setups[0].job
     assert len({shared_key(setup.job) for setup in setups}) == 1, "these jobs cannot share a loop"
     device = _device(first)
-    if first.deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
     data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches)
-    runs = [Run(setup.job, setup.folder, data, device) for setup in setups]
-    trunk = Trunk(run.front for run in runs if run.front).to(device)
+    try:
+        runs = [Run(setup.job, setup.folder, data, device) for setup in setups]
+        trunk = Trunk(run.front for run in runs if run.front).to(device)
+    finally:
+        forget_models()
     if first.channels_last:
         trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if first.compile:
+        # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(runs))
         trunk.compile()
-    forget_models()
     given = {}
     for run in runs:
         if source := run.job.resume_from:
             with at("resume_from"):
                 given[run] = read_checkpoint(Path(source), run.job)
-    with ExitStack() as held:
+    with ExitStack() as held, _deterministic(first.deterministic):
         ours = [run for run in runs if _taken(run, held, skip_busy)]
         for run in ours:
             if overwrite:
@@ -132,7 +134,7 @@ def train(
                 run.resume(given[run])
         notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
         for run in ours:
-            for note in notes:
+            for note in (*notes, *run.notes):
                 run.say(f"note: {note}")
             if run.only_tests and not run.job.test_only:
                 run.say("nothing in the network is trained: it is only tested")
@@ -161,13 +163,30 @@ def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
     return not (skip_busy and known.get("state") == "done" and known.get("identity") == run.identity)
 
 
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Within the body only algorithms that give the same every time; one that has no such form raises."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS would refuse
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
+
+
 def _device(job: Job) -> torch.device:
     name = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with at("device"):
         try:
             device = torch.device(name)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             words = str(error).splitlines()[0]
             raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
     return device
@@ -204,8 +223,9 @@ class _Loop:
             self._test_where(lambda run, now=here: run in now and run.tests_now, Run.close_epoch)  # type: ignore[misc]
             for run in here:
                 if run.epoch == epoch and run.failure is None:
-                    run.close_epoch(None)
-                if not run.finished:
+                    with self._failing_alone(run):
+                        run.close_epoch(None)
+                if run.failure is None and not run.finished:
                     run.log.save(run.folder.result)
                     run.save()
             self._end_finished()
@@ -269,7 +289,8 @@ class _Loop:
             self._tell(runs[0], "testing")
         for run, average in zip(runs, averages, strict=True):
             if run.failure is None:
-                done(run, average)
+                with self._failing_alone(run):
+                    done(run, average)
 
     def _features(self, runs: list[Run], images: Tensor) -> dict[Any, Tensor]:
         """What each front makes of the images; the images themselves under None."""
@@ -295,8 +316,14 @@ class _Loop:
             run.failure = f"{type(error).__name__}: {words}"
             run.say(f"failed: {run.failure}")
             record_end(run, "failed")
-            if len(self.runs) == 1:
-                raise
+            if len(self.runs) > 1:
+                return
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(
+                    f"there is not enough memory on {self.device}: {words}",
+                    do="Make batch_size smaller, or `precision: bf16`.", path=("train_config", "batch_size"),
+                ) from None  # fmt: skip
+            raise
 
     def _save_all(self) -> None:
         """A checkpoint of every run; and if a stop was asked for, the stop."""

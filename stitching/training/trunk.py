@@ -63,9 +63,16 @@ class TaskData:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        first = self.train[0]
-        return (first.channels, first.image_size, first.image_size)
+        """(C, H, W) of every image. Raises `UserError` if the tasks' images differ."""
+        first, *others = [(each.channels, each.image_size, each.image_size) for each in self.train]
+        for i, other in enumerate(others, 1):
+            if other != first:
+                raise UserError(
+                    f"its images are {'x'.join(map(str, other))}, those of the first task {'x'.join(map(str, first))}",
+                    do="Set image_size and channels in data_preprocessing.",
+                    path=("train_config", "tasks", i),
+                )
+        return first
 
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
         """The training batches of an epoch from number `start` on."""
@@ -113,11 +120,9 @@ def front_of(network: Network, seed: int) -> Front | None:
             break
         spec, start, end = cut
         begins_there = start.index == 0 if front is None else (spec, start.index) == (front.spec, front.end.index)
-        if not begins_there:
+        if not begins_there or piece.after.changes:
             break
         front = Front(spec, seed, end, count)
-        if piece.after.changes:
-            return None if count == 1 else front
     return front
 
 

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pets(folder: Path, train: bool = True, augment: bool = True, **arguments: object) -> Batches:
     settings = {"batch_size": 4, "seed": 1, **arguments}
-    preprocessing = Preprocessing(image_size=16, data_augmentation=augment)
+    preprocessing = Preprocessing(image_size=16, data_augmentation=augment, train_crop="pad" if augment else None)
     return Batches("image_folder", folder, preprocessing=preprocessing, train=train, **settings)  # type: ignore[arg-type]
 
 

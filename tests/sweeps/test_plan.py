@@ -362,7 +362,7 @@ def test_shipped_sweeps_load(path):
     assert config.lr_scheduler_args is not None
     assert config.lr_scheduler_args.torch_args == {"T_max": 10, "eta_min": 0}
     assert config.lr_scheduler_args.cadence == "epochs"
-    assert config.data_preprocessing.data_augmentation is True
+    assert config.data_preprocessing.data_augmentation == "default"
     assert sweep.frozen_norm == "batch"
     assert [gap.blocks_to_drop for gap in sweep.gaps] == NINE_GAPS
     assert [gap.num_downsamples for gap in sweep.gaps] == NINE_DOWNSAMPLES

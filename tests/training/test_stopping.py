@@ -129,6 +129,7 @@ torch.optim.AdamW.step = nth(torch.optim.AdamW.step, 8, lambda *a, **k: os.kill(
 def test_two_at_once_in_one_folder(tmp_path, command_line, cli):
     job = _job()
     job["train_config"]["epochs"] = 200
+    job["train_config"]["lr_scheduler_args"]["total_steps"] = 2000
     folder = write_config(tmp_path / "busy", job)
     process = command_line(folder, "train", "-c", "config.yml", wait=False)
     try:
