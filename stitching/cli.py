@@ -273,6 +273,8 @@ def _print_plan(found: Any) -> None:
         columns.pop(5)
         rows = [row[:5] + row[6:] for row in rows]
     _print_table(f"Plan of {found.name}", columns, rows)
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
     same = len(found.cells) - len(found.runs) - len(found.declined)
     out.print(
         f"{len(found.runs)} runs, {same} more cells of the same networks, {len(found.declined)} declined",

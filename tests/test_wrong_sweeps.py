@@ -104,6 +104,12 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("dataset: digits", "tasks: [{dataset: digits}, {dataset: cifar10}]", 13, "2 data sets"),
     ("epochs: 1", "dataset: digits", 15, "stands twice"),
     ("  - {model_name: convnet", "  - {model_name: convnet}\n  - {model_name: convnet", 4, "is listed twice"),
+    ("frozen_norm:", "resume_from: nowhere.pt\nfrozen_norm:", 11, "of one run"),
+    ("frozen_norm:", "load_from: nowhere.pt\nfrozen_norm:", 11, "nowhere.pt"),
+    ("frozen_norm:", "metrics: [{metric_fn: accuracy, output: parts.77}]\nfrozen_norm:", 11, "parts.77"),
+    ("epochs: 1", "epochs: 2\n  lr_scheduler: CosineAnnealingLR\n  lr_scheduler_args: {T_max: 0}", 17, "ZeroDivisionError"),
+    ("epochs: 1", "epochs: 1\n  loss_fn_args: {weight: [1, 2, 3]}", 16, "cross_entropy does not take"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{resume_from: [a.pt, b.pt]}", 10, "resume_from"),
     # checkpoints
     ("in_chans: 1}", "in_chans: 1, ckp_path: nowhere.pt}", 3, "nowhere.pt"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: broken.pt}", 3, "broken.pt"),

@@ -165,11 +165,20 @@ class _Reader:
             self.places[(*keys, key)] = place
             result[key] = self.value(value_node, (*keys, key), loader)
         for other in merged:
-            if not isinstance(other, yaml.MappingNode):
-                raise _told("`<<` merges mappings only", f"{other.start_mark.name}:{other.start_mark.line + 1}", keys)
+            place = f"{other.start_mark.name}:{other.start_mark.line + 1}"
             # What stands beside `<<` wins, in value and in place.
-            kept = [pair for pair in other.value if pair[0].value not in result]
-            result |= self.mapping(yaml.MappingNode(other.tag, kept, other.start_mark), keys, loader)
+            if other.tag == "!include":
+                known = dict(self.places)
+                included = self.include(other, keys, place)
+                self.places.update(known)
+            elif isinstance(other, yaml.MappingNode):
+                kept = [pair for pair in other.value if pair[0].value not in result]
+                included = self.mapping(yaml.MappingNode(other.tag, kept, other.start_mark), keys, loader)
+            else:
+                included = other.value
+            if not isinstance(included, dict):
+                raise _told("`<<` merges mappings only", place, keys)
+            result = {**included, **result}
         return result
 
     def include(self, node: yaml.Node, keys: Keys, place: str) -> Any:

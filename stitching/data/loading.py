@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from stitching.config.errors import UserError, at
 from stitching.data.registry import ImageDataset, dataset_info, open_dataset
-from stitching.data.transforms import Preprocessing, is_random, make_transform
+from stitching.data.transforms import Preprocessing, is_random, make_transform, normalization
 
 __all__ = ["Batches", "derive_seed"]
 
@@ -80,6 +80,7 @@ class Batches:
         info = dataset_info(dataset_name, data_path)
         with at("data_preprocessing"):
             transform, self.notes = make_transform(info, preprocessing, train)
+        self.normalization = normalization(transform)
         self.num_classes = info.num_classes
         self.channels = preprocessing.channels or info.channels
         self.image_size = preprocessing.image_size or info.image_size

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from stitching.config.errors import UserError, unknown_name
 from stitching.data.registry import DatasetInfo
 
-__all__ = ["Preprocessing", "is_random", "make_transform"]
+__all__ = ["Preprocessing", "is_random", "make_transform", "normalization"]
 
 BIG = 96  # pixels; smaller images have no border to spare
 
@@ -88,6 +88,12 @@ def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool)
     std = _of_channels("std", preprocessing.std or info.std, channels, given=preprocessing.std is not None)
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
     return v2.Compose(steps), notes
+
+
+def normalization(transform: v2.Compose) -> tuple[list[float], list[float]]:
+    """The mean and the standard deviation of each channel that the transform takes off and divides by."""
+    (step,) = (step for step in transform.transforms if isinstance(step, v2.Normalize))
+    return list(step.mean), list(step.std)
 
 
 def is_random(transform: v2.Compose) -> bool:

@@ -20,7 +20,7 @@ from stitching.nets import adapters, blocks, dery, graphs, zoo
 from stitching.nets.assembly import Network, Parallel, Piece
 from stitching.nets.formats import Format, Reformat, converted
 
-__all__ = ["BuildOptions", "build_network", "forget_models", "model_spec", "traced_model"]
+__all__ = ["BuildOptions", "build_network", "first_model", "forget_models", "model_spec", "traced_model"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,13 @@ def model_spec(part: ModelFields) -> zoo.ModelSpec:
         return zoo.ModelSpec.parse(
             part.title, pretrained=part.wants_pretrained, ckp_path=part.ckp_path, **part.model_args
         )
+
+
+def first_model(part: BasePart) -> zoo.ModelSpec | None:
+    """The model that the images go into first; None if it is something else, or several side by side."""
+    while isinstance(part, AssemblyPart):
+        part = part.parts[0]
+    return model_spec(part) if isinstance(part, SubnetPart | NetPart) else None
 
 
 @lru_cache(maxsize=8)

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from stitching.nets.convnet import ConvNet
 from stitching.nets.shapes import Shape3, default_input_shape, meta_copy
 from stitching.nets.weights import load_weights
 
-__all__ = ["ModelSpec", "build", "build_meta", "input_shape"]
+__all__ = ["ModelSpec", "build", "build_meta", "input_shape", "normalization_note"]
 
 _BACKENDS = {"timm": "timm", "torchvision": "torchvision", "pytorch": "torchvision", "local": "local"}
 _LOCAL: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet}
@@ -118,6 +118,30 @@ def input_shape(model: ModelSpec | nn.Module) -> Shape3:
     if size is not None:
         height, width = size if isinstance(size, tuple) else (size, size)
     return args.get("in_chans", channels), height, width
+
+
+def normalization_note(spec: ModelSpec, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """A warning, if published weights were trained on images that were normalised otherwise; else nothing.
+
+    Args:
+        spec: the model.
+        mean, std: of each channel of the images it is given, scaled to 0..1.
+    """
+    if not spec.pretrained or spec.ckp_path or spec.backend == "local":
+        return []
+    if spec.backend == "timm":
+        known: Any = timm.get_pretrained_cfg(spec.name)
+    else:
+        known = torchvision.models.get_model_weights(spec.name)["DEFAULT"].transforms()
+    trained = [round(float(value), 3) for value in (*known.mean, *known.std)] if known else []
+    if not trained or trained == [round(value, 3) for value in (*mean, *std)]:
+        return []
+    half = len(trained) // 2
+    return [
+        f"{spec.title} was trained with images of mean {trained[:half]} and std {trained[half:]}, here they have "
+        f"{[round(v, 3) for v in mean]} and {[round(v, 3) for v in std]}: its accuracy may suffer. "
+        "train_config.data_preprocessing takes mean and std"
+    ]
 
 
 def _check_name(backend: str, name: str) -> None:

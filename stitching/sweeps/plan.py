@@ -14,9 +14,10 @@ from stitching.config.errors import UserError
 from stitching.config.identity import identity
 from stitching.config.job import Job, project_root
 from stitching.config.sweep import Sweep
-from stitching.nets.build import BuildOptions, build_network
+from stitching.nets.build import BuildOptions, build_network, first_model
 from stitching.nets.cost import Cost, cost
 from stitching.nets.formats import Format
+from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.rows import subnets
 from stitching.sweeps.settings import Images, Setting, make_settings
@@ -92,6 +93,7 @@ class Plan:
     name: str
     folder: Path
     cells: list[PlannedRun]
+    notes: list[str] = field(default_factory=list)  # what a user should know before running it
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -126,6 +128,7 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:
     networks: dict[str, tuple[Cost, int]] = {}
     first_of: dict[str, str] = {}  # by identity, the name of the run that came first
     made: list[PlannedRun] = []
+    notes: list[str] = []
     for number, (images, cell) in enumerate((images, cell) for images, found in cells.items() for cell in found):
         if told:
             told(number, total, f"{cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
@@ -140,6 +143,8 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:
             except Declined as declined:
                 made.append(PlannedRun(name, cell, setting.seed, setting.values, declined=str(declined)))
                 continue
+            if first_in_line := first_model(job.network):
+                notes += normalization_note(first_in_line, *setting.normalization)
             known_as = identity(job)
             first = first_of.setdefault(known_as, name)
             made.append(
@@ -150,7 +155,7 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:
             )  # fmt: skip
     _all_named_differently(made)
     root = project_root(path.parent) / "experiments" / sweep.project / path.stem
-    return Plan(path.stem, Path(sweep.save_dir) if sweep.save_dir else root, made)
+    return Plan(path.stem, Path(sweep.save_dir) if sweep.save_dir else root, made, list(dict.fromkeys(notes)))
 
 
 def _parts(cell: Cell) -> list[dict[str, Any]]:

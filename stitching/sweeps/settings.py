@@ -15,7 +15,7 @@ from stitching.config.schema import validated
 from stitching.config.sweep import Sweep
 from stitching.config.yaml import Document
 from stitching.data.registry import dataset_info
-from stitching.data.transforms import Preprocessing, make_transform
+from stitching.data.transforms import Preprocessing, make_transform, normalization
 from stitching.nets.weights import read_weights
 from stitching.training.metrics import make_loss, make_metrics
 from stitching.training.optim import try_training
@@ -39,6 +39,7 @@ class Setting:
     values: dict[str, Any]  # the grid's
     data: dict[str, Any]  # the job's keys, as plain data
     images: Images
+    normalization: tuple[list[float], list[float]]  # mean and standard deviation of each channel
 
 
 _NOT_TO_VARY = {"save_dir", "metrics_output", "resume_from"}  # where results are does not make another run
@@ -59,8 +60,8 @@ def make_settings(sweep: Sweep) -> list[Setting]:
             data = _with_values(base, {"train_config.seed": seed, **values})
             with _blamed_on_grid(sweep, values):
                 job = validated(JobSettings, Document(Path("grid"), data))
-                images = _tried(job)
-            settings.append(Setting(job.train_config.seed, values, data, images))
+                images, normalized = _tried(job)
+            settings.append(Setting(job.train_config.seed, values, data, images, normalized))
     return settings
 
 
@@ -106,8 +107,11 @@ def _blamed_on_grid(sweep: Sweep, values: dict[str, Any]) -> Iterator[None]:
         raise
 
 
-def _tried(job: JobSettings) -> Images:
-    """The images that the job is given; everything else that a name in it stands for is made once, and dropped."""
+def _tried(job: JobSettings) -> tuple[Images, tuple[list[float], list[float]]]:
+    """The images that the job is given, and mean and standard deviation of their channels.
+
+    Everything else that a name in the job stands for is made once, and dropped.
+    """
     config = job.train_config
     with at("train_config"):
         if len(config.task_list) > 1:
@@ -118,7 +122,8 @@ def _tried(job: JobSettings) -> Images:
         with at(*(("tasks", 0) if config.tasks else ())):
             info = dataset_info(config.task_list[0].dataset, job.data_path)
         with at("data_preprocessing"):
-            make_transform(info, Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True)), train=True)
+            given = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
+            transform, _ = make_transform(info, given, train=True)
         make_loss(config.loss_fn, config.loss_fn_args, info.num_classes)
         for i, term in enumerate(config.aux_losses):
             with at("aux_losses", i):
@@ -131,4 +136,5 @@ def _tried(job: JobSettings) -> Images:
         with at("load_from"):
             read_weights(job.load_from)
     size = config.data_preprocessing.image_size or info.image_size
-    return Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)
+    images = Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)
+    return images, normalization(transform)

@@ -17,9 +17,10 @@ from stitching.config.identity import identity
 from stitching.config.job import Job
 from stitching.data.loading import derive_seed
 from stitching.nets.assembly import Network
-from stitching.nets.build import BuildOptions, build_network
+from stitching.nets.build import BuildOptions, build_network, first_model
 from stitching.nets.cost import cost
 from stitching.nets.formats import Format
+from stitching.nets.zoo import normalization_note
 from stitching.training.checkpoints import load_weights
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.metrics import Averages, make_loss, make_metrics
@@ -73,6 +74,8 @@ class Run:
         self.tapped = TappedOutputs(self.network, job)
         try_outputs(self.network, self.tapped, data)
         self.notes: list[str] = []  # for the log, once there is one
+        if first := first_model(job.network):
+            self.notes += normalization_note(first, *data.train[0].normalization)
         if job.load_from:
             with at("load_from"):
                 self.notes += load_weights(self.network, Path(job.load_from), strict=job.strict_load)

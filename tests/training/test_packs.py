@@ -47,6 +47,21 @@ def test_one_pass_through_a_source_serves_all_depths(tmp_path, monkeypatch):
     assert all(run.first_piece == 1 for run in runs)
 
 
+def test_a_run_that_raises_at_the_end_of_an_epoch_does_not_either(tmp_path, monkeypatch):
+    close = trainer.Run.close_epoch
+
+    def failing(self, test):
+        if self.name == "run-1":
+            raise ValueError("no more of it")
+        close(self, test)
+
+    monkeypatch.setattr(trainer.Run, "close_epoch", failing)
+    jobs = _jobs()[:3]
+    runs = trained(jobs, tmp_path / "pack")
+    assert [run.failure for run in runs] == [None, "ValueError: no more of it", None]
+    assert [run.folder.read_metadata()["state"] for run in runs] == ["done", "failed", "done"]
+
+
 def test_a_run_that_raises_does_not_stop_its_neighbours(tmp_path, monkeypatch):
     step = trainer.Run.train_step
 

@@ -78,6 +78,16 @@ def test_schedulers_nest(tmp_path):
     assert list(frame_of(run.folder.path)["LR"])[:5] == pytest.approx([0.001, 0.00325, 0.0055, 0.00775, 0.005])
 
 
+@pytest.mark.parametrize("cadence", ["epochs", "steps"])
+def test_a_plateau_lowers_the_rate_at_its_cadence(tmp_path, cadence):
+    args = {"patience": 0, "threshold": 10.0, "cadence": cadence}  # nothing is better by so much
+    config = {"lr_scheduler": "ReduceLROnPlateau", "lr_scheduler_args": args, "epochs": 3, "max_batches": 2}
+    (run,) = trained(stitched("layer2", "layer3", train_config=config), tmp_path)
+    by_step, by_epoch = [1, 0.1, 0.01, 1e-3, 1e-4, 1e-5], [1, 1, 0.1, 0.1, 0.01, 0.01]
+    rates = [0.01 * factor for factor in (by_step if cadence == "steps" else by_epoch)]
+    assert list(frame_of(run.folder.path)["LR"]) == pytest.approx(rates)
+
+
 def test_several_tasks_with_a_head_each(tmp_path):
     images = tmp_path / "data" / "image_folder"
     from PIL import Image
@@ -91,7 +101,7 @@ def test_several_tasks_with_a_head_each(tmp_path):
     del data["train_config"]["dataset"]
     data["train_config"]["tasks"] = [{"dataset": "digits"}, {"dataset": "image_folder", "batch_size": 8}]
     data["train_config"]["data_preprocessing"] |= {"channels": 1, "mean": [0.5], "std": [0.5]}
-    heads = [{"ClassifierHead": {"num_classes": 10}}, {"ClassifierHead": {"num_classes": 3}}]
+    heads = [{"ClassifierHead": {}}, {"ClassifierHead": {}}]  # their classes are those of their tasks
     front = {"Subnet": {**NARROW_RESNET, "block_output": "layer2", "frozen": True}}
     data["model"] = {"Assembly": {"parts": [front, {"ParallelPart": {"parts": heads, "agg": "none"}}]}}
     (run,) = trained(data, tmp_path / "runs")
@@ -103,9 +113,14 @@ def test_several_tasks_with_a_head_each(tmp_path):
     assert run.final["Overall/Test image_folder/Accuracy"] * 6 == pytest.approx(
         round(run.final["Overall/Test image_folder/Accuracy"] * 6)
     )
-    data["model"]["Assembly"]["parts"] = [front, heads[0]]
+    classes = [part.net.fc.out_features for part in run.network.pieces[-1].net.parts]
+    assert classes == [10, 3]
+    data["model"]["Assembly"]["parts"] = [front, {"ClassifierHead": {"num_classes": 10}}]
     with pytest.raises(UserError, match="one output, the data 2 tasks"):
         trained(data, tmp_path / "wrong")
+    data["train_config"]["data_preprocessing"].pop("channels")
+    with pytest.raises(UserError, match="its images are 3x16x16, those of the first task 1x16x16"):
+        trained(data, tmp_path / "other")
 
 
 def test_outputs_inside_the_network_are_scored_and_trained(tmp_path):
@@ -191,7 +206,7 @@ def test_what_the_network_costs_is_recorded(tmp_path):
 
 
 def test_smoke_test_keeps_nothing(tmp_path, cli):
-    folder = write_config(tmp_path / "job", stitched("layer2", "layer3"))
+    folder = write_config(tmp_path / "job", stitched("layer2", "layer3", resume_from="of-the-real-run.pt"))
     outcome = cli("train", "-c", folder / "config.yml", "--smoke-test")
     assert outcome.code == 0
     assert "passed" in outcome.out
