@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from small_sweeps import (
     CONVNET,
     NINE_DOWNSAMPLES,
