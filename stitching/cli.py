@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stitching.config.errors import UserError
-from stitching.config.yaml import Document, load_yaml, parse_value
+from stitching.config.yaml import Document, load_yaml, parse_assignments
 from stitching.progress import shown_progress
 
 __all__ = ["app", "main"]
@@ -54,17 +54,6 @@ def main() -> None:
 
 def _say_error(error: UserError) -> None:
     err.print(f"error: {error}", markup=False, soft_wrap=True)
-
-
-def _assigned(texts: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` texts, whose values are YAML, by key."""
-    values = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UserError(f"--set {text!r} is no assignment", allowed="--set train_config.epochs=3")
-        values[key] = parse_value(value, f"--set {text}")
-    return values
 
 
 def _again() -> str:
@@ -123,7 +112,9 @@ def train(
         "workers": workers,
     }  # fmt: skip
     with _located(document):
-        given = {key: value for key, value in values.items() if value is not None} | _assigned(assignments or [])
+        given = {key: value for key, value in values.items() if value is not None} | parse_assignments(
+            assignments or [], "--set", "train_config.epochs=3"
+        )
         for key, value in given.items():
             override(document, key, value, f"command line ({key})")
         with shown_progress(err, "steps") as told:

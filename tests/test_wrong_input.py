@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from told import assert_told, files_below
 
 # What is replaced in the small job, by what, the line that the message must name (0: the file alone), words it must have.
 TRAIN: list[tuple[str, str, int, str]] = [
@@ -119,19 +120,6 @@ TRAIN: list[tuple[str, str, int, str]] = [
 ]  # fmt: skip
 
 
-def _files(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _told(outcome, path: Path, line: int, words: str) -> None:
-    place = f"{path}:{line}: " if line else f"{path}"
-    assert outcome.code == 2, outcome
-    assert outcome.err.count("error: ") == 1
-    assert f"error: {place}" in outcome.err, outcome.err
-    assert words in outcome.err, outcome.err
-    assert "Traceback" not in outcome.err + outcome.out
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "broken.pt").write_bytes(b"PK not a checkpoint")
@@ -144,9 +132,11 @@ def folder(tmp_path: Path) -> Path:
 def test_train_tells_what_is_wrong(cli, write, small_job, folder, old, new, line, words):
     assert old in small_job
     path = write("config.yml", small_job.replace(old, new, 1))
-    before = _files(folder)
-    _told(cli("train", "-c", path, "--data-path", folder / "data"), path, line, words)
-    assert _files(folder) == before
+    before = files_below(folder)
+    assert_told(
+        cli("train", "-c", path, "--data-path", folder / "data"), f"{path}:{line}: " if line else str(path), words
+    )
+    assert files_below(folder) == before
 
 
 def test_there_are_enough_of_them():
@@ -165,12 +155,12 @@ def test_there_are_enough_of_them():
 )
 def test_wrong_options_are_told(cli, write, small_job, folder, options, words):
     path = write("config.yml", small_job)
-    before = _files(folder)
+    before = files_below(folder)
     outcome = cli("train", "-c", path, *options)
     assert outcome.code == 2
     assert words in outcome.err
     assert "Traceback" not in outcome.err
-    assert _files(folder) == before
+    assert files_below(folder) == before
 
 
 @pytest.mark.parametrize("text", ["", "3\n", "- a\n- b\n", "\x00", "a: b: c\n"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from told import assert_told, files_below
 
 SWEEP = """\
 project: tests
@@ -117,18 +118,6 @@ WRONG: list[tuple[str, str, int, str]] = [
 ]  # fmt: skip
 
 
-def _files(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _told(outcome, place: str, words: str) -> None:
-    assert outcome.code == 2, outcome
-    assert outcome.err.count("error: ") == 1, outcome.err
-    assert f"error: {place}" in outcome.err, outcome.err
-    assert words in outcome.err, outcome.err
-    assert "Traceback" not in outcome.err + outcome.out
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "broken.pt").write_bytes(b"PK not a checkpoint")
@@ -137,22 +126,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_sweep_is_right_as_it_stands(cli, write, folder):
-    before = _files(folder)
+    before = files_below(folder)
     outcome = cli("plan", write("sweep.yml", SWEEP))
     assert outcome.code == 0, outcome.err
     assert "8 runs" in outcome.out
-    assert set(_files(folder)) - set(before) == {folder / "sweep.yml"}
+    assert set(files_below(folder)) - set(before) == {folder / "sweep.yml"}
 
 
 @pytest.mark.parametrize(("old", "new", "line", "words"), WRONG, ids=lambda value: str(value)[:40])
-def test_wrong_sweeps_are_told(cli, write, folder, old, new, line, words):
+def test_wrong_sweeps_areassert_told(cli, write, folder, old, new, line, words):
     assert SWEEP.count(old) >= 1
     path = write("sweep.yml", SWEEP.replace(old, new, 1))
-    before = _files(folder)
+    before = files_below(folder)
     place = f"{path}:{line}: " if line else str(path)
-    _told(cli("plan", path), place, words)
-    _told(cli("submit", path, "--cluster", "local"), place, words)
-    assert _files(folder) == before
+    assert_told(cli("plan", path), place, words)
+    assert_told(cli("submit", path, "--cluster", "local"), place, words)
+    assert files_below(folder) == before
 
 
 STAGES = """\
@@ -183,31 +172,31 @@ train_config: {dataset: digits, data_preprocessing: {image_size: 32}}
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
-def test_wrong_stages_are_told(cli, write, folder, old, new, line, words):
+def test_wrong_stages_areassert_told(cli, write, folder, old, new, line, words):
     assert cli("plan", write("right.yml", STAGES)).code == 0
     assert old in STAGES
     path = write("sweep.yml", STAGES.replace(old, new, 1))
-    before = _files(folder)
-    _told(cli("plan", path), f"{path}:{line}: " if line else str(path), words)
-    assert _files(folder) == before
+    before = files_below(folder)
+    assert_told(cli("plan", path), f"{path}:{line}: " if line else str(path), words)
+    assert files_below(folder) == before
 
 
-def test_rows_too_short_for_a_gap_are_told(cli, write, folder):
+def test_rows_too_short_for_a_gap_areassert_told(cli, write, folder):
     lines = STAGES.splitlines(keepends=True)
     path = write("sweep.yml", "".join([lines[0], lines[1], lines[3], *lines[5:]]))
-    _told(cli("plan", path), str(path), "there is no gap")
+    assert_told(cli("plan", path), str(path), "there is no gap")
 
 
 @pytest.mark.parametrize("text", ["", "3\n", "- a\n- b\n", "\x00", "a: b: c\n"])
 def test_files_that_are_no_sweep(cli, write, folder, text):
     path = write("sweep.yml", text)
-    _told(cli("plan", path), str(path), "")
+    assert_told(cli("plan", path), str(path), "")
 
 
 def test_files_that_are_not_there(cli, write, folder):
     write("sweep.yml", SWEEP)
-    _told(cli("plan", folder / "swep.yml"), str(folder / "swep.yml"), "sweep.yml")
-    _told(cli("submit", folder, "--cluster", "local"), str(folder), "directory")
+    assert_told(cli("plan", folder / "swep.yml"), str(folder / "swep.yml"), "sweep.yml")
+    assert_told(cli("submit", folder, "--cluster", "local"), str(folder), "directory")
 
 
 @pytest.mark.parametrize(
@@ -221,12 +210,12 @@ def test_files_that_are_not_there(cli, write, folder):
 )
 def test_wrong_options_of_submit(cli, write, folder, options, words):
     path = write("sweep.yml", SWEEP)
-    before = _files(folder)
+    before = files_below(folder)
     outcome = cli("submit", path, *options)
     assert outcome.code == 2
     assert words in outcome.err
     assert "Traceback" not in outcome.err
-    assert _files(folder) == before
+    assert files_below(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -253,5 +242,5 @@ def test_wrong_inspect_input(cli, arguments, words):
 
 
 def test_results_of_nothing(cli, tmp_path):
-    _told(cli("results", tmp_path / "nowhere"), "there is no folder", "nowhere")
-    _told(cli("results", tmp_path), "there is no finished run", "stitching submit")
+    assert_told(cli("results", tmp_path / "nowhere"), "there is no folder", "nowhere")
+    assert_told(cli("results", tmp_path), "there is no finished run", "stitching submit")

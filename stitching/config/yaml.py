@@ -7,6 +7,7 @@ a key that stands twice is an error, `1e-3` is a number, and a key such as `on` 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 
 from stitching.config.errors import UserError
 
-__all__ = ["Document", "load_yaml", "parse_value"]
+__all__ = ["Document", "load_yaml", "parse_assignments"]
 
 Keys = tuple[str | int, ...]
 _MAX_VALUES = 200_000  # no honest config is larger; nested aliases ("billion laughs") are
@@ -90,6 +91,17 @@ def parse_value(text: str, said_by: str) -> Any:
         return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError:
         raise UserError(f"{said_by}: {text!r} is not YAML") from None
+
+
+def parse_assignments(texts: Sequence[str], option: str, example: str) -> dict[str, Any]:
+    """`KEY=VALUE` texts, whose values are YAML, by key; `option` is what they were given with."""
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UserError(f"{option} {text!r} is no assignment", allowed=f"{option} {example}")
+        values[key] = parse_value(value, f"{option} {text}")
+    return values
 
 
 def load_yaml(path: str | Path) -> Document:

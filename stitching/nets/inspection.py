@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from stitching.config.errors import UserError
-from stitching.config.yaml import parse_value
+from stitching.config.yaml import parse_assignments
 from stitching.nets import graphs, zoo
 from stitching.nets.cost import cut_costs
 from stitching.nets.stages import find_stages
@@ -78,12 +77,7 @@ def inspect_model(
     Raises:
         UserError: there is no such model or argument, or it cannot be cut.
     """
-    args = {}
-    for text in arguments:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UserError(f"--arg {text!r} is no assignment", allowed="--arg img_size=32")
-        args[key] = parse_value(value, f"--arg {text}")
+    args = parse_assignments(arguments, "--arg", "img_size=32")
     spec = zoo.ModelSpec.parse(name, **args)
     traced = graphs.trace(zoo.build_meta(spec))
     channels, height, width = zoo.input_shape(spec)

@@ -57,7 +57,3 @@ def frame_of(folder: Path) -> pd.DataFrame:
     """A run's dataframe without what no two runs have in common: the timings."""
     frame = read_result(folder / "result.pkl")
     return frame.drop(columns=[name for name in TIMING_COLUMNS if name in frame])
-
-
-def files_below(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -13,12 +13,12 @@ from small_sweeps import (
     NINE_GAPS,
     RESNET,
     VIT,
-    files_below,
     gaps,
     plan_of,
     planned,
     write_sweep,
 )
+from told import files_below
 
 from stitching.config.errors import UserError
 from stitching.config.sweep import load_sweep
