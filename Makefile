@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DIGITS := experiments/digits
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow lint slurm slurm-stop clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -46,6 +46,13 @@ test: lint  ## the whole test suite but what is marked slow
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
 	@$(BIN)/pytest -q -m slow
+
+slurm:  ## a real Slurm on this machine to play with (Debian, as root); then: source .slurm/environment
+	@$(PYTHON) tests/slurm/cluster.py start .slurm
+
+slurm-stop:  ## stop it
+	@$(PYTHON) tests/slurm/cluster.py stop .slurm
+	@rm -rf .slurm
 
 clean:  ## remove what installing and running left
 	rm -rf .venv .coverage .mypy_cache .pytest_cache .ruff_cache *.egg-info experiments/demo

@@ -174,14 +174,26 @@ def plan(sweep: SweepFile, as_json: AsJson = False) -> None:
 @app.command(epilog="Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`")
 def submit(
     sweep: SweepFile,
-    cluster: Annotated[str, typer.Option(help="Where to run: local (this machine).")],
+    cluster: Annotated[str, typer.Option(help="Where to run: local (this machine), or a name in sbatch/clusters.yml.")],
     pack: Annotated[int, typer.Option(min=1, help="Runs that share one pass over the data, at most.")] = 8,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="With local: processes at once, one core each.")] = 1,
+    slurm: Annotated[
+        list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="Any key of the cluster's profile.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts, and write nothing.")
+    ] = False,
 ) -> None:
-    """Run what of a sweep is not done yet; submitting again goes on where it stopped."""
+    """Run what of a sweep is not done yet; submitting again goes on where it stopped.
+
+    On a cluster it is put into Slurm's queue; `stitching status` shows how it goes on.
+    """
     from stitching.sweeps.submit import submit as submit_plan
     from stitching.training.trainer import Interrupted
 
+    if cluster != "local":
+        _submit_to_slurm(sweep, cluster, pack, slurm or [], dry_run)
+        return
     found = _plan(sweep)
     again = f"stitching submit {sweep} --cluster {cluster}"
     try:
@@ -200,6 +212,75 @@ def submit(
     if outcome.failures:
         out.print(f"To try the failed ones again: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _submit_to_slurm(sweep: Path, cluster: str, pack: int, changes: list[str], dry_run: bool) -> None:
+    from stitching.config.clusters import load_profile
+    from stitching.sweeps.submit import scripts_for_slurm, submit_to_slurm
+
+    profile = load_profile(cluster, sweep, parse_assignments(changes, "--slurm", "partition=long"))
+    found = _plan(sweep)
+    if dry_run:
+        for script in scripts_for_slurm(found, profile, pack=pack):
+            print(script)
+        return
+    queued = submit_to_slurm(found, cluster, profile, pack=pack)
+    runs = sum(len(task.runs) for task in queued.tasks)
+    ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
+    out.print(
+        f"{runs} runs submitted in {len(queued.tasks)} tasks" + (f" (Slurm's {ids})" if ids else ""),
+        f"{len(queued.done_before)} done before, {len(queued.in_queue_before)} in the queue before",
+        sep="; ", soft_wrap=True,
+    )  # fmt: skip
+    out.print(f"To see how they go on: stitching status {sweep}", markup=False, soft_wrap=True)
+
+
+@app.command(epilog="Examples: `stitching status across-scales/digits.yml`, `stitching status experiments/demo/digits`")
+def status(
+    places: Annotated[list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", help="Sweeps, or folders of runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
+    from stitching.sweeps.status import summary
+
+    runs = [(place, run) for place in places for run in _status_of(place)[1]]
+    if as_json:
+        print(json.dumps([{"sweep": str(place), **run.as_json()} for place, run in runs], indent=1))
+        return
+    rows = [
+        [
+            run.name, run.state, "" if run.epoch is None else str(run.epoch),
+            "" if run.accuracy is None else f"{run.accuracy:.3f}", run.job or "", run.words,
+        ]
+        for _, run in runs
+    ]  # fmt: skip
+    _print_table("Runs", ["run", "state", "epoch", "test accuracy", "job", ""], rows)
+    out.print(summary([run for _, run in runs]))
+
+
+@app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
+def cancel(
+    place: Annotated[Path, typer.Argument(metavar="SWEEP.yml|FOLDER", help="A sweep, or the folder of its runs.")],
+) -> None:
+    """Take what of a sweep waits or runs out of Slurm; `submit` goes on with it later."""
+    from stitching.sweeps.slurm import cancel as cancel_jobs
+    from stitching.sweeps.status import in_queue
+
+    folder, _ = _status_of(place)
+    held = in_queue(folder)
+    ids = list(dict.fromkeys(task.id for task in held.values()))
+    cancel_jobs(ids)
+    out.print(f"{len(held)} runs in {len(ids)} tasks cancelled")
+
+
+def _status_of(place: Path) -> tuple[Path, Any]:
+    """The folder of a sweep, and how its runs stand."""
+    from stitching.sweeps.status import sweep_status
+
+    if place.is_dir():
+        return place, sweep_status(place)
+    found = _plan(place)
+    return found.folder, sweep_status(found.folder, [run.name for run in found.runs])
 
 
 @app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")

@@ -34,8 +34,7 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
     Raises:
         Interrupted: Ctrl-C or SIGTERM came, and everything is saved.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = _Pool(len(tasks), told, threads=cores // max(1, min(jobs, cores, len(tasks))))
+    pool = _Pool(len(tasks), told)
     with _sigterm_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
         waiting: set[Future[None]] = {threads.submit(pool.run, number, task) for number, task in enumerate(tasks)}
         while waiting:
@@ -64,14 +63,16 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 class _Pool:
-    def __init__(self, tasks: int, told: Told, threads: int) -> None:
+    def __init__(self, tasks: int, told: Told) -> None:
         self.progress = [(0, 0)] * tasks
         self.told = told
         self.failures: dict[str, str] = {}
         self.processes: set[subprocess.Popen[str]] = set()
         self.stopping = False
-        # Processes that each start a thread for every core spend most of their time waiting for one another.
-        self.environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+        # One thread each, unless the user says otherwise. Processes that each start one for every core spend most of
+        # their time waiting for one another; and a number that depended on how many there are would change the last
+        # bits of a result with the size of the packs.
+        self.environment = {"OMP_NUM_THREADS": "1"} | os.environ
         self.lock = threading.Lock()
 
     def run(self, number: int, folders: list[RunFolder]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from stitching.config.clusters import Profile
 from stitching.config.errors import UserError, unknown_name
 from stitching.sweeps.local import run_locally
 from stitching.sweeps.plan import Plan, PlannedRun
+from stitching.sweeps.slurm import Submitted, check_profile, sbatch_scripts, submit_arrays
+from stitching.sweeps.status import SLURM_FOLDER, in_queue
 from stitching.sweeps.tasks import packed
 from stitching.training.files import FolderBusy, RunFolder, write_yaml
 from stitching.training.results import read_result
 
-__all__ = ["CLUSTERS", "Cluster", "Submission", "state_of", "submit"]
+__all__ = ["CLUSTERS", "Cluster", "Queued", "Submission", "scripts_for_slurm", "state_of", "submit", "submit_to_slurm"]
 
 
 class Cluster(Protocol):
@@ -84,6 +89,57 @@ def submit(
         elsewhere=[run for run in plan.runs if run.name not in done | ended],
         failures=failures,
     )
+
+
+@dataclass(frozen=True)
+class Queued:
+    """What became of a plan that was handed to Slurm."""
+
+    tasks: list[Submitted]
+    done_before: list[PlannedRun]
+    in_queue_before: list[PlannedRun]
+
+
+def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) -> Queued:
+    """Put what of the plan is neither done nor in the queue into Slurm's queue, and return.
+
+    Two of these at once take turns, so that no run is in the queue twice.
+
+    Raises:
+        UserError: Slurm cannot be had or refuses, or the folders cannot be written.
+    """
+    with _one_at_a_time(plan):
+        waiting = in_queue(plan.folder)
+        done = [run for run in plan.runs if state_of(plan, run) == "done"]
+        held = [run for run in plan.runs if run.name in waiting]
+        others = [run for run in plan.runs if run not in done and run not in held]
+        tasks = [[plan.folder_of(run) for run in runs] for runs in packed(others, pack)]
+        if tasks:
+            check_profile(tasks, plan.folder / SLURM_FOLDER, cluster, profile)
+        todo = [run for run in others if _prepared(plan, run)]
+        tasks = [[plan.folder_of(run) for run in runs] for runs in packed(todo, pack)]
+        submitted = submit_arrays(tasks, plan.folder / SLURM_FOLDER, cluster, profile) if tasks else []
+    return Queued(submitted, done, held)
+
+
+def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int) -> list[str]:
+    """The sbatch scripts that `submit_to_slurm` would submit; nothing is written."""
+    waiting = in_queue(plan.folder)
+    todo = [run for run in plan.runs if run.name not in waiting and state_of(plan, run) != "done"]
+    tasks = [[plan.folder_of(run) for run in runs] for runs in packed(todo, pack)]
+    return sbatch_scripts(tasks, plan.folder / SLURM_FOLDER, profile)
+
+
+@contextmanager
+def _one_at_a_time(plan: Plan) -> Iterator[None]:
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        lock = open(plan.folder / ".submit.lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot write to {plan.folder}: {error.strerror}", do="Set save_dir in the sweep.") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _prepared(plan: Plan, run: PlannedRun) -> bool:

@@ -102,6 +102,17 @@ class RunFolder:
             raise UserError(f"cannot read {self.metadata}: {error}", do="Remove the file to run again.") from None
         return found if isinstance(found, dict) else {}
 
+    def is_busy(self) -> bool:
+        """Whether a process on this machine is training here."""
+        try:
+            with open(self.path / f".run{self._suffix}.lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the system lets go of it however the process ends.

@@ -33,6 +33,7 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "frozen_norm": run.job.frozen_norm,
         "precision": run.job.precision,
         "device": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),  # on a CPU their number changes the last bits of a result
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": _versions(),

@@ -41,6 +41,7 @@ class StopRequest:
     """A wish to stop, heeded at the next step boundary."""
 
     asked: bool = False
+    number: int | None = None  # of the signal that asked first
 
     @contextmanager
     def on_signals(self) -> Iterator[StopRequest]:
@@ -52,7 +53,7 @@ class StopRequest:
         def ask(number: int, _frame: Any) -> None:
             if self.asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.asked, self.number = True, self.number or number
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
         try:

@@ -1,0 +1,52 @@
+"""The schema of sbatch/clusters.yml: named profiles that say what a job asks Slurm for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from stitching.config.errors import UserError, unknown_name
+from stitching.config.job import project_root
+from stitching.config.schema import Schema, validated
+from stitching.config.yaml import Document, load_yaml
+
+__all__ = ["Profile", "load_profile"]
+
+Option = str | int | bool
+
+
+class Profile(Schema):
+    """What every task of a sweep asks for. What is left out is as the cluster's defaults say."""
+
+    partition: str | None = None
+    constraint: str | None = None
+    account: str | None = None
+    gpus: Annotated[int, Field(ge=0)] = 0
+    cpus: PositiveInt = 1
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    minutes: PositiveInt = 24 * 60
+    signal_seconds: PositiveInt = 90  # before the time limit, a job is told to save and go back to the queue
+    array_parallelism: PositiveInt = 100  # how many tasks of an array run at once
+    setup: list[str] = []  # shell commands before the job, such as `source /shared/venv/bin/activate`
+    sbatch: dict[str, Option] = {}  # any other option of sbatch: {qos: long, nice: 100}
+
+
+def load_profile(name: str, sweep: Path, changes: dict[str, object]) -> Profile:
+    """The profile `name` of the checkout that `sweep` lies in, with values that the command line changes.
+
+    Raises:
+        UserError: with file and line: there is no such file or profile, or something in it is wrong.
+    """
+    path = project_root(sweep.parent) / "sbatch" / "clusters.yml"
+    if not path.is_file():
+        raise UserError(f"the cluster {name!r} is looked for in {path}, which does not exist", allowed="local")
+    document = load_yaml(path)
+    known = document.data if isinstance(document.data, dict) else {}
+    if name not in known:
+        raise unknown_name("cluster", name, ["local", *known], path=("--cluster",))
+    for key, value in changes.items():
+        document.override((name, *key.split(".")), value, f"command line ({key})")
+    places = {keys[1:]: place for keys, place in document.places.items() if keys[:1] == (name,)}
+    return validated(Profile, Document(document.path, known[name] or {}, places))

@@ -1,0 +1,230 @@
+"""Slurm: tasks as job arrays through submitit, and what the queue says of them.
+
+What is done is known from the run folders alone. Slurm is asked for one thing only: which tasks it still holds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stitching.config.clusters import Profile
+from stitching.config.errors import UserError
+from stitching.sweeps.slurm_task import code_digest, run_slurm_task
+from stitching.training.files import RunFolder, write_whole
+
+__all__ = [
+    "JobState",
+    "Submitted",
+    "cancel",
+    "check_profile",
+    "ended_states",
+    "job_states",
+    "sbatch_scripts",
+    "submit_arrays",
+    "submitted_tasks",
+]
+
+PATIENCE = 60  # seconds that a command of Slurm's may take
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a task: PENDING, RUNNING, ..., and why it waits."""
+
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One element of an array that was submitted: its id in Slurm, and its runs by name."""
+
+    id: str
+    cluster: str
+    runs: tuple[str, ...]
+    log: Path
+
+
+def submit_arrays(
+    tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: str, profile: Profile
+) -> list[Submitted]:
+    """Submit every task, with one sbatch call for as many as the cluster allows in an array; returns at once.
+
+    Args:
+        tasks: run folders, whose configs are written.
+        folder: where logs and the record of what was submitted go; a record is written after every call of sbatch, so
+            that what is in the queue is known even if a later call fails.
+        cluster: the profile's name, for the record.
+        profile: what to ask for.
+
+    Raises:
+        UserError: Slurm is not there, or sbatch refuses; in sbatch's own words.
+    """
+    from submitit.core.utils import FailedJobError
+
+    code = code_digest()
+    submitted: list[Submitted] = []
+    for part in _arrays(tasks, _max_array_size()):
+        logs = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06}"
+        executor = _executor(logs, profile)
+        paths = [[str(run.path) for run in task] for task in part]
+        try:
+            jobs = executor.map_array(run_slurm_task, paths, [code] * len(paths))
+        except FailedJobError as error:
+            shutil.rmtree(logs, ignore_errors=True)  # pickles that no job will read
+            raise UserError(
+                f"sbatch refuses the cluster {cluster!r}: {_words_of_sbatch(error)}",
+                do=f"{sum(len(each.runs) for each in submitted)} runs were submitted before. `--dry-run` prints the "
+                "script; `--slurm KEY=VALUE` changes the profile.",
+            ) from None
+        new = [
+            Submitted(str(job.job_id), cluster, tuple(run.path.name for run in task), Path(job.paths.stdout))
+            for job, task in zip(jobs, part, strict=True)
+        ]
+        _record(folder / f"{new[0].id.partition('_')[0]}.json", new)
+        submitted += new
+    return submitted
+
+
+def sbatch_scripts(tasks: Sequence[Sequence[RunFolder]], folder: Path, profile: Profile) -> list[str]:
+    """The scripts that `submit_arrays` would hand to sbatch; nothing is written."""
+    scripts = []
+    for part in _arrays(tasks, _max_array_size()):
+        executor = _executor(folder / "NAME", profile)
+        if len(part) > 1:
+            executor.parameters["map_count"] = len(part)
+        scripts.append(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
+    return scripts
+
+
+def check_profile(tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: str, profile: Profile) -> None:
+    """Ask Slurm whether it would take such a job, before anything is written; one that would wait is fine.
+
+    Raises:
+        UserError: it would not, or Slurm cannot be asked.
+    """
+    script = sbatch_scripts(tasks[:1], folder, profile)[0]
+    try:
+        _asked(["sbatch", "--test-only"], given=script)
+    except UserError as error:
+        words = error.problem.splitlines()[-1].removeprefix("allocation failure: ")
+        raise UserError(
+            f"Slurm would not take a job of the cluster {cluster!r}: {words}",
+            do="Change its profile in sbatch/clusters.yml, or for this time with --slurm KEY=VALUE.",
+        ) from None
+
+
+def submitted_tasks(folder: Path) -> list[Submitted]:
+    """What was submitted from a sweep's folder, oldest first; `folder` as `submit_arrays` got it."""
+    found = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: int(path.stem)):
+        with suppress(OSError, ValueError, KeyError):  # a record is written whole; this is for other people's files
+            for task in json.loads(path.read_text()):
+                found.append(Submitted(task["id"], task["cluster"], tuple(task["runs"]), Path(task["log"])))
+    return found
+
+
+def job_states() -> dict[str, JobState]:
+    """Every task of this user's that Slurm holds, waiting or running, by id: `123_4`, or `123` without an array.
+
+    Raises:
+        UserError: Slurm cannot be asked.
+    """
+    listed = _asked(["squeue", "--me", "-h", "-r", "-o", "%F|%K|%T|%r"])
+    states = {}
+    for line in listed.splitlines():
+        job, index, state, reason = line.strip().split("|", 3)
+        states[job if index == "N/A" else f"{job}_{index}"] = JobState(state, "" if reason == "None" else reason)
+    return states
+
+
+def ended_states(ids: Sequence[str]) -> dict[str, str]:
+    """How tasks ended as `sacct` has it (TIMEOUT, NODE_FAIL, ...), by id; nothing where there is no accounting."""
+    if not ids:
+        return {}
+    jobs = ",".join(sorted({each.partition("_")[0] for each in ids}))
+    try:
+        listed = _asked(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", jobs])
+    except UserError:
+        return {}
+    return {job: state.split()[0] for job, state in (line.split("|", 1) for line in listed.splitlines() if "|" in line)}
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Cancel tasks. Raises `UserError` if Slurm cannot be asked."""
+    for start in range(0, len(ids), 500):  # a command line has an end
+        _asked(["scancel", *ids[start : start + 500]])
+
+
+# ------------------------------------------------------------------------------------------------------ the pieces
+
+
+def _arrays(tasks: Sequence[Sequence[RunFolder]], most: int) -> Iterator[Sequence[Sequence[RunFolder]]]:
+    for start in range(0, len(tasks), most):
+        yield tasks[start : start + most]
+
+
+def _max_array_size() -> int:
+    """How many tasks an array may have: the limit is on the index, which begins at 0."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _asked(["scontrol", "show", "config"]), re.MULTILINE)
+    return int(found[1]) if found else 1001
+
+
+def _executor(logs: Path, profile: Profile) -> Any:
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(logs)
+    executor.update_parameters(
+        job_name="stitching",
+        partition=profile.partition,
+        constraint=profile.constraint,
+        account=profile.account,
+        gpus_per_node=profile.gpus or None,
+        cpus_per_task=profile.cpus,
+        mem=f"{round(profile.memory_gb * 1024)}M" if profile.memory_gb else None,
+        time=profile.minutes,
+        signal_delay_s=profile.signal_seconds,
+        array_parallelism=profile.array_parallelism,
+        # As many threads wherever it starts again: on a CPU their number changes the last bits of a result. And a job
+        # in the wrong environment must not start.
+        setup=[f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{profile.cpus}}}", "set -e", *profile.setup],
+        stderr_to_stdout=True,
+        wckey=None,
+        additional_parameters=dict(profile.sbatch),
+    )
+    return executor
+
+
+def _record(path: Path, tasks: list[Submitted]) -> None:
+    data = [{"id": t.id, "cluster": t.cluster, "runs": list(t.runs), "log": str(t.log)} for t in tasks]
+    write_whole(path, lambda file: file.write(json.dumps(data, indent=1).encode()))
+
+
+def _asked(command: list[str], given: str | None = None) -> str:
+    """What a command of Slurm's prints; `given` is its standard input."""
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"there is no Slurm here: {command[0]} is not found",
+            do="Log in to a machine of the cluster, or use `--cluster local`.",
+        )
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"Slurm does not answer: {' '.join(command[:2])} took more than {PATIENCE} s") from None
+    if done.returncode:
+        raise UserError(f"{' '.join(command[:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _words_of_sbatch(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if "error" in line.lower()]
+    return (lines or str(error).strip().splitlines() or ["no reason given"])[-1].removeprefix("sbatch: error: ").strip()

@@ -1,0 +1,84 @@
+"""What Slurm starts: one task, which saves and goes back to the queue when its time is over.
+
+submitit pickles `run_slurm_task` by its name, with paths as arguments. Everything else is on disk, so a task that Slurm
+starts again, hours later, does the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import stitching
+from stitching.sweeps.tasks import note_failure, run_task
+from stitching.training.files import RunFolder
+from stitching.training.trainer import Interrupted, StopRequest
+
+__all__ = ["code_digest", "run_slurm_task"]
+
+
+@lru_cache
+def code_digest() -> str:
+    """The version of this package's code: 12 hexadecimal digits of the hash of all its files."""
+    root = Path(str(stitching.__file__)).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def run_slurm_task(folders: Sequence[str], code: str) -> None:
+    """Train the runs in `folders`; ends with exit code 1 if one of them failed.
+
+    Args:
+        folders: run folders.
+        code: the version of the code that submitted them. Another one is refused: half a sweep by one code and half by
+            another would be a result of neither.
+    """
+    runs = [RunFolder(Path(folder)) for folder in folders]
+    if code_digest() != code:
+        reason = f"the code changed after it was submitted ({code} then, {code_digest()} now); submit it again"
+        for run in runs:
+            note_failure(run, reason)
+        print(reason, file=sys.stderr)
+        sys.exit(1)
+    before = _steps(runs)
+    with StopRequest().on_signals() as stop:
+        try:
+            failures = run_task([run.path for run in runs], _tell, stop)
+        except Interrupted:
+            print("stopped; every run has a checkpoint", flush=True)
+            if stop.number == signal.SIGUSR2:
+                _go_on_later(runs, progress=_steps(runs) > before)
+            sys.exit(0)
+    for name, reason in failures.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def _go_on_later(runs: Sequence[RunFolder], *, progress: bool) -> None:
+    """Go back to the queue, unless this would go on forever without coming to an end."""
+    if not progress:
+        for run in runs:
+            note_failure(run, "its time was over before it had made a single step; give the tasks more minutes")
+        sys.exit(1)
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+
+
+def _steps(runs: Sequence[RunFolder]) -> int:
+    """How many steps all runs have made, as far as their metadata knows."""
+    return sum((run.read_metadata() or {}).get("steps", 0) for run in runs)
+
+
+def _tell(done: int, total: int, words: str) -> None:
+    if done % 100 == 0:
+        print(f"{done}/{total} steps  {words}", flush=True)
