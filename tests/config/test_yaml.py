@@ -27,6 +27,17 @@ def test_include_anchor_and_merge_keep_their_places(write):
     assert document.places["both", "x"].endswith("a.yml:1")
 
 
+def test_an_included_file_is_merged_and_what_stands_beside_it_wins(write):
+    write("base.yml", "x: 1\ny: {z: 2}\n")
+    document = load_yaml(write("a.yml", "both:\n  y: 3\n  <<: !include base.yml\n"))
+    assert document.data["both"] == {"x": 1, "y": 3}
+    assert document.places["both", "x"].endswith("base.yml:1")
+    assert document.places["both", "y"].endswith("a.yml:2")
+    write("base.yml", "[1, 2]\n")
+    with pytest.raises(UserError, match="merges mappings only"):
+        load_yaml(write("a.yml", "both:\n  <<: !include base.yml\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [

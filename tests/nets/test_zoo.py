@@ -11,13 +11,32 @@ import torch
 from torch import nn
 
 from stitching.config.errors import UserError
-from stitching.nets.zoo import ModelSpec, build, build_meta, input_shape
+from stitching.nets.zoo import ModelSpec, build, build_meta, input_shape, normalization_note
 
 SMALL = "local/convnet"
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+IMAGENET, HALF = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5] * 3, [0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("title", "fits", "does_not"),
+    [
+        ("timm/vit_small_patch16_224.augreg_in1k", HALF, IMAGENET),
+        ("timm/resnet50.a1_in1k", IMAGENET, HALF),
+        ("torchvision/swin_t", IMAGENET, HALF),
+    ],
+)
+def test_images_normalised_otherwise_than_the_weights_know_are_noted(title: str, fits, does_not) -> None:
+    spec = ModelSpec.parse(title, pretrained=True)
+    assert normalization_note(spec, *fits) == []
+    (note,) = normalization_note(spec, *does_not)
+    assert note.startswith(f"{title} was trained with images of mean {fits[0]} and std {fits[1]}")
+    assert normalization_note(ModelSpec.parse(title), *does_not) == [], "random weights know no images"
 
 
 def test_a_title_is_backend_and_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = dict(os.environ)
     try:
         cluster.start(folder)
-    except cluster.Trouble as trouble:
+    except (cluster.Trouble, OSError, subprocess.SubprocessError) as trouble:
         cluster.stop(folder)
         if os.environ.get("STITCHING_NEED_SLURM"):
             raise
