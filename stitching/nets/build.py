@@ -163,7 +163,8 @@ def _plain(module: Callable[..., nn.Module], kind: str) -> Callable[[Any, BuildO
 
 def _simple_adapter(part: Any, options: BuildOptions) -> Recipe:
     kind = "img" if part.num_conv else part.fc_format or _declared(part, ("token", "bert", "bhwc", "vector"))
-    return Format(kind, prefix=int(kind == "bert")), lambda arriving: adapters.SimpleAdapter(**_sized(part, arriving))
+    own = part if part.num_conv else part.model_copy(update={"fc_format": kind})
+    return Format(kind, prefix=int(kind == "bert")), lambda arriving: adapters.SimpleAdapter(**_sized(own, arriving))
 
 
 def _declared(part: Any, kinds: tuple[str, ...]) -> Any:
@@ -174,11 +175,6 @@ def _declared(part: Any, kinds: tuple[str, ...]) -> Any:
             f"{part.kind} works on {kinds[0]}, in_format is {declared}", allowed=", ".join(kinds), path=("in_format",)
         )
     return declared or kinds[0]
-
-
-def _dery(part: Any, options: BuildOptions) -> Recipe:
-    kind = _declared(part, ("token", "bert")) if part.mode.startswith("vit") else "img"
-    return Format(kind, prefix=int(kind == "bert")), lambda arriving: dery.DeRyAdapter(**_sized(part, arriving))
 
 
 def _vit_block(part: Any, options: BuildOptions) -> Recipe:
@@ -289,7 +285,10 @@ _RECIPES: dict[str, Callable[[Any, BuildOptions], Recipe]] = {
     "ClassifierHead": _head,
     "Assembly": _assembly,
     "ParallelPart": _parallel,
-    "DeRyAdapter": _dery,
+    "DeRyAdapter": lambda part, options: (
+        Format("token" if part.mode.startswith("vit") else "img"),
+        lambda arriving: dery.DeRyAdapter(**_sized(part, arriving)),
+    ),
     "BaseBlock": _plain(dery.BaseBlock, "img"),
     "Function": lambda part, options: (None, lambda arriving: dery.Function(part.name)),
 }
