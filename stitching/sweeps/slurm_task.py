@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import stitching
 from stitching.sweeps.tasks import note_failure, run_task
 from stitching.training.files import RunFolder
 from stitching.training.trainer import Interrupted, StopRequest
@@ -26,7 +25,7 @@ __all__ = ["code_digest", "run_slurm_task"]
 @lru_cache
 def code_digest() -> str:
     """The version of this package's code: 12 hexadecimal digits of the hash of all its files."""
-    root = Path(str(stitching.__file__)).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())

@@ -112,7 +112,8 @@ def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) ->
         waiting = in_queue(plan.folder)
         done = [run for run in plan.runs if state_of(plan, run) == "done"]
         held = [run for run in plan.runs if run.name in waiting]
-        others = [run for run in plan.runs if run not in done and run not in held]
+        settled = {run.name for run in (*done, *held)}
+        others = [run for run in plan.runs if run.name not in settled]
         tasks = [[plan.folder_of(run) for run in runs] for runs in packed(others, pack)]
         if tasks:
             check_profile(tasks, plan.folder / SLURM_FOLDER, cluster, profile)
