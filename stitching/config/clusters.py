@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.errors import unknown_name
 from stitching.config.job import project_root
 from stitching.config.schema import Schema, validated
 from stitching.config.yaml import Document, load_yaml
@@ -41,7 +41,9 @@ def load_profile(name: str, sweep: Path, changes: dict[str, object]) -> Profile:
     """
     path = project_root(sweep.parent) / "sbatch" / "clusters.yml"
     if not path.is_file():
-        raise UserError(f"the cluster {name!r} is looked for in {path}, which does not exist", allowed="local")
+        unknown = unknown_name("cluster", name, ["local"], path=("--cluster",))
+        unknown.do = f"profiles of Slurm clusters are looked for in {path}, which does not exist"
+        raise unknown
     document = load_yaml(path)
     known = document.data if isinstance(document.data, dict) else {}
     if name not in known:
