@@ -33,7 +33,7 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yml", help="The sweep's YAML file.")]
+SweepFiles = Annotated[list[Path], typer.Argument(metavar="SWEEP.yml...", help="The YAML files of sweeps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -161,22 +161,35 @@ def inspect(
         _print_table(found.title, found.columns, found.rows)
 
 
-@app.command(epilog="Examples: `stitching plan across-scales/digits.yml`, `stitching plan sweep.yml --json`")
-def plan(sweep: SweepFile, as_json: AsJson = False) -> None:
-    """Show what a sweep would run, and which gaps its stitchers decline; writes nothing."""
-    found = _plan(sweep)
+@app.command(
+    epilog="""
+Examples: `stitching plan across-scales/digits.yml`, `stitching plan sweeps/*.yml`, `stitching plan sweep.yml --json`
+"""
+)
+def plan(sweeps: SweepFiles, as_json: AsJson = False) -> None:
+    """Show what sweeps would run, and which gaps their stitchers decline; writes nothing."""
+    plans = [_plan(sweep) for sweep in sweeps]
     if as_json:
-        print(json.dumps([run.as_json() for run in found.cells], indent=1))
+        print(json.dumps([run.as_json() for found in plans for run in found.cells], indent=1))
         return
-    _print_plan(found)
+    for found in plans:
+        _print_plan(found)
 
 
-@app.command(epilog="Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`")
+@app.command(
+    epilog="""
+Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`,
+`stitching submit sweeps/*.yml --cluster nvgpu --array-parallelism 20`
+"""
+)
 def submit(
-    sweep: SweepFile,
+    sweeps: SweepFiles,
     cluster: Annotated[str, typer.Option(help="Where to run: local (this machine), or a name in sbatch/clusters.yml.")],
     pack: Annotated[int, typer.Option(min=1, help="Runs that share one pass over the data, at most.")] = 8,
     jobs: Annotated[int, typer.Option(min=1, help="With local: processes at once, one core each.")] = 1,
+    array_parallelism: Annotated[
+        int | None, typer.Option(min=1, help="On a cluster: tasks of an array that run at once.")
+    ] = None,
     slurm: Annotated[
         list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="Any key of the cluster's profile.")
     ] = None,
@@ -184,21 +197,32 @@ def submit(
         bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts, and write nothing.")
     ] = False,
 ) -> None:
-    """Run what of a sweep is not done yet; submitting again goes on where it stopped.
+    """Run what of the sweeps is not done yet; submitting again goes on where it stopped.
 
     On a cluster it is put into Slurm's queue; `stitching status` shows how it goes on.
     """
+    if cluster != "local":
+        changes = parse_assignments(slurm or [], "--slurm", "partition=long")
+        if array_parallelism:
+            changes["array_parallelism"] = array_parallelism
+        _submit_to_slurm(sweeps, cluster, pack, changes, dry_run)
+        return
+    again = shlex.join(["stitching", "submit", *map(str, sweeps), "--cluster", "local"])
+    plans = [_plan(sweep) for sweep in sweeps]  # all of them, before the first run: mistakes are told at once
+    went_well = [_submitted_here(found, pack, jobs, again) for found in plans]
+    if not all(went_well):
+        out.print(f"To try the failed ones again: {again}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _submitted_here(found: Any, pack: int, jobs: int, again: str) -> bool:
+    """Run a plan on this machine; False if a run of it failed."""
     from stitching.sweeps.submit import submit as submit_plan
     from stitching.training.trainer import Interrupted
 
-    if cluster != "local":
-        _submit_to_slurm(sweep, cluster, pack, slurm or [], dry_run)
-        return
-    found = _plan(sweep)
-    again = f"stitching submit {sweep} --cluster {cluster}"
     try:
         with shown_progress(err, "steps") as told:
-            outcome = submit_plan(found, cluster, pack=pack, jobs=jobs, told=told)
+            outcome = submit_plan(found, "local", pack=pack, jobs=jobs, told=told)
     except Interrupted:
         err.print(f"Stopped; every run has a checkpoint. To go on: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -209,30 +233,31 @@ def submit(
     )
     for name, reason in outcome.failures.items():
         out.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
-    if outcome.failures:
-        out.print(f"To try the failed ones again: {again}", markup=False, soft_wrap=True)
-        raise typer.Exit(1)
+    return not outcome.failures
 
 
-def _submit_to_slurm(sweep: Path, cluster: str, pack: int, changes: list[str], dry_run: bool) -> None:
+def _submit_to_slurm(sweeps: list[Path], cluster: str, pack: int, changes: dict[str, Any], dry_run: bool) -> None:
     from stitching.config.clusters import load_profile
     from stitching.sweeps.submit import scripts_for_slurm, submit_to_slurm
 
-    profile = load_profile(cluster, sweep, parse_assignments(changes, "--slurm", "partition=long"))
-    found = _plan(sweep)
-    if dry_run:
-        for script in scripts_for_slurm(found, profile, pack=pack):
-            print(script)
-        return
-    queued = submit_to_slurm(found, cluster, profile, pack=pack)
-    runs = sum(len(task.runs) for task in queued.tasks)
-    ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
-    out.print(
-        f"{runs} runs submitted in {len(queued.tasks)} tasks" + (f" (Slurm's {ids})" if ids else ""),
-        f"{len(queued.done_before)} done before, {len(queued.in_queue_before)} in the queue before",
-        sep="; ", soft_wrap=True,
-    )  # fmt: skip
-    out.print(f"To see how they go on: stitching status {sweep}", markup=False, soft_wrap=True)
+    profiles = [load_profile(cluster, sweep, changes) for sweep in sweeps]
+    plans = [_plan(sweep) for sweep in sweeps]
+    for found, profile in zip(plans, profiles, strict=True):
+        if dry_run:
+            for script in scripts_for_slurm(found, profile, pack=pack):
+                print(script)
+            continue
+        queued = submit_to_slurm(found, cluster, profile, pack=pack)
+        runs = sum(len(task.runs) for task in queued.tasks)
+        ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
+        out.print(
+            f"{runs} runs submitted in {len(queued.tasks)} tasks" + (f" (Slurm's {ids})" if ids else ""),
+            f"{len(queued.done_before)} done before, {len(queued.in_queue_before)} in the queue before",
+            sep="; ", soft_wrap=True,
+        )  # fmt: skip
+    if not dry_run:
+        places = shlex.join(map(str, sweeps))
+        out.print(f"To see how they go on: stitching status {places}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Examples: `stitching status across-scales/digits.yml`, `stitching status experiments/demo/digits`")
@@ -256,6 +281,23 @@ def status(
     ]  # fmt: skip
     _print_table("Runs", ["run", "state", "epoch", "test accuracy", "job", ""], rows)
     out.print(summary([run for _, run in runs]))
+
+
+@app.command(epilog="Examples: `stitching logs experiments/demo/digits/RUN`, `stitching logs RUN --follow`")
+def logs(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is done or failed.")] = False,
+) -> None:
+    """Print what a run has said: its log, and the output of its job in Slurm."""
+    from stitching.sweeps.logs import followed_log, log_files
+
+    if follow:
+        for line in followed_log(run):
+            print(line, flush=True)
+        return
+    for path in log_files(run):
+        err.print(f"{path}:", markup=False, soft_wrap=True)
+        print(path.read_text(errors="replace"), end="")
 
 
 @app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,17 @@ class Plan:
 
     def metadata(self, run: PlannedRun) -> dict[str, Any]:
         """What the analysis groups `run` by, with the other cells that it stands for."""
-        also = [cell.metadata(self.name) for cell in self.cells if cell.same_as == run.name]
+        also = [cell.metadata(self.name) for cell in self._same_as.get(run.name, [])]
         return run.metadata(self.name) | ({"also": also} if also else {})
+
+    @cached_property
+    def _same_as(self) -> dict[str, list[PlannedRun]]:
+        """The cells that have no run of their own, by the name of the run that stands for them."""
+        found: dict[str, list[PlannedRun]] = {}
+        for cell in self.cells:
+            if cell.same_as is not None:
+                found.setdefault(cell.same_as, []).append(cell)
+        return found
 
 
 def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:

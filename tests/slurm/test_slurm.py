@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cluster
 import pandas as pd
 import pytest
 import yaml
@@ -199,6 +200,8 @@ def test_a_dry_run_prints_and_writes_nothing(cli, sweep):
     path = sweep()
     outcome = cli("submit", path, "--cluster", "test", "--pack", "1", "--dry-run", "--slurm", "sbatch.nice=5")
     assert outcome.code == 0, outcome.err
+    limited = cli("submit", path, "--cluster", "test", "--pack", "1", "--dry-run", "--array-parallelism", "2")
+    assert "#SBATCH --array=0-3%2" in limited.out
     for line in ("#SBATCH --array=0-3%4", "#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --nice=5"):
         assert line in outcome.out
     assert not folder_of(path).exists()
@@ -268,3 +271,32 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
     assert all(log.count("resumed at epoch") == 1 for log in logs(path))
+
+
+@pytest.mark.slow
+def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep):
+    path = sweep(epochs=40)
+    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
+    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    subprocess.run(["scontrol", "requeue", task.id], check=True)
+    wait(lambda: any("resumed at epoch" in log for log in logs(path)), 240)
+    wait_until_over(path, 240)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    undisturbed = sweep("undisturbed", epochs=40)
+    assert cli("submit", undisturbed, "--cluster", "local").code == 0
+    assert_same(frames(path), frames(undisturbed))
+
+
+@pytest.mark.slow
+def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
+    path = sweep(epochs=40)
+    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
+    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    cluster.stop_daemon(slurm, "slurmctld")
+    cluster.start_controller(slurm)
+    assert {run["state"] for run in status(cli, path).values()} <= {"running", "done"}
+    assert "0 runs submitted" in cli("submit", path, "--cluster", "test").out
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert all(log.count("epoch 1,") == 1 for log in logs(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -108,6 +109,23 @@ def test_packs_of_any_size_give_the_same_results(tmp_path):
         results.append(frames(plan))
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
+
+
+def test_several_sweeps_are_all_planned_before_the_first_run(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
+    paths = [write_sweep(tmp_path / f"{name}.yml", **{**ROW, "stitchers": ["affine"]}) for name in ("one", "two")]
+    broken = write_sweep(tmp_path / "broken.yml", **{**ROW, "stitchers": ["afine"]})
+    outcome = cli("submit", *paths, broken, "--cluster", "local")
+    assert outcome.code == 2
+    assert "did you mean 'affine'" in outcome.err
+    plans = [plan_of(path) for path in paths]
+    assert {state for plan in plans for state in states(plan)} == {"missing"}
+    outcome = cli("submit", *paths, "--cluster", "local")
+    assert outcome.code == 0, outcome.err
+    assert [line.split(";")[0] for line in outcome.out.splitlines()] == ["2 runs done, 0 done before, 0 failed"] * 2
+    assert {state for plan in plans for state in states(plan)} == {"done"}
+    planned = cli("plan", *paths, "--json")
+    assert [run["name"] for run in json.loads(planned.out)] == [run.name for plan in plans for run in plan.cells]
 
 
 def test_another_metrics_output_is_honoured(tmp_path):

@@ -1,0 +1,73 @@
+"""The logs of a run: its own, its job's in Slurm, and following the first while it is written."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from told import assert_told
+
+from stitching.sweeps.logs import followed_log, log_files
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    path = tmp_path / "sweep" / "a-run"
+    path.mkdir(parents=True)
+    (path / "config.yml").write_text("model: {}\n")
+    return path
+
+
+def submitted(run: Path, job: int, log: str) -> None:
+    records = run.parent / "slurm"
+    records.mkdir(exist_ok=True)
+    task = {"id": f"{job}_0", "cluster": "test", "runs": [run.name], "log": str(records / log)}
+    (records / f"{job}.json").write_text(json.dumps([task]))
+
+
+def test_the_logs_of_a_run_and_of_its_newest_job_are_printed(cli, run):
+    (run / "log.txt").write_text("epoch 1\n")
+    submitted(run, 9, "old.out")
+    submitted(run, 10, "new.out")
+    for name in ("old", "new"):
+        (run.parent / "slurm" / f"{name}.out").write_text(f"{name} job\n")
+    outcome = cli("logs", run)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == "epoch 1\nnew job\n"
+    assert str(run / "log.txt") in outcome.err
+
+
+def test_a_job_that_never_came_to_the_run_shows_its_own_output(cli, run):
+    submitted(run, 9, "job.out")
+    (run.parent / "slurm" / "job.out").write_text("venv/bin/activate: No such file\n")
+    assert cli("logs", run).out == "venv/bin/activate: No such file\n"
+    assert log_files(run) == [run.parent / "slurm" / "job.out"]
+
+
+def test_following_ends_with_the_run_and_prints_whole_lines_once(run):
+    (run / "metadata.yml").write_text("state: running\n")
+
+    def write() -> None:
+        with open(run / "log.txt", "w") as log:
+            for words in ("epoch 1", ", loss 2\nepoch", " 2, loss 1\n"):
+                log.write(words)
+                log.flush()
+                time.sleep(0.05)
+            log.write("the end")
+        (run / "metadata.yml").write_text("state: done\n")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    lines = list(followed_log(run, every=0.01))
+    writer.join()
+    assert lines == ["epoch 1, loss 2", "epoch 2, loss 1", "the end"]
+
+
+def test_what_is_no_run_is_told(cli, run):
+    assert_told(cli("logs", run.parent / "nothing"), str(run.parent / "nothing"), "there is no folder here")
+    assert_told(cli("logs", run.parent), str(run.parent), "is no folder of a run")
+    assert_told(cli("logs", "--follow", run.parent), str(run.parent), "is no folder of a run")
+    assert_told(cli("logs", run), str(run), "has no log yet")
