@@ -357,6 +357,25 @@ def results(
         out.print(f"Figure: {figure}", soft_wrap=True)
 
 
+@app.command(
+    "collect",
+    epilog="Examples: `stitching collect experiments/demo -o all.parquet`, `stitching collect FOLDER -o x.csv --steps`",
+)
+def collect_runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs, at any depth.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .parquet or .csv.")],
+    steps: Annotated[bool, typer.Option("--steps", help="A row for every step, not for every epoch.")] = False,
+) -> None:
+    """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
+    from stitching.analysis.collect import collect, save_table
+
+    table, missing = collect(folder, steps=steps)
+    save_table(table, output)
+    for place, reason in missing.items():
+        err.print(f"left out {place}: {reason}", markup=False, soft_wrap=True)
+    out.print(f"{len(table)} rows of {table['folder'].nunique()} runs in {output}", markup=False, soft_wrap=True)
+
+
 def _plan(path: Path) -> Any:
     from stitching.config.sweep import read_sweep
     from stitching.sweeps.plan import make_plan

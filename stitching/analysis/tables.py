@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,19 @@ from stitching.sweeps.stitchers import STITCHERS
 from stitching.training.files import RunFolder
 from stitching.training.results import read_result
 
-__all__ = ["accuracy_table", "adapters_in", "base_accuracies", "load_runs", "varied_settings"]
+__all__ = [
+    "accuracy_table",
+    "adapters_in",
+    "base_accuracies",
+    "cells_of",
+    "each_run",
+    "load_runs",
+    "varied_settings",
+]
 
 ACCURACY = "Overall/Test Accuracy"
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's reads thousands of runs in seconds
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -29,24 +39,15 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     Raises:
         UserError: there is no such folder, or no finished run in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
     rows = []
-    for path in sorted(folder.rglob("metadata*.yml")):
-        if "stale" in path.relative_to(folder).parts:
-            continue
-        metadata = _metadata(path)
+    for result, metadata in each_run(folder):
         if metadata.get("state") != "done":
             continue
-        result = RunFolder(path.parent, f"result{path.stem.removeprefix('metadata')}.pkl").result
         tested = read_result(result).get(ACCURACY, pd.Series(dtype=float)).dropna()
         if tested.empty:
             raise UserError(f"{result} has no {ACCURACY!r}", do="It needs one data set and the metric `accuracy`.")
         accuracy = float(tested.iloc[-1])
-        for cell in [metadata, *metadata.get("also", [])]:
-            flat = {key: value for key, value in {**metadata, **cell}.items() if not isinstance(value, (dict, list))}
-            rows.append({"folder": str(path.parent), **flat, "accuracy": accuracy})
+        rows += [{"folder": str(result.parent), **cell, "accuracy": accuracy} for cell in cells_of(metadata)]
     if not rows:
         raise UserError(
             f"there is no finished run in {folder}",
@@ -55,9 +56,32 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def each_run(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The runs below `folder` in the order of their names, but those that moved aside as stale: result and metadata.
+
+    Raises:
+        UserError: there is no such folder, or metadata cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    for path in sorted(folder.rglob("metadata*.yml")):
+        if "stale" not in path.relative_to(folder).parts:
+            result = RunFolder(path.parent, f"result{path.stem.removeprefix('metadata')}.pkl").result
+            yield result, _metadata(path)
+
+
+def cells_of(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The single values in a run's metadata, once for each cell of its sweep that it stands for."""
+    return [
+        {key: value for key, value in {**metadata, **cell}.items() if not isinstance(value, (dict, list))}
+        for cell in [metadata, *metadata.get("also", [])]
+    ]
+
+
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read: {error}", do="Submit again: what cannot be read is run again."
