@@ -35,7 +35,7 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
         Interrupted: Ctrl-C or SIGTERM came, and everything is saved.
     """
     pool = _Pool(len(tasks), told)
-    with _sigterm_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
+    with _signals_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
         waiting: set[Future[None]] = {threads.submit(pool.run, number, task) for number, task in enumerate(tasks)}
         while waiting:
             try:
@@ -51,15 +51,17 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def _signals_as_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell without job control starts what is in its background with SIGINT ignored.
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 class _Pool:
