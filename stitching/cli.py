@@ -266,9 +266,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
-    from stitching.sweeps.status import summary
+    from stitching.sweeps.status import summary, sweep_status
 
-    runs = [(place, run) for place in places for run in _status_of(place)[1]]
+    runs = [(place, run) for place in places for run in sweep_status(*_runs_of(place))]
     if as_json:
         print(json.dumps([{"sweep": str(place), **run.as_json()} for place, run in runs], indent=1))
         return
@@ -308,21 +308,21 @@ def cancel(
     from stitching.sweeps.slurm import cancel as cancel_jobs
     from stitching.sweeps.status import in_queue
 
-    folder, _ = _status_of(place)
+    folder, _ = _runs_of(place)
     held = in_queue(folder)
     ids = list(dict.fromkeys(task.id for task in held.values()))
     cancel_jobs(ids)
     out.print(f"{len(held)} runs in {len(ids)} tasks cancelled")
 
 
-def _status_of(place: Path) -> tuple[Path, Any]:
-    """The folder of a sweep, and how its runs stand."""
-    from stitching.sweeps.status import sweep_status
+def _runs_of(place: Path) -> tuple[Path, list[str]]:
+    """The folder of a sweep, and the names of its runs: those of the plan, or of a folder those that are in it."""
+    from stitching.sweeps.status import run_names
 
     if place.is_dir():
-        return place, sweep_status(place)
+        return place, run_names(place)
     found = _plan(place)
-    return found.folder, sweep_status(found.folder, [run.name for run in found.runs])
+    return found.folder, [run.name for run in found.runs]
 
 
 @app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")

@@ -13,7 +13,7 @@ from stitching.config.errors import UserError
 from stitching.config.job import JobSettings
 from stitching.config.parts import NetPart
 from stitching.sweeps.stitchers import STITCHERS
-from stitching.training.files import RunFolder
+from stitching.training.files import RunFolder, read_yaml
 from stitching.training.results import read_result
 
 __all__ = [
@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 ACCURACY = "Overall/Test Accuracy"
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's reads thousands of runs in seconds
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -81,7 +79,7 @@ def cells_of(metadata: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(), _LOADER)
+        data = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read: {error}", do="Submit again: what cannot be read is run again."
@@ -100,8 +98,8 @@ def base_accuracies(folders: Sequence[str | Path]) -> dict[str, float]:
         runs = load_runs(folder)
         if len(runs) > 1:
             raise UserError(f"there are {len(runs)} runs in {folder}", allowed="the one run of a base network")
-        (path,) = (path for path in Path(runs["folder"][0]).glob("metadata*.yml") if _metadata(path)["state"] == "done")
-        network = _metadata(path)["config"].get("model", {})
+        (metadata,) = (metadata for _, metadata in each_run(folder) if metadata.get("state") == "done")
+        network = metadata["config"].get("model", {})
         if "Net" not in network:
             raise UserError(
                 f"the run in {folder} is of {', '.join(network)}",

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stitching.config.errors import UserError
-from stitching.sweeps.slurm import submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER
+from stitching.sweeps.status import newest_tasks
 from stitching.training.files import RunFolder
 
 __all__ = ["followed_log", "log_files"]
@@ -21,8 +20,8 @@ def log_files(run: Path) -> list[Path]:
         UserError: there is no such folder, no run in it, or no log yet.
     """
     _is_run(run)
-    jobs = [task.log for task in submitted_tasks(run.parent / SLURM_FOLDER) if run.name in task.runs]
-    found = [path for path in (*sorted(run.glob("log*.txt")), *jobs[-1:]) if path.is_file()]
+    task = newest_tasks(run.parent).get(run.name)
+    found = [path for path in (*sorted(run.glob("log*.txt")), *([task.log] if task else [])) if path.is_file()]
     if not found:
         raise UserError(
             f"{run} has no log yet: the run has not begun",

@@ -13,7 +13,7 @@ from stitching.sweeps.slurm import JobState, Submitted, ended_states, job_states
 from stitching.training.files import RunFolder
 from stitching.training.results import read_result
 
-__all__ = ["SLURM_FOLDER", "RunStatus", "in_queue", "summary", "sweep_status"]
+__all__ = ["SLURM_FOLDER", "RunStatus", "in_queue", "newest_tasks", "run_names", "summary", "sweep_status"]
 
 SLURM_FOLDER = "slurm"  # within a sweep's folder: what was submitted, and its logs
 
@@ -57,32 +57,38 @@ class RunStatus:
         return asdict(self)
 
 
-def sweep_status(folder: Path, names: Sequence[str] | None = None) -> list[RunStatus]:
-    """How the runs in a sweep's folder stand.
-
-    Args:
-        folder: the sweep's folder, with a folder for each run.
-        names: the runs of the plan; those without a folder are `missing`. By default those that have a folder.
+def run_names(folder: Path) -> list[str]:
+    """The runs in a sweep's folder, whatever the plan says.
 
     Raises:
-        UserError: there is no such folder, and no plan.
+        UserError: there is no such folder, or no run in it.
     """
-    if names is None:
-        if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}", do="Give a sweep's YAML file, or the folder of its runs.")
-        names = sorted(path.parent.name for path in folder.glob("*/config.yml"))
-        if not names:
-            raise UserError(f"there are no runs in {folder}", do="`stitching submit SWEEP.yml` makes some.")
-    newest = {name: task for task in submitted_tasks(folder / SLURM_FOLDER) for name in task.runs}
-    open_ones = {name: task for name, task in newest.items() if name in set(names) and not _is_done(folder / name)}
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", do="Give a sweep's YAML file, or the folder of its runs.")
+    names = sorted(path.parent.name for path in folder.glob("*/config.yml"))
+    if not names:
+        raise UserError(f"there are no runs in {folder}", do="`stitching submit SWEEP.yml` makes some.")
+    return names
+
+
+def sweep_status(folder: Path, names: Sequence[str]) -> list[RunStatus]:
+    """How the runs `names` in a sweep's folder stand; those without a folder are `missing`."""
+    newest = newest_tasks(folder)
+    known = {name: _metadata(folder / name) for name in names}
+    open_ones = {name: newest[name] for name in names if name in newest and (known[name] or {}).get("state") != "done"}
     alive, told = _asked_slurm(open_ones)
     ended = ended_states([task.id for task in open_ones.values() if alive is not None and task.id not in alive])
-    return [_status(folder / name, newest.get(name), alive, ended, told) for name in names]
+    return [_status(folder / name, known[name], newest.get(name), alive, ended, told) for name in names]
+
+
+def newest_tasks(folder: Path) -> dict[str, Submitted]:
+    """The task that each run of a sweep's folder was last submitted with, by the run's name."""
+    return {name: task for task in submitted_tasks(folder / SLURM_FOLDER) for name in task.runs}
 
 
 def in_queue(folder: Path) -> dict[str, Submitted]:
     """The runs of a sweep's folder that wait in Slurm's queue or run there, by name."""
-    newest = {name: task for task in submitted_tasks(folder / SLURM_FOLDER) for name in task.runs}
+    newest = newest_tasks(folder)
     if not newest:
         return {}
     alive = job_states()
@@ -106,10 +112,6 @@ def _asked_slurm(runs: dict[str, Submitted]) -> tuple[dict[str, JobState] | None
         return None, error.problem
 
 
-def _is_done(folder: Path) -> bool:
-    return (_metadata(folder) or {}).get("state") == "done"
-
-
 def _metadata(folder: Path) -> dict[str, Any] | None:
     try:
         return RunFolder(folder).read_metadata()
@@ -118,9 +120,13 @@ def _metadata(folder: Path) -> dict[str, Any] | None:
 
 
 def _status(
-    path: Path, task: Submitted | None, alive: dict[str, JobState] | None, ended: dict[str, str], told: str
+    path: Path,
+    known: dict[str, Any] | None,
+    task: Submitted | None,
+    alive: dict[str, JobState] | None,
+    ended: dict[str, str],
+    told: str,
 ) -> RunStatus:
-    known = _metadata(path)
     job = task.id if task else None
     if known is None:
         return RunStatus(path.name, "missing", "never submitted")

@@ -79,7 +79,7 @@ def submit(
         raise unknown_name("cluster", cluster, CLUSTERS, path=("--cluster",))
     done = {run.name for run in plan.runs if state_of(plan, run) == "done"}
     todo = [run for run in plan.runs if run.name not in done and _prepared(plan, run)]
-    tasks = [[plan.folder_of(run) for run in runs] for runs in packed(todo, pack)]
+    tasks = _tasks(plan, todo, pack)
     failures = CLUSTERS[cluster](tasks, jobs=jobs, told=told) if tasks else {}
     # Another `submit` of the same plan may have been faster with some of them, and be at them still.
     ended = {run.name for run in todo if run.name in failures or state_of(plan, run) == "done"}
@@ -114,11 +114,9 @@ def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) ->
         held = [run for run in plan.runs if run.name in waiting]
         settled = {run.name for run in (*done, *held)}
         others = [run for run in plan.runs if run.name not in settled]
-        tasks = [[plan.folder_of(run) for run in runs] for runs in packed(others, pack)]
-        if tasks:
-            check_profile(tasks, plan.folder / SLURM_FOLDER, cluster, profile)
-        todo = [run for run in others if _prepared(plan, run)]
-        tasks = [[plan.folder_of(run) for run in runs] for runs in packed(todo, pack)]
+        if others:
+            check_profile(_tasks(plan, others, pack), plan.folder / SLURM_FOLDER, cluster, profile)
+        tasks = _tasks(plan, [run for run in others if _prepared(plan, run)], pack)
         submitted = submit_arrays(tasks, plan.folder / SLURM_FOLDER, cluster, profile) if tasks else []
     return Queued(submitted, done, held)
 
@@ -127,8 +125,11 @@ def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int) -> list[str]:
     """The sbatch scripts that `submit_to_slurm` would submit; nothing is written."""
     waiting = in_queue(plan.folder)
     todo = [run for run in plan.runs if run.name not in waiting and state_of(plan, run) != "done"]
-    tasks = [[plan.folder_of(run) for run in runs] for runs in packed(todo, pack)]
-    return sbatch_scripts(tasks, plan.folder / SLURM_FOLDER, profile)
+    return sbatch_scripts(_tasks(plan, todo, pack), plan.folder / SLURM_FOLDER, profile)
+
+
+def _tasks(plan: Plan, runs: list[PlannedRun], pack: int) -> list[list[RunFolder]]:
+    return [[plan.folder_of(run) for run in each] for each in packed(runs, pack)]
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def _device(job: Job) -> torch.device:
         try:
             device = torch.device(name)
             torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, AssertionError) as error:
             words = str(error).splitlines()[0]
             raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
     return device

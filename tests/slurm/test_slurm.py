@@ -94,6 +94,19 @@ def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -
         pd.testing.assert_frame_equal(frame, names[1][name], check_exact=True)
 
 
+def submit_and_wait_for_checkpoints(cli, sweep: Path) -> None:
+    """Until all four runs, in one task, are past their first epoch."""
+    assert cli("submit", sweep, "--cluster", "test", "--pack", "4").code == 0
+    wait(lambda: len(list(folder_of(sweep).glob("*/checkpoint.pt"))) == 4)
+
+
+def assert_undisturbed(cli, path: Path, undisturbed: Path) -> None:
+    """All runs are done, and are what the sweep `undisturbed`, run here, leaves."""
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert cli("submit", undisturbed, "--cluster", "local").code == 0
+    assert_same(frames(path), frames(undisturbed))
+
+
 def logs(sweep: Path) -> list[str]:
     return [path.read_text() for path in sorted(folder_of(sweep).glob("*/log.txt"))]
 
@@ -137,16 +150,12 @@ def test_the_time_limit_costs_nothing(cli, sweep):
     assert outcome.code == 0, outcome.err
     wait(lambda: any("resumed at epoch" in log for log in logs(path)), 200)
     wait_until_over(path, 400)
-    assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    undisturbed = sweep("undisturbed", epochs=150)
-    assert cli("submit", undisturbed, "--cluster", "local").code == 0
-    assert_same(frames(path), frames(undisturbed))
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=150))
 
 
 def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     path = sweep(epochs=40)
-    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
-    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    submit_and_wait_for_checkpoints(cli, path)
     killed = subprocess.run(["pkill", "-KILL", "-f", f"submitit.core._submit {folder_of(path)}"], check=False)
     assert killed.returncode == 0
     wait_until_over(path)
@@ -154,17 +163,13 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     assert all(run["words"] for run in status(cli, path).values())
     assert "4 runs submitted" in cli("submit", path, "--cluster", "test", "--pack", "4").out
     wait_until_over(path)
-    assert {run["state"] for run in status(cli, path).values()} == {"done"}
     assert all("resumed at epoch" in log for log in logs(path))
-    undisturbed = sweep("undisturbed", epochs=40)
-    assert cli("submit", undisturbed, "--cluster", "local").code == 0
-    assert_same(frames(path), frames(undisturbed))
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=40))
 
 
 def test_cancelled_runs_are_gone_on_with(cli, sweep):
     path = sweep(epochs=40)
-    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
-    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    submit_and_wait_for_checkpoints(cli, path)
     assert "4 runs in 1 tasks cancelled" in cli("cancel", path).out
     wait_until_over(path)
     runs = status(cli, path)
@@ -263,8 +268,7 @@ def test_status_without_slurm_says_what_is_known(cli, sweep, monkeypatch):
 def test_signals_of_slurm_reach_the_trainer(cli, sweep):
     """Preempted as a preempting scheduler does it, by USR2: saved, back in the queue, gone on with."""
     path = sweep(epochs=40)
-    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
-    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    submit_and_wait_for_checkpoints(cli, path)
     (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
     wait(lambda: any("stopped at epoch" in log for log in logs(path)))
@@ -276,23 +280,18 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
 @pytest.mark.slow
 def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep):
     path = sweep(epochs=40)
-    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
-    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    submit_and_wait_for_checkpoints(cli, path)
     (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
     subprocess.run(["scontrol", "requeue", task.id], check=True)
     wait(lambda: any("resumed at epoch" in log for log in logs(path)), 240)
     wait_until_over(path, 240)
-    assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    undisturbed = sweep("undisturbed", epochs=40)
-    assert cli("submit", undisturbed, "--cluster", "local").code == 0
-    assert_same(frames(path), frames(undisturbed))
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=40))
 
 
 @pytest.mark.slow
 def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
     path = sweep(epochs=40)
-    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
-    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmctld")
     cluster.start_controller(slurm)
     assert {run["state"] for run in status(cli, path).values()} <= {"running", "done"}
