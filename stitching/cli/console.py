@@ -1,0 +1,55 @@
+"""What all commands share: the program they belong to, and how they print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stitching.config.errors import UserError
+from stitching.config.yaml import Document
+
+__all__ = ["AsJson", "app", "err", "located", "out", "print_table"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Cut trained networks, stitch them with adapters, and measure what comes back.",
+    epilog="Start with `stitching inspect timm/resnet18`, or `stitching train -c config.yml` in a job's folder.",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def located(document: Document) -> Iterator[None]:
+    """Errors that leave the body say in which line of the document their key stands."""
+    try:
+        yield
+    except UserError as error:
+        raise (document.locate(error) if error.path else error) from None
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    numeric = [
+        all(row[i].replace(",", "").replace(".", "").strip("-").isdigit() or not row[i] for row in rows)
+        for i in range(len(columns))
+    ]
+    # Out of a terminal a table is as wide as it needs to be: nothing is cut off in a log or a pipe.
+    console = out if out.is_terminal else Console(highlight=False, width=10_000, file=sys.stdout)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name, right in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(value.replace("[", r"\[") for value in row))
+    console.print(table)

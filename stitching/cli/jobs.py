@@ -1,0 +1,111 @@
+"""The commands for one job and one model: train, inspect."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stitching.cli.console import AsJson, app, err, located, out, print_table
+from stitching.config.yaml import load_yaml, parse_assignments
+from stitching.progress import shown_progress
+
+
+@app.command(
+    epilog="""
+Examples: `stitching train -c config.yml`, `stitching train -c config.yml --seed 7 --lr 1e-3`,
+`stitching train -c config.yml --set train_config.max_steps=100`, `stitching train -c config.yml --resume`
+"""
+)
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The job's YAML file.")],
+    seed: Annotated[int | None, typer.Option(help="Instead of train_config.seed.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of train_config.epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of train_config.batch_size.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Instead of the optimizer's learning rate.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is a GPU if there is one.")
+    ] = None,
+    data_path: Annotated[Path | None, typer.Option(help="The folder that data sets are in.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load data.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the config.")
+    ] = None,
+    smoke_test: Annotated[
+        bool, typer.Option("--smoke-test", help="Try a few batches of everything; keeps nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again over an earlier result.")] = False,
+) -> None:
+    """Train one job; its result, log and checkpoint appear beside the config.
+
+    Values given here win over the file. Ctrl-C leaves a checkpoint to go on from.
+    """
+    from stitching.config.job import override
+    from stitching.jobs import run_job, smoke_test_job
+
+    document = load_yaml(config)
+    values: dict[str, Any] = {
+        "train_config.seed": seed, "train_config.epochs": epochs, "train_config.batch_size": batch_size,
+        "train_config.lr": lr, "device": device,
+        "data_path": str(data_path.absolute()) if data_path else None,
+        "workers": workers,
+    }  # fmt: skip
+    with located(document):
+        given = {key: value for key, value in values.items() if value is not None} | parse_assignments(
+            assignments or [], "--set", "train_config.epochs=3"
+        )
+        for key, value in given.items():
+            override(document, key, value, f"command line ({key})")
+        with shown_progress(err, "steps") as told:
+            if smoke_test:
+                report = smoke_test_job(document, told)
+            else:
+                report = run_job(document, resume=resume, overwrite=overwrite, told=told, again=_again())
+    out.print(report.words, markup=False, soft_wrap=True)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command(
+    epilog="""
+Examples: `stitching inspect timm/resnet50`, `stitching inspect torchvision/swin_t --stages`,
+`stitching inspect timm/vit_small_patch16_224 --stages --yaml`, `stitching inspect timm/resnet18 --arg in_chans=1`
+"""
+)
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="BACKEND/NAME", help="timm/..., torchvision/... or local/convnet.")],
+    stages: Annotated[
+        bool, typer.Option("--stages", help="The stages that a sweep would use, not the cut points.")
+    ] = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="The stages as `stages:`, ready to paste into a sweep.")
+    ] = False,
+    as_json: AsJson = False,
+    image_size: Annotated[int | None, typer.Option(help="Pixels on a side; the default is the model's own.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the model's.")
+    ] = None,
+) -> None:
+    """List where a model can be cut: name, format, size, and what lies before and after.
+
+    Costs are for one image; MACs are multiply-adds of convolutions, linear layers and attention.
+    """
+    from stitching.nets import inspection
+
+    found = inspection.inspect_model(model, arguments or [], image_size=image_size, stages=stages or as_yaml)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+    elif as_yaml:
+        print(found.as_yaml(), end="")
+    else:
+        print_table(found.title, found.columns, found.rows)
+
+
+def _again() -> str:
+    """This command line, made to go on from the checkpoint."""
+    given = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    return shlex.join(["stitching", *given, "--resume"])

@@ -1,0 +1,62 @@
+"""The commands for what runs have left: results, collect."""
+
+from __future__ import annotations
+
+from math import isnan
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stitching.cli.console import app, err, out, print_table
+
+
+@app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")
+def results(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")],
+    base: Annotated[
+        list[Path] | None, typer.Option("--base", help="The folder of a base network's run; may be repeated.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Write a figure of accuracy by gap here (.png, .pdf or .svg).")
+    ] = None,
+) -> None:
+    """Print the accuracies of finished runs by pair, gap and stitcher; optionally draw them."""
+    from stitching.analysis.figures import plot_accuracy_by_gap
+    from stitching.analysis.tables import accuracy_table, base_accuracies, load_runs
+
+    runs = load_runs(folder)
+    bases = base_accuracies(base or [])
+    table = accuracy_table(runs)
+    rows = []
+    for place, values in zip(table.index, table.to_numpy(), strict=True):
+        source, dest, *others = place
+        alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
+        numbers = ("" if isnan(value) else f"{value:.3f}" for value in values)
+        rows.append([source, alone[0], dest, alone[1], *map(str, others), *numbers])
+    columns = ["source", "alone", "destination", "alone", *table.index.names[2:], *table.columns]
+    seeds = runs["seed"].nunique()
+    means = f", means of {seeds} seeds" if seeds > 1 else ""
+    print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
+    if figure:
+        plot_accuracy_by_gap(runs, bases, figure)
+        out.print(f"Figure: {figure}", soft_wrap=True)
+
+
+@app.command(
+    "collect",
+    epilog="Examples: `stitching collect experiments/demo -o all.parquet`, `stitching collect FOLDER -o x.csv --steps`",
+)
+def collect_runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs, at any depth.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .parquet or .csv.")],
+    steps: Annotated[bool, typer.Option("--steps", help="A row for every step, not for every epoch.")] = False,
+) -> None:
+    """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
+    from stitching.analysis.collect import collect, save_table
+
+    table, missing = collect(folder, steps=steps)
+    save_table(table, output)
+    for place, reason in missing.items():
+        err.print(f"left out {place}: {reason}", markup=False, soft_wrap=True)
+    out.print(f"{len(table)} rows of {table['folder'].nunique()} runs in {output}", markup=False, soft_wrap=True)
