@@ -10,6 +10,9 @@ import yaml
 
 from stitching.config.sweep import load_sweep
 from stitching.sweeps.plan import Plan, make_plan
+from stitching.sweeps.submit import Submission, state_of, submit
+from stitching.sweeps.tasks import run_task
+from stitching.training.files import RunFolder
 from stitching.training.results import TIMING_COLUMNS, read_result
 
 RESNET = {
@@ -57,3 +60,43 @@ def frame_of(folder: Path) -> pd.DataFrame:
     """A run's dataframe without what no two runs have in common: the timings."""
     frame = read_result(folder / "result.pkl")
     return frame.drop(columns=[name for name in TIMING_COLUMNS if name in frame])
+
+
+# ------------------------------------------------------------------------ submitting them
+
+
+ROW = {"models": [CONVNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine", "downsample_then_block"]}
+BLOCKS = "downsample_then_block"
+
+
+def in_this_process(tasks: list[list[RunFolder]], *, jobs: int, told) -> dict[str, str]:
+    """A cluster that needs no processes: what a task does is the same wherever it runs."""
+    failures: dict[str, str] = {}
+    for task in tasks:
+        failures |= run_task([folder.path for folder in task], told)
+    return failures
+
+
+def go(path: Path, cluster: str = "here", pack: int = 8, jobs: int = 1) -> tuple[Plan, Submission]:
+    plan = plan_of(path)
+    return plan, submit(plan, cluster, pack=pack, jobs=jobs)
+
+
+def states(plan: Plan) -> set[str]:
+    return {state_of(plan, run) for run in plan.runs}
+
+
+def frames(plan: Plan) -> dict[str, pd.DataFrame]:
+    return {run.name: frame_of(plan.folder / run.name) for run in plan.runs}
+
+
+def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True)
+
+
+def times_started(folder: Path) -> int:
+    """How often a training began from its first step, by the run's log."""
+    log = (folder / "log.txt").read_text()
+    return log.count("epoch 1,")

@@ -1,0 +1,147 @@
+"""Two submits of a sweep at once, and sweeps that are stopped: nothing runs twice, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+from small_sweeps import (
+    ROW,
+    assert_same,
+    frames,
+    gaps,
+    go,
+    plan_of,
+    states,
+    times_started,
+    write_sweep,
+)
+
+import stitching.sweeps.submit as submitting
+from stitching.sweeps.plan import Plan
+from stitching.sweeps.submit import state_of, submit
+from stitching.sweeps.tasks import run_task
+from stitching.training.trainer import Interrupted, StopRequest
+
+
+def test_a_run_that_is_being_trained_is_left_alone(sweep):
+    plan = plan_of(sweep)
+    busy = plan.runs[1]
+    with plan.folder_of(busy).locked():
+        _, outcome = go(sweep)
+        assert [run.name for run in outcome.elsewhere] == [busy.name]
+        assert busy.name not in {run.name for run in outcome.started}
+    assert state_of(plan, busy) == "missing"
+    assert [run.name for run in go(sweep)[1].started] == [busy.name]
+
+
+def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep, monkeypatch):
+    plan, really = plan_of(sweep), submitting.state_of
+    looked = []
+
+    def other_is_faster(given: Plan, run) -> str:
+        found = really(given, run)
+        if len(looked) < len(plan.runs):  # what this submit sees first
+            looked.append(found)
+            if len(looked) == len(plan.runs):
+                monkeypatch.setattr(submitting, "state_of", really)
+                go(sweep)
+        return found
+
+    monkeypatch.setattr(submitting, "state_of", other_is_faster)
+    outcome = submit(plan, "here", pack=8, jobs=1)
+    assert looked == ["missing"] * 4
+    assert (outcome.started, len(outcome.elsewhere)) == ([], 4)
+    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
+    assert states(plan) == {"done"}
+
+
+def test_two_submits_at_once_train_every_run_once(cli, tmp_path):
+    sweep = write_sweep(tmp_path / "small.yml", **ROW, train_config={"epochs": 3})
+    command = [sys.executable, "-m", "stitching", "submit", str(sweep), "--cluster", "local", "--pack", "2"]
+    other = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(2)  # about what the other needs to start
+    ours = cli("submit", sweep, "--cluster", "local", "--pack", "3")
+    told = other.communicate(timeout=120)
+    assert (other.returncode, ours.code) == (0, 0), (told, ours)
+    plan = plan_of(sweep)
+    assert states(plan) == {"done"}
+    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
+    assert not (plan.folder / "stale").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, number):
+    long = ROW | {"train_config": {"epochs": 30, "batch_size": 64}, "gaps": gaps([1, 1])}
+    sweep = write_sweep(tmp_path / "small.yml", **long)
+    plan = plan_of(sweep)
+    checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in plan.runs]
+
+    def stop_after_the_first_epoch() -> None:
+        while not all(path.exists() for path in checkpoints):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop_after_the_first_epoch, daemon=True).start()
+    outcome = cli("submit", sweep, "--cluster", "local")
+    assert outcome.code == 130
+    assert f"To go on: stitching submit {sweep} --cluster local" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert states(plan) == {"stopped"}
+    for run in plan.runs:
+        metadata = yaml.safe_load((plan.folder / run.name / "metadata.yml").read_text())
+        assert 23 <= metadata["steps"] < 30 * 23
+    if number == signal.SIGTERM:
+        return
+    assert len(go(sweep)[1].started) == 2
+    assert all("resumed at" in (plan.folder / run.name / "log.txt").read_text() for run in plan.runs)
+    stopped = frames(plan)
+    shutil.rmtree(plan.folder)
+    go(sweep)
+    assert_same(stopped, frames(plan))
+
+
+def test_a_task_stops_when_it_is_asked_to(sweep):
+    plan = plan_of(sweep)
+    told: list[int] = []
+    stop = StopRequest()
+
+    def asking(done: int, _total: int, _words: str) -> None:
+        told.append(done)
+        stop.asked = done >= 4
+
+    def cluster(tasks, *, jobs, told):
+        for task in tasks:
+            run_task([folder.path for folder in task], asking, stop)
+        return {}
+
+    submitting.CLUSTERS["asking"] = cluster
+    try:
+        with pytest.raises(Interrupted):
+            submit(plan, "asking", pack=8, jobs=1)
+    finally:
+        del submitting.CLUSTERS["asking"]
+    assert states(plan) == {"stopped"}
+    assert len(go(sweep)[1].started) == 4
+
+
+def test_a_task_whose_launcher_is_gone_saves_and_ends(tmp_path):
+    long = ROW | {"train_config": {"epochs": 30, "batch_size": 32}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
+    plan = plan_of(write_sweep(tmp_path / "small.yml", **long))
+    (run,) = plan.runs
+    assert submitting._prepared(plan, run)
+    command = [sys.executable, "-m", "stitching.sweeps.tasks", str(plan.folder / run.name)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # it trains
+    process.stdout.close()
+    assert process.wait(timeout=60) == 130
+    assert state_of(plan, run) == "stopped"
+    assert (plan.folder / run.name / "checkpoint.pt").exists()
