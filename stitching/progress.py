@@ -16,9 +16,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["shown_progress"]
+__all__ = ["duration", "shown_progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
 
 
 @contextmanager

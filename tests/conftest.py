@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
 
 
 class Outcome(NamedTuple):

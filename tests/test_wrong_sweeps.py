@@ -196,7 +196,8 @@ def test_files_that_are_no_sweep(cli, write, folder, text):
 def test_files_that_are_not_there(cli, write, folder):
     write("sweep.yml", SWEEP)
     assert_told(cli("plan", folder / "swep.yml"), str(folder / "swep.yml"), "sweep.yml")
-    assert_told(cli("submit", folder, "--cluster", "local"), str(folder), "directory")
+    (folder / "empty").mkdir()
+    assert_told(cli("submit", folder / "empty", "--cluster", "local"), "", f"there is no sweep in {folder / 'empty'}")
 
 
 @pytest.mark.parametrize(

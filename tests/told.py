@@ -10,9 +10,9 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 
 
 def assert_told(outcome, place: str, words: str) -> None:
-    """The command ended with code 2 and one message, which begins with `place` and has `words` in it."""
+    """The command ended with code 2 and one message, or a list of them, at `place` and with `words` in it."""
     assert outcome.code == 2, outcome
     assert outcome.err.count("error: ") == 1, outcome.err
-    assert f"error: {place}" in outcome.err, outcome.err
+    assert f"error: {place}" in outcome.err or f"\n- {place}" in outcome.err, outcome.err
     assert words in outcome.err, outcome.err
     assert "Traceback" not in outcome.err + outcome.out

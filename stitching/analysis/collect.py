@@ -11,7 +11,7 @@ from stitching.config.errors import UserError
 from stitching.training.files import write_whole
 from stitching.training.results import read_result
 
-__all__ = ["collect", "save_table"]
+__all__ = ["check_ending", "collect", "save_table"]
 
 ENDINGS = (".parquet", ".csv")
 
@@ -51,14 +51,19 @@ def collect(folder: str | Path, *, steps: bool = False) -> tuple[pd.DataFrame, d
     return pd.concat(frames, ignore_index=True), missing
 
 
+def check_ending(path: Path) -> None:
+    """Raise `UserError` if a table cannot be written to a file of this name."""
+    if path.suffix not in ENDINGS:
+        raise UserError(f"the ending of {path} is of no table", allowed=", ".join(ENDINGS))
+
+
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as its name ends, whole or not at all.
 
     Raises:
         UserError: the ending is of no format that is written, or the file cannot be written.
     """
-    if path.suffix not in ENDINGS:
-        raise UserError(f"the ending of {path} is of no table", allowed=", ".join(ENDINGS))
+    check_ending(path)
     if path.suffix == ".csv":
         write_whole(path, lambda file: file.write(table.to_csv(index=False).encode()))
         return

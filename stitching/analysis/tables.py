@@ -14,7 +14,7 @@ from stitching.config.job import JobSettings
 from stitching.config.parts import NetPart
 from stitching.sweeps.stitchers import STITCHERS
 from stitching.training.files import RunFolder, read_yaml
-from stitching.training.results import read_result
+from stitching.training.results import ACCURACY, read_result
 
 __all__ = [
     "accuracy_table",
@@ -25,8 +25,6 @@ __all__ = [
     "load_runs",
     "varied_settings",
 ]
-
-ACCURACY = "Overall/Test Accuracy"
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -65,8 +63,7 @@ def each_run(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise UserError(f"there is no folder {folder}")
     for path in sorted(folder.rglob("metadata*.yml")):
         if "stale" not in path.relative_to(folder).parts:
-            result = RunFolder(path.parent, f"result{path.stem.removeprefix('metadata')}.pkl").result
-            yield result, _metadata(path)
+            yield RunFolder.of_metadata(path).result, _metadata(path)
 
 
 def cells_of(metadata: dict[str, Any]) -> list[dict[str, Any]]:

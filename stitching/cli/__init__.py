@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
-from stitching.cli import jobs, sweeps, results  # isort: skip - in the order of the help
+from stitching.cli import jobs, planning, submitting, watching, results  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError
 
-__all__ = ["app", "jobs", "main", "results", "sweeps"]
+__all__ = ["app", "jobs", "main", "planning", "results", "submitting", "watching"]
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one message and exit code 2, Ctrl-C with 130."""
     try:
-        app()
+        app(args=_with_lists(sys.argv[1:]))
     except UserError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -25,3 +26,28 @@ def main() -> None:
     except BrokenPipeError:  # `stitching ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+# Options that take several values, each with what a further value looks like.
+_LISTS: dict[str, Callable[[str], bool]] = {
+    "--seeds": str.isdigit,
+    "--only": submitting.STARTED_AGAIN.__contains__,
+}
+
+
+def _with_lists(arguments: list[str]) -> list[str]:
+    """`--seeds 1 2 3` and `--seeds 1,2,3` as typer wants it: `--seeds 1 --seeds 2 --seeds 3`."""
+    spread: list[str] = []
+    option, first = "", False
+    for word in arguments:
+        if word in _LISTS:
+            option, first = word, True
+            continue
+        values = word.split(",")
+        if option and (first or all(map(_LISTS[option], values))):
+            spread += [item for value in values for item in (option, value)]
+            first = False
+        else:
+            option = ""
+            spread.append(word)
+    return [*spread, option] if first else spread

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, UserErrors
 from stitching.config.yaml import Document
 
-__all__ = ["AsJson", "app", "err", "located", "out", "print_table"]
+__all__ = ["AsJson", "app", "err", "located", "out", "print_table", "table_of"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,20 +36,27 @@ def located(document: Document) -> Iterator[None]:
     """Errors that leave the body say in which line of the document their key stands."""
     try:
         yield
+    except UserErrors as several:
+        raise UserErrors(document.locate(error) if error.path else error for error in several.errors) from None
     except UserError as error:
         raise (document.locate(error) if error.path else error) from None
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+def table_of(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table without lines, columns of numbers to the right."""
     numeric = [
         all(row[i].replace(",", "").replace(".", "").strip("-").isdigit() or not row[i] for row in rows)
         for i in range(len(columns))
     ]
-    # Out of a terminal a table is as wide as it needs to be: nothing is cut off in a log or a pipe.
-    console = out if out.is_terminal else Console(highlight=False, width=10_000, file=sys.stdout)
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(value.replace("[", r"\[") for value in row))
-    console.print(table)
+    return table
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    # Out of a terminal a table is as wide as it needs to be: nothing is cut off in a log or a pipe.
+    console = out if out.is_terminal else Console(highlight=False, width=10_000, file=sys.stdout)
+    console.print(table_of(title, columns, rows))

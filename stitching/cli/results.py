@@ -53,8 +53,9 @@ def collect_runs(
     steps: Annotated[bool, typer.Option("--steps", help="A row for every step, not for every epoch.")] = False,
 ) -> None:
     """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
-    from stitching.analysis.collect import collect, save_table
+    from stitching.analysis.collect import check_ending, collect, save_table
 
+    check_ending(output)
     table, missing = collect(folder, steps=steps)
     save_table(table, output)
     for place, reason in missing.items():

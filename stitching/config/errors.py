@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["UserError", "at", "nearest", "unknown_name"]
+__all__ = ["Mistakes", "UserError", "UserErrors", "at", "nearest", "unknown_name"]
 
 
 class UserError(Exception):
@@ -46,14 +46,57 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+class UserErrors(UserError):
+    """Several mistakes, told in one list, each once."""
+
+    def __init__(self, errors: Iterable[UserError]) -> None:
+        self.errors = list({str(error): error for error in errors}.values())
+        super().__init__(f"{len(self.errors)} things are wrong")
+
+    def __str__(self) -> str:
+        items = (str(error).replace("\n", "\n  ") for error in self.errors)
+        return f"{self.problem}\n" + "\n".join(f"- {item}" for item in items)
+
+
+class Mistakes:
+    """Mistakes that are collected, so that a user hears of all of them at once.
+
+    >>> mistakes = Mistakes()
+    >>> for model in models:
+    ...     with mistakes.noted():
+    ...         look_at(model)
+    >>> mistakes.told()
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep a `UserError` of the body for later, and go on behind it."""
+        try:
+            yield
+        except UserErrors as several:
+            self.errors += several.errors
+        except UserError as error:
+            self.errors.append(error)
+
+    def told(self) -> None:
+        """Raise what was noted, if anything was: one `UserError`, or several as `UserErrors`."""
+        several = UserErrors(self.errors)
+        if several.errors:
+            raise several if len(several.errors) > 1 else several.errors[0]
+
+
 @contextmanager
 def at(*keys: str | int) -> Iterator[None]:
     """Say where in the config the body works: a `UserError` that leaves it gets `keys` in front of its path."""
     try:
         yield
     except UserError as error:
-        if error.place is None:
-            error.path = (*keys, *error.path)
+        for each in error.errors if isinstance(error, UserErrors) else [error]:
+            if each.place is None:
+                each.path = (*keys, *each.path)
         raise
 
 

@@ -9,9 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stitching.config.job import Job
+from stitching.config.job import Job, JobSettings
 
-__all__ = ["LEFT_OUT", "file_digest", "identity", "identity_config"]
+__all__ = [
+    "LEFT_OUT",
+    "canonical",
+    "code_digest",
+    "file_digest",
+    "identity",
+    "identity_config",
+    "identity_of",
+    "settings_config",
+]
 
 # Where things are and how they are shown, not what is computed. Stopping, packing and the number of workers never
 # change a result, which is what allows them to be left out.
@@ -24,7 +33,18 @@ _NETWORK = ("model", "assembly", "head")
 
 def identity(job: Job) -> str:
     """The job's identity: 16 hexadecimal digits."""
-    text = json.dumps(identity_config(job), sort_keys=True)
+    return identity_of(identity_config(job))
+
+
+def identity_of(config: dict[str, Any], texts: dict[str, str] | None = None) -> str:
+    """The identity of a job whose `identity_config` is `config`.
+
+    Args:
+        config: what is hashed.
+        texts: JSON of some of its keys, where a caller has many configs that share it.
+    """
+    parts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()} | (texts or {})
+    text = "{" + ", ".join(f"{json.dumps(key)}: {parts[key]}" for key in sorted(parts)) + "}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -34,23 +54,39 @@ def identity_config(job: Job) -> dict[str, Any]:
     Checkpoints stand in it by the digest of their content, and a data set that has no name of its own by the names of
     its files.
     """
-    config = {key: value for key, value in job.to_yaml().items() if key not in (*LEFT_OUT, *_NETWORK)}
-    config["network"] = job.network.model_dump(mode="json")
-    if any(task.dataset == "image_folder" for task in job.train_config.task_list):
-        config["image_folder"] = _names_below(job.data_path or "")
-    return _canonical(config)
+    return settings_config(job) | {"network": canonical(job.network.model_dump(mode="json"))}
 
 
-def _canonical(data: Any) -> Any:
+def settings_config(settings: JobSettings) -> dict[str, Any]:
+    """`identity_config` without the network."""
+    data = settings.model_dump(mode="json")
+    config = {key: value for key, value in data.items() if key not in (*LEFT_OUT, *_NETWORK)}
+    if any(task.dataset == "image_folder" for task in settings.train_config.task_list):
+        config["image_folder"] = _names_below(settings.data_path or "")
+    result: dict[str, Any] = canonical(config)
+    return result
+
+
+@lru_cache
+def code_digest() -> str:
+    """The version of this package's code: 12 hexadecimal digits of the hash of all its files."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def canonical(data: Any) -> Any:
     """Plain data with digests for files, without keys that say nothing, and with 1.0 as 1."""
     if isinstance(data, dict):
         return {
-            key: file_digest(value) if key in ("ckp_path", "load_from") else _canonical(value)
+            key: file_digest(value) if key in ("ckp_path", "load_from") else canonical(value)
             for key, value in data.items()
             if value is not None
         }
     if isinstance(data, list):
-        return [_canonical(item) for item in data]
+        return [canonical(item) for item in data]
     return int(data) if isinstance(data, float) and data.is_integer() else data
 
 

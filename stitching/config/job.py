@@ -18,7 +18,9 @@ __all__ = [
     "Preprocessing",
     "TaskConfig",
     "TrainConfig",
+    "checkpoints_of",
     "load_job",
+    "models_in",
     "override",
     "project_root",
     "read_job",
@@ -285,12 +287,23 @@ def with_paths(settings: Any, folder: Path) -> Any:
     for name in ("data_path", "save_dir", "resume_from", "load_from"):
         if value := getattr(settings, name, None):
             setattr(settings, name, str((folder / Path(value).expanduser()).resolve()))
-    for part in _parts_in(
-        getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
-    ):
+    for part in models_in(settings):
         if part.ckp_path:
             part.ckp_path = str((folder / Path(part.ckp_path).expanduser()).resolve())
     return settings
+
+
+def models_in(settings: Any) -> list[Any]:
+    """Every part of a job that names a model, however deeply nested."""
+    return _parts_in(
+        getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
+    )
+
+
+def checkpoints_of(job: Job) -> list[str]:
+    """The files of weights that a job starts from."""
+    found = [part.ckp_path for part in models_in(job)] + [job.load_from, job.resume_from]
+    return list(dict.fromkeys(path for path in found if path))
 
 
 def _parts_in(*found: Any) -> list[Any]:

@@ -17,7 +17,10 @@ from torchvision.transforms import AutoAugmentPolicy
 
 from stitching.config.errors import UserError, unknown_name
 
-__all__ = ["DATASETS", "DatasetInfo", "ImageDataset", "dataset_info", "imagenet_folder_names", "open_dataset"]
+__all__ = [
+    "DATASETS", "DatasetInfo", "ImageDataset", "dataset_info", "imagenet_folder_names", "look_for_dataset",
+    "open_dataset",
+]  # fmt: skip
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,6 +90,19 @@ def open_dataset(name: str, data_path: str | Path | None = None, train: bool = T
     if len(dataset) == 0:
         raise UserError(f"the {'training' if train else 'held-out'} part of {name!r} has no images")
     return dataset
+
+
+def look_for_dataset(name: str, data_path: str | Path | None = None) -> None:
+    """Make sure that both parts of the data set `name` are there, without listing a million files.
+
+    Raises:
+        UserError: as `open_dataset`.
+    """
+    if name in _HELD_OUT:
+        _checked_folders(name, _folder(data_path))
+        return
+    for train in (True, False):
+        open_dataset(name, data_path, train)
 
 
 def imagenet_folder_names(data_path: str | Path) -> tuple[Path, Path]:
@@ -171,14 +187,20 @@ def _class_folders(name: str, data_path: Path, held_out: tuple[str, ...]) -> tup
     return found
 
 
-def _open_folders(name: str, data_path: Path, train: bool) -> ImageDataset:
-    folder = _class_folders(name, data_path, _HELD_OUT[name])[0 if train else 1]
-    wanted, count = DATASETS[name].num_classes, len(_class_names(folder))
+def _checked_folders(name: str, data_path: Path) -> tuple[Path, Path]:
+    """The folders of the training and of the held-out images, with as many classes as the data set has."""
+    found = _class_folders(name, data_path, _HELD_OUT[name])
+    wanted, count = DATASETS[name].num_classes, len(_class_names(found[0]))
     if wanted and count != wanted:  # its labels would not be those that published networks were trained with
         raise UserError(
-            f"{folder} has {count} class folders; {name} has {wanted}",
+            f"{found[0]} has {count} class folders; {name} has {wanted}",
             do="Use `dataset: image_folder` for a part of it.",
         )
+    return found
+
+
+def _open_folders(name: str, data_path: Path, train: bool) -> ImageDataset:
+    folder = _checked_folders(name, data_path)[0 if train else 1]
     try:
         return _ClassFolders(folder)
     except FileNotFoundError as error:  # a class folder without an image

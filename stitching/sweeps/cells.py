@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.errors import Mistakes, UserError, at, unknown_name
 from stitching.config.sweep import Gap, Sweep
+from stitching.sweeps.known import Known
 from stitching.sweeps.rows import Row, Shape, declared_row, discovered_row
 from stitching.sweeps.stitchers import DEFAULT_STITCHERS, STITCHERS, stitcher
 
@@ -26,47 +27,58 @@ class Cell:
     stitcher: str
 
 
-def make_cells(sweep: Sweep, image: Shape) -> list[Cell]:
+def make_cells(sweep: Sweep, image: Shape, known: Known) -> list[Cell]:
     """Every cell of the sweep for images of shape `image` (C, H, W), in the order of the YAML file.
 
     Raises:
         UserError: a model cannot be cut as asked, a gap or a declared size does not fit, a name does not exist, or
-            nothing is left to stitch.
+            nothing is left to stitch; several where there are several.
     """
-    names = _stitcher_names(sweep)
-    pairs = list(_pairs(sweep, image))
-    if not pairs:
-        raise UserError("no pair is left of the models", allowed="all, self, cross or a list", path=("pairs",))
+    mistakes = Mistakes()
+    names: list[str] = []
+    pairs: list[tuple[Row, Row]] = []
+    with mistakes.noted():
+        names = _stitcher_names(sweep)
+    with mistakes.noted():
+        pairs = list(_pairs(sweep, image, known))
+        if not pairs:
+            raise UserError("no pair is left of the models", allowed="all, self, cross or a list", path=("pairs",))
     cells = []
     for source, dest in pairs:
-        gaps = list(_gaps(sweep, source, dest))
-        if not gaps:
-            raise UserError(
-                f"{source.title} has {len(source.stages)} stages and {dest.title} {len(dest.stages)}: there is no gap",
-                do="A gap needs a stage before it, one in it and one behind it; `depths: blocks` cuts finer.",
-                path=("depths",) if sweep.models else (source.key,),
-            )
-        cells += [Cell(source, dest, gap, count, name) for gap, count in gaps for name in names]
+        with mistakes.noted():
+            gaps = list(_gaps(sweep, source, dest))
+            if not gaps:
+                raise UserError(
+                    f"{source.title} has {len(source.stages)} stages and {dest.title} {len(dest.stages)}: there is no "
+                    "gap",
+                    do="A gap needs a stage before it, one in it and one behind it; `depths: blocks` cuts finer.",
+                    path=("depths",) if sweep.models else (source.key,),
+                )
+            cells += [Cell(source, dest, gap, count, name) for gap, count in gaps for name in names]
+    mistakes.told()
     return cells
 
 
-def _pairs(sweep: Sweep, image: Shape) -> Iterator[tuple[Row, Row]]:
+def _pairs(sweep: Sweep, image: Shape, known: Known) -> Iterator[tuple[Row, Row]]:
     if sweep.models is None:
-        yield from _declared_pair(sweep, image)
+        yield from _declared_pair(sweep, image, known)
         return
     rows: dict[str, Row] = {}
+    mistakes = Mistakes()
     for i, entry in enumerate(sweep.models):
-        if entry.title in rows:
-            raise UserError(
-                f"{entry.title} is listed twice", do="Compare two trainings of one model in a sweep each.",
-                path=("models", i),
-            )  # fmt: skip
-        try:
-            rows[entry.title] = discovered_row(entry, sweep.depths, image)
-        except UserError as error:
-            if error.path[:1] != ("depths",):
-                error.path = ("models", i, *error.path)
-            raise
+        with mistakes.noted():
+            if entry.title in rows:
+                raise UserError(
+                    f"{entry.title} is listed twice", do="Compare two trainings of one model in a sweep each.",
+                    path=("models", i),
+                )  # fmt: skip
+            try:
+                rows[entry.title] = discovered_row(entry, sweep.depths, image, known)
+            except UserError as error:
+                if error.path[:1] != ("depths",):
+                    error.path = ("models", i, *error.path)
+                raise
+    mistakes.told()  # a misspelt model is not to be told again where the pairs name it
     if isinstance(sweep.pairs, str):
         for source, dest in itertools.product(rows.values(), repeat=2):
             if sweep.pairs == "all" or (sweep.pairs == "self") == (source is dest):
@@ -74,25 +86,31 @@ def _pairs(sweep: Sweep, image: Shape) -> Iterator[tuple[Row, Row]]:
         return
     for i, names in enumerate(sweep.pairs):
         for j, name in enumerate(names):
-            if name not in rows:
-                raise unknown_name("model in `models`", name, rows, path=("pairs", i, j))
+            with mistakes.noted():
+                if name not in rows:
+                    raise unknown_name("model in `models`", name, rows, path=("pairs", i, j))
+    mistakes.told()
+    for names in sweep.pairs:
         yield rows[names[0]], rows[names[1]]
 
 
-def _declared_pair(sweep: Sweep, image: Shape) -> Iterator[tuple[Row, Row]]:
-    rows = []
+def _declared_pair(sweep: Sweep, image: Shape, known: Known) -> Iterator[tuple[Row, Row]]:
+    rows, mistakes = [], Mistakes()
     for key in ("stages",) if sweep.stages is not None else ("src_stages", "dest_stages"):
-        with at(key):
-            rows.append(declared_row(getattr(sweep, key), image, key))
+        with mistakes.noted(), at(key):
+            rows.append(declared_row(getattr(sweep, key), image, key, known))
+    mistakes.told()
     yield rows[0], rows[-1]
 
 
 def _stitcher_names(sweep: Sweep) -> list[str]:
     if isinstance(sweep.stitchers, str):
         return list({"default": DEFAULT_STITCHERS, "all": tuple(STITCHERS)}[sweep.stitchers])
+    mistakes = Mistakes()
     for i, name in enumerate(sweep.stitchers):
-        with at("stitchers", i):
+        with mistakes.noted(), at("stitchers", i):
             stitcher(name)
+    mistakes.told()
     return sweep.stitchers
 
 
@@ -101,8 +119,9 @@ def _gaps(sweep: Sweep, source: Row, dest: Row) -> Iterator[tuple[tuple[int, int
     # A block of the source stays before the gap, and one of the destination behind it.
     last_source, last_dest = len(source.stages) - 1, len(dest.stages) - 2
     if isinstance(sweep.gaps, list):
+        mistakes = Mistakes()
         for i, gap in enumerate(sweep.gaps):
-            with at("gaps", i):
+            with mistakes.noted(), at("gaps", i):
                 first, last = gap.blocks_to_drop
                 if first > last_source or last > last_dest:
                     raise UserError(
@@ -111,6 +130,7 @@ def _gaps(sweep: Sweep, source: Row, dest: Row) -> Iterator[tuple[tuple[int, int
                         allowed=f"first at most {last_source}, last at most {last_dest}", path=("blocks_to_drop",),
                     )  # fmt: skip
                 yield (first, last), _downsamples(gap, source, dest)
+        mistakes.told()
         return
     longest = math.inf if isinstance(sweep.gaps, str) else sweep.gaps.max_dropped
     for first in range(1, last_source + 1):

@@ -41,7 +41,7 @@ def followed_log(run: Path, every: float = 0.5) -> Iterator[str]:
         UserError: there is no such folder, or no run in it.
     """
     _is_run(run)
-    folder = RunFolder(run)
+    folder = RunFolder.found_in(run)
     read = 0
     while True:
         # Asked before reading: what is written between the two is read in the next round.

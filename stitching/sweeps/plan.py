@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
-from stitching.config.errors import UserError
-from stitching.config.identity import identity
+from stitching.config.errors import Mistakes, UserError
+from stitching.config.identity import canonical, identity_of, settings_config
 from stitching.config.job import Job, project_root
-from stitching.config.sweep import Sweep
-from stitching.nets.build import BuildOptions, build_network, first_model
+from stitching.config.parts import PartField
+from stitching.config.sweep import ModelEntry, Sweep
+from stitching.nets.build import BuildOptions, build_network, model_spec
 from stitching.nets.cost import Cost, cost
 from stitching.nets.formats import Format
 from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
+from stitching.sweeps.known import Known
 from stitching.sweeps.rows import subnets
 from stitching.sweeps.settings import Images, Setting, make_settings
+from stitching.sweeps.status import Expected
 from stitching.sweeps.stitchers import Declined, Joint, stitcher
 from stitching.training.files import RunFolder
 from stitching.training.network_outputs import TappedOutputs
@@ -29,6 +34,7 @@ from stitching.training.network_outputs import TappedOutputs
 __all__ = ["Cell", "Plan", "PlannedRun", "make_plan"]
 
 Told = Callable[[int, int, str], None]
+PART: TypeAdapter[Any] = TypeAdapter(PartField)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,10 @@ class Plan:
         assert run.job is not None
         return RunFolder(self.folder / run.name, run.job.metrics_output)
 
+    def expected(self, run: PlannedRun) -> Expected:
+        """What a finished result of the run must be."""
+        return Expected(self.folder_of(run), run.identity)
+
     def metadata(self, run: PlannedRun) -> dict[str, Any]:
         """What the analysis groups `run` by, with the other cells that it stands for."""
         also = [cell.metadata(self.name) for cell in self._same_as.get(run.name, [])]
@@ -125,47 +135,105 @@ class Plan:
         return found
 
 
-def make_plan(sweep: Sweep, path: Path, told: Told | None = None) -> Plan:
+def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known | None = None) -> Plan:
     """Everything that the sweep in the file `path` will do; nothing is written, downloaded or submitted.
 
+    Args:
+        sweep: what to plan.
+        path: its file, whose name names the sweep and whose place says which project it is of.
+        told: shows progress.
+        known: what earlier plans found out; the plan is the same without it.
+
     Raises:
-        UserError: with the keys that lead to it, if the sweep does not fit the models it names.
+        UserError: with the keys that lead to it, if the sweep does not fit the models it names. Everything that is
+            wrong is told at once: all models, gaps, names and settings, and if these are right, all networks.
     """
+    known = known or Known()
     settings = make_settings(sweep)
-    cells = {images: make_cells(sweep, images.shape) for images in dict.fromkeys(each.images for each in settings)}
-    labels = _labels(cell for found in cells.values() for cell in found)
-    total = sum(map(len, cells.values()))
-    networks: dict[str, tuple[Cost, int]] = {}
+    mistakes = Mistakes()
+    groups: dict[Images, list[tuple[Setting, dict[str, str]]]] = {}  # each with the JSON of what its identity hashes
+    for setting in settings:
+        texts = {key: json.dumps(value, sort_keys=True) for key, value in settings_config(setting.job).items()}
+        groups.setdefault(setting.images, []).append((setting, texts))
+    cells: list[tuple[Images, Cell]] = []
+    for images in groups:
+        with mistakes.noted():
+            cells += [(images, cell) for cell in make_cells(sweep, images.shape, known)]
+    mistakes.told()
+    names = _Names(path.stem, [cell for _, cell in cells], seeds_named=sweep.seeds is not None)
     first_of: dict[str, str] = {}  # by identity, the name of the run that came first
     made: list[PlannedRun] = []
-    notes: list[str] = []
-    for number, (images, cell) in enumerate((images, cell) for images, found in cells.items() for cell in found):
+    wrong: dict[object, list[tuple[UserError, Cell]]] = {}  # by what is wrong
+    notes: dict[str, None] = {}
+    for number, (images, cell) in enumerate(cells):
         if told:
-            told(number, total, f"{cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
-        for setting in (each for each in settings if each.images == images):
-            name = _name(path.stem, cell, setting, labels, several_seeds=len(sweep.seeds or []) > 1)
-            try:
-                job = Job.model_validate({**setting.data, "model": {"Assembly": {"parts": _parts(cell)}}})
-                looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
-                key = repr((images, job.unfrozen, looked_at, job.to_yaml()["model"]))
-                if key not in networks:
-                    networks[key] = _try_network(job, cell, images)
-            except Declined as declined:
-                made.append(PlannedRun(name, cell, setting.seed, setting.values, declined=str(declined)))
-                continue
-            if first_in_line := first_model(job.network):
-                notes += normalization_note(first_in_line, *setting.normalization)
-            known_as = identity(job)
-            first = first_of.setdefault(known_as, name)
-            made.append(
-                PlannedRun(
-                    name, cell, setting.seed, setting.values, job, known_as, *networks[key],
-                    same_as=None if first == name else first,
-                )
-            )  # fmt: skip
+            told(number, len(cells), f"{cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
+        try:
+            for run in _runs_of(cell, groups[images], images, names, known):
+                if run.identity is not None:
+                    first = first_of.setdefault(run.identity, run.name)
+                    run = run if first == run.name else replace(run, same_as=first)
+                made.append(run)
+            for normalized in dict.fromkeys(setting.normalization for setting, _ in groups[images]):
+                notes |= dict.fromkeys(_notes(cell, normalized))
+        except UserError as error:
+            wrong.setdefault((error.path, error.problem), []).append((error, cell))
+    for errors in wrong.values():
+        with mistakes.noted():
+            raise _of_cells(errors)
+    mistakes.told()
     _all_named_differently(made)
     root = project_root(path.parent) / "experiments" / sweep.project / path.stem
-    return Plan(path.stem, Path(sweep.save_dir) if sweep.save_dir else root, made, list(dict.fromkeys(notes)))
+    return Plan(path.stem, Path(sweep.save_dir) if sweep.save_dir else root, made, list(notes))
+
+
+def _runs_of(
+    cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images, names: _Names, known: Known
+) -> Iterator[PlannedRun]:
+    """The runs of a cell, one for each setting, or what stands for them where its stitcher declines."""
+    try:
+        model = PART.validate_python({"Assembly": {"parts": _parts(cell)}})
+    except Declined as declined:
+        for setting, _ in settings:
+            yield PlannedRun(names.of(cell, setting), cell, setting.seed, setting.values, declined=str(declined))
+        return
+    network = model.model_dump(mode="json")
+    text = json.dumps(canonical(network), sort_keys=True)
+    for setting, texts in settings:
+        name = names.of(cell, setting)
+        job = Job.model_construct(**{**dict(setting.job), "model": model})
+        looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
+        made_from = ("network", images, job.unfrozen, job.reformat_options, looked_at, network, cell.stitcher)
+        size = known.get(made_from, lambda job=job: _size(job, cell, images))  # type: ignore[misc]
+        if isinstance(size, str):
+            yield PlannedRun(name, cell, setting.seed, setting.values, declined=size)
+            continue
+        known_as = identity_of({}, texts | {"network": text})
+        cost = Cost(size["macs"], size["params"])
+        yield PlannedRun(name, cell, setting.seed, setting.values, job, known_as, cost, size["trainable"])
+
+
+def _of_cells(errors: list[tuple[UserError, Cell]]) -> UserError:
+    """One error for all cells in which the same is wrong."""
+    error, cell = errors[0]
+    if error.path == ("stitchers",):
+        others = f" and {len(errors) - 1} other cells" if len(errors) > 1 else ""
+        error.problem = f"{cell.stitcher} over {list(cell.gap)}{others}: {error.problem}"
+    return error
+
+
+def _size(job: Job, cell: Cell, images: Images) -> dict[str, int] | str:
+    """What the network costs, or why the cell is declined in words."""
+    try:
+        cost, trainable = _try_network(job, cell, images)
+    except Declined as declined:
+        return str(declined)
+    return {"macs": cost.macs, "params": cost.params, "trainable": trainable}
+
+
+def _notes(cell: Cell, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
+    (part,) = subnets(cell.source.stages[:1], frozen=True)
+    return normalization_note(model_spec(ModelEntry.model_validate(part["Subnet"])), *normalized)
 
 
 def _parts(cell: Cell) -> list[dict[str, Any]]:
@@ -201,7 +269,6 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
         if cell.stitcher.endswith("no_downsample"):
             raise Declined(f"the destination does not run at the source's size: {error.problem}") from None
         error.path = ("stitchers",)
-        error.problem = f"{cell.stitcher} over {list(cell.gap)}: {error.problem}"
         raise
     tapped = TappedOutputs(network, job)
     if tapped.names:
@@ -221,13 +288,26 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
 # ------------------------------------------------------------------------ names
 
 
-def _name(sweep_name: str, cell: Cell, setting: Setting, labels: dict[str, str], *, several_seeds: bool) -> str:
-    first, last = cell.gap
-    pair = f"-{labels[cell.source.title]}-to-{labels[cell.dest.title]}" if labels else ""
-    name = f"train-{sweep_name}{pair}-gap-{first},{last}-adapter-{cell.stitcher}"
-    for key, value in setting.values.items():
-        name += f"-{key.split('.')[-1]}-{_fit_for_a_folder(str(value))}"
-    return name + (f"-seed-{setting.seed}" if several_seeds else "")
+class _Names:
+    """What the runs of a sweep are called: by its name, the pair if there are several, the gap, and so on.
+
+    A seed is part of the name where the sweep lists its seeds, be it one: adding another renames nothing.
+    """
+
+    def __init__(self, sweep: str, cells: list[Cell], *, seeds_named: bool) -> None:
+        self.sweep = sweep
+        self.labels = _labels(cells)
+        self.seeds_named = seeds_named
+
+    def of(self, cell: Cell, setting: Setting) -> str:
+        """The name of the cell's run with a setting."""
+        first, last = cell.gap
+        labels = self.labels
+        pair = f"-{labels[cell.source.title]}-to-{labels[cell.dest.title]}" if labels else ""
+        name = f"train-{self.sweep}{pair}-gap-{first},{last}-adapter-{cell.stitcher}"
+        for key, value in setting.values.items():
+            name += f"-{key.split('.')[-1]}-{_fit_for_a_folder(str(value))}"
+        return name + (f"-seed-{setting.seed}" if self.seeds_named else "")
 
 
 def _labels(cells: Iterable[Cell]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from stitching.nets.build import model_spec, traced_model
 from stitching.nets.formats import Format
 from stitching.nets.stages import find_stages
 from stitching.nets.weights import load_weights
+from stitching.sweeps.known import Known
 
 __all__ = ["Row", "RowStage", "Shape", "declared_row", "discovered_row", "subnets"]
 
@@ -55,8 +56,13 @@ class Row:
         return not any(stage.downsamples for stage in self.stages[1:-1])
 
 
-def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape) -> Row:
+def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape, known: Known) -> Row:
     """A model's row with the stages found by `find_stages`, for images of shape `image` (C, H, W)."""
+    made_from = ("row", depths, image, _made_from(entry))
+    return _row(known.get(made_from, lambda: asdict(_discovered(entry, depths, image))))
+
+
+def _discovered(entry: ModelEntry, depths: str | list[str], image: Shape) -> Row:
     traced, shape = _looked_at(entry, image)
     points = graphs.cut_points(traced, shape)
     stages = []
@@ -67,8 +73,32 @@ def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape) -> 
     return Row(entry.title, tuple(stages))
 
 
-def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str) -> Row:
+def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str, known: Known) -> Row:
     """The row that a user typed out under `key`; formats that they declare are held against what the models give."""
+    made_from = ("row", key, image, [_made_from(part) for part in parts])
+    return _row(known.get(made_from, lambda: asdict(_declared(parts, image, key))))
+
+
+def _made_from(part: ModelFields) -> object:
+    """What the look at a model depends on: what is written, and what is in its file of weights."""
+    return part, file_digest(part.ckp_path) if part.ckp_path else None
+
+
+def _row(data: dict[str, Any]) -> Row:
+    """A row from the plain data that `asdict` and JSON made of it."""
+    stages = [
+        RowStage(**{**stage, "in_format": _format(stage["in_format"]), "out_format": _format(stage["out_format"])})
+        for stage in data["stages"]
+    ]
+    return Row(data["title"], tuple(stages), data["key"])
+
+
+def _format(data: dict[str, Any]) -> Format:
+    size = data["size"]
+    return Format(**{**data, "size": tuple(size) if isinstance(size, list) else size})
+
+
+def _declared(parts: Sequence[SubnetPart], image: Shape, key: str) -> Row:
     stages = []
     for i, part in enumerate(parts):
         with at(i, "Subnet"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.errors import Mistakes, UserError, at, unknown_name
 from stitching.config.job import JobSettings, override
 from stitching.config.schema import validated
 from stitching.config.sweep import Sweep
@@ -37,9 +37,9 @@ class Setting:
 
     seed: int
     values: dict[str, Any]  # the grid's
-    data: dict[str, Any]  # the job's keys, as plain data
+    job: JobSettings
     images: Images
-    normalization: tuple[list[float], list[float]]  # mean and standard deviation of each channel
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
 _NOT_TO_VARY = {"save_dir", "metrics_output", "resume_from"}  # where results are does not make another run
@@ -53,15 +53,17 @@ def make_settings(sweep: Sweep) -> list[Setting]:
             cannot be had with its arguments.
     """
     base = sweep.model_dump(mode="json", include=set(JobSettings.model_fields) - {"save_dir"}, exclude_none=True)
-    settings = []
+    settings, mistakes = [], Mistakes()
     for seed in sweep.seeds or [sweep.train_config.seed]:
         for chosen in itertools.product(*sweep.grid.values()):
             values = dict(zip(sweep.grid, chosen, strict=True))
-            data = _with_values(base, {"train_config.seed": seed, **values})
-            with _blamed_on_grid(sweep, values):
-                job = validated(JobSettings, Document(Path("grid"), data))
-                images, normalized = _tried(job)
-            settings.append(Setting(job.train_config.seed, values, data, images, normalized))
+            with mistakes.noted():
+                data = _with_values(base, {"train_config.seed": seed, **values})
+                with _blamed_on_grid(sweep, values):
+                    job = validated(JobSettings, Document(Path("grid"), data))
+                    images, normalized = _tried(job)
+                settings.append(Setting(job.train_config.seed, values, job, images, normalized))
+    mistakes.told()
     return settings
 
 
@@ -97,6 +99,8 @@ def _blamed_on_grid(sweep: Sweep, values: dict[str, Any]) -> Iterator[None]:
     except UserError as error:
         found = ".".join(map(str, error.path))
         for key, value in values.items():
+            if found == key and error.problem.startswith("unknown key"):  # whatever its values
+                raise UserError(error.problem, allowed=error.allowed, path=("grid", key)) from None
             if f"{found}.".startswith(f"{key}.") or f"{key}.".startswith(f"{found}."):
                 told = UserError(
                     f"{value!r}: {error.problem}", allowed=error.allowed, do=error.do,
@@ -107,7 +111,7 @@ def _blamed_on_grid(sweep: Sweep, values: dict[str, Any]) -> Iterator[None]:
         raise
 
 
-def _tried(job: JobSettings) -> tuple[Images, tuple[list[float], list[float]]]:
+def _tried(job: JobSettings) -> tuple[Images, tuple[tuple[float, ...], tuple[float, ...]]]:
     """The images that the job is given, and mean and standard deviation of their channels.
 
     Everything else that a name in the job stands for is made once, and dropped.
@@ -137,4 +141,5 @@ def _tried(job: JobSettings) -> tuple[Images, tuple[list[float], list[float]]]:
             read_weights(job.load_from)
     size = config.data_preprocessing.image_size or info.image_size
     images = Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)
-    return images, normalization(transform)
+    mean, std = normalization(transform)
+    return images, (tuple(mean), tuple(std))

@@ -18,15 +18,16 @@ from typing import Any
 
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
-from stitching.sweeps.slurm_task import code_digest, run_slurm_task
+from stitching.config.identity import code_digest
 from stitching.training.files import RunFolder, write_whole
 
 __all__ = [
+    "Ended",
     "JobState",
     "Submitted",
     "cancel",
     "check_profile",
-    "ended_states",
+    "ended_jobs",
     "job_states",
     "sbatch_scripts",
     "submit_arrays",
@@ -71,6 +72,8 @@ def submit_arrays(
     """
     from submitit.core.utils import FailedJobError
 
+    from stitching.sweeps.slurm_task import run_slurm_task  # it brings torch along, which asking Slurm does not need
+
     code = code_digest()
     submitted: list[Submitted] = []
     for part in _arrays(tasks, _max_array_size()):
@@ -97,25 +100,28 @@ def submit_arrays(
 
 def sbatch_scripts(tasks: Sequence[Sequence[RunFolder]], folder: Path, profile: Profile) -> list[str]:
     """The scripts that `submit_arrays` would hand to sbatch; nothing is written."""
-    scripts = []
-    for part in _arrays(tasks, _max_array_size()):
-        executor = _executor(folder / "NAME", profile)
-        if len(part) > 1:
-            executor.parameters["map_count"] = len(part)
-        scripts.append(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
-    return scripts
+    return [_script(folder, profile, len(part)) for part in _arrays(tasks, _max_array_size())]
 
 
-def check_profile(tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: str, profile: Profile) -> None:
-    """Ask Slurm whether it would take such a job, before anything is written; one that would wait is fine.
+def _script(folder: Path, profile: Profile, tasks: int) -> str:
+    executor = _executor(folder / "NAME", profile)
+    if tasks > 1:
+        executor.parameters["map_count"] = tasks
+    script: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+    return script
+
+
+def check_profile(folder: Path, cluster: str, profile: Profile) -> None:
+    """Ask Slurm whether it would take a job of this profile, before anything is written; one that waits is fine.
 
     Raises:
         UserError: it would not, or Slurm cannot be asked.
     """
-    script = sbatch_scripts(tasks[:1], folder, profile)[0]
     try:
-        _asked(["sbatch", "--test-only"], given=script)
+        _asked(["sbatch", "--test-only"], given=_script(folder, profile, 1))
     except UserError as error:
+        if not error.problem.startswith("sbatch --test-only failed"):
+            raise
         words = error.problem.splitlines()[-1].removeprefix("allocation failure: ")
         raise UserError(
             f"Slurm would not take a job of the cluster {cluster!r}: {words}",
@@ -147,16 +153,38 @@ def job_states() -> dict[str, JobState]:
     return states
 
 
-def ended_states(ids: Sequence[str]) -> dict[str, str]:
-    """How tasks ended as `sacct` has it (TIMEOUT, NODE_FAIL, ...), by id; nothing where there is no accounting."""
+@dataclass(frozen=True)
+class Ended:
+    """How a task ended as accounting has it: TIMEOUT, NODE_FAIL, ...; and the nodes that failed under it."""
+
+    state: str
+    failed_nodes: tuple[str, ...] = ()
+
+
+def ended_jobs(ids: Sequence[str]) -> dict[str, Ended]:
+    """How tasks ended, by id, each with all its starts; nothing where there is no accounting."""
     if not ids:
         return {}
     jobs = ",".join(sorted({each.partition("_")[0] for each in ids}))
-    try:
-        listed = _asked(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", jobs])
+    try:  # every start of a task has a line, the newest last
+        listed = _asked(["sacct", "-X", "-D", "-n", "-P", "-o", "JobID,State,NodeList", "-j", jobs])
     except UserError:
         return {}
-    return {job: state.split()[0] for job, state in (line.split("|", 1) for line in listed.splitlines() if "|" in line)}
+    ended: dict[str, Ended] = {}
+    for line in listed.splitlines():
+        job, state, nodes = line.split("|", 2)
+        state = (state.split() or [""])[0]
+        failed = _node_names(nodes) if state in ("NODE_FAIL", "BOOT_FAIL") else ()
+        before = ended[job].failed_nodes if job in ended else ()
+        ended[job] = Ended(state, tuple(dict.fromkeys((*before, *failed))))
+    return ended
+
+
+def _node_names(nodes: str) -> tuple[str, ...]:
+    """`node[1-2],other` as Slurm writes it, as single names."""
+    if nodes in ("", "None assigned"):
+        return ()
+    return tuple(_asked(["scontrol", "show", "hostnames", nodes]).split()) if "[" in nodes else tuple(nodes.split(","))
 
 
 def cancel(ids: Sequence[str]) -> None:

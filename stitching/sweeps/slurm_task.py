@@ -6,30 +6,19 @@ starts again, hours later, does the same thing.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
+from stitching.config.identity import code_digest
 from stitching.sweeps.tasks import note_failure, run_task
 from stitching.training.files import RunFolder
 from stitching.training.trainer import Interrupted, StopRequest
 
-__all__ = ["code_digest", "run_slurm_task"]
-
-
-@lru_cache
-def code_digest() -> str:
-    """The version of this package's code: 12 hexadecimal digits of the hash of all its files."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+__all__ = ["run_slurm_task"]
 
 
 def run_slurm_task(folders: Sequence[str], code: str) -> None:

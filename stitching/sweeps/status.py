@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError
-from stitching.sweeps.slurm import JobState, Submitted, ended_states, job_states, submitted_tasks
+from stitching.progress import duration
+from stitching.sweeps.slurm import Ended, JobState, Submitted, ended_jobs, job_states, submitted_tasks
 from stitching.training.files import RunFolder
-from stitching.training.results import read_result
+from stitching.training.results import ACCURACY, is_whole, read_result
 
-__all__ = ["SLURM_FOLDER", "RunStatus", "in_queue", "newest_tasks", "run_names", "summary", "sweep_status"]
+__all__ = [
+    "CAUSES", "SLURM_FOLDER", "STATES", "Expected", "RunStatus", "expected_in", "failed_nodes", "forgotten_runs",
+    "in_queue", "newest_tasks", "state_on_disk", "summary", "sweep_status",
+]  # fmt: skip
 
 SLURM_FOLDER = "slurm"  # within a sweep's folder: what was submitted, and its logs
+STATES = ("done", "running", "pending", "stopped", "failed", "stale", "missing", "unknown")
+CAUSES = ("error", "out of memory", "time limit", "node failure", "killed", "cancelled", "preempted")
 
 # What Slurm's words mean for a user; the reasons are those that squeue gives most.
 _REASONS = {
@@ -28,28 +35,43 @@ _REASONS = {
     "PartitionTimeLimit": "asks for more minutes than the partition allows",
     "ReqNodeNotAvail": "the nodes that fit are not available",
     "BeginTime": "was put back, and begins soon",
+    "NodeDown": "its node is down",
 }
 _ENDS = {
-    "TIMEOUT": "time limit",
-    "OUT_OF_MEMORY": "out of memory (asks for more with memory_gb)",
-    "NODE_FAIL": "node failure",
-    "CANCELLED": "cancelled",
-    "PREEMPTED": "preempted",
-    "FAILED": "its process ended with an error",
-    "BOOT_FAIL": "the node did not start",
-    "DEADLINE": "its deadline passed",
+    "TIMEOUT": ("time limit", "time limit"),
+    "OUT_OF_MEMORY": ("out of memory", "out of memory (asks for more with memory_gb)"),
+    "NODE_FAIL": ("node failure", "node failure"),
+    "CANCELLED": ("cancelled", "cancelled"),
+    "PREEMPTED": ("preempted", "preempted"),
+    "FAILED": ("error", "its process ended with an error"),
+    "BOOT_FAIL": ("node failure", "the node did not start"),
+    "DEADLINE": ("time limit", "its deadline passed"),
 }
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A run that a plan expects, or that was found: its folder, and the identity that a result of it must have."""
+
+    folder: RunFolder
+    identity: str | None = None  # None: whatever is there
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+
+@dataclass(frozen=True)
 class RunStatus:
-    """One run: `done`, `running`, `pending`, `failed`, `stopped` or `missing`, and what there is to say of it."""
+    """One run: its state (one of `STATES`), and what there is to say of it."""
 
     name: str
     state: str
     words: str = ""
+    cause: str | None = None  # of a failed or stopped run, one of `CAUSES`
     epoch: int | None = None
     accuracy: float | None = None  # of the newest test, 0 to 1
+    seconds_left: float | None = None  # of a running one, if it goes on as it did
     job: str | None = None  # in Slurm
 
     def as_json(self) -> dict[str, Any]:
@@ -57,7 +79,7 @@ class RunStatus:
         return asdict(self)
 
 
-def run_names(folder: Path) -> list[str]:
+def expected_in(folder: Path) -> list[Expected]:
     """The runs in a sweep's folder, whatever the plan says.
 
     Raises:
@@ -65,20 +87,45 @@ def run_names(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}", do="Give a sweep's YAML file, or the folder of its runs.")
-    names = sorted(path.parent.name for path in folder.glob("*/config.yml"))
-    if not names:
+    runs = [Expected(RunFolder.found_in(path.parent)) for path in sorted(folder.glob("*/config.yml"))]
+    if not runs:
         raise UserError(f"there are no runs in {folder}", do="`stitching submit SWEEP.yml` makes some.")
-    return names
+    return runs
 
 
-def sweep_status(folder: Path, names: Sequence[str]) -> list[RunStatus]:
-    """How the runs `names` in a sweep's folder stand; those without a folder are `missing`."""
+def forgotten_runs(folder: Path, names: Iterable[str]) -> list[str]:
+    """The runs in a sweep's folder that are not among `names`: those that its YAML has no more."""
+    return sorted({path.parent.name for path in folder.glob("*/config.yml")} - set(names))
+
+
+def state_on_disk(run: Expected) -> tuple[str, dict[str, Any]]:
+    """What the run's folder says, and its metadata without the config.
+
+    `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. Done is a whole
+    result of this very config, not what a scheduler remembers.
+
+    Raises:
+        UserError: the metadata cannot be read.
+    """
+    metadata = run.folder.read_metadata(brief=True)
+    if metadata is None:
+        return "missing", {}
+    if run.identity is not None and metadata.get("identity") not in (None, run.identity):
+        return "stale", metadata
+    state = str(metadata.get("state", "missing"))
+    if state == "done" and not is_whole(run.folder, metadata):
+        return "missing", metadata
+    return state, metadata
+
+
+def sweep_status(folder: Path, runs: Sequence[Expected]) -> list[RunStatus]:
+    """How runs in a sweep's folder stand."""
     newest = newest_tasks(folder)
-    known = {name: _metadata(folder / name) for name in names}
-    open_ones = {name: newest[name] for name in names if name in newest and (known[name] or {}).get("state") != "done"}
+    known = {run.name: _known(run) for run in runs}
+    open_ones = {name: newest[name] for name, (state, _) in known.items() if name in newest and state != "done"}
     alive, told = _asked_slurm(open_ones)
-    ended = ended_states([task.id for task in open_ones.values() if alive is not None and task.id not in alive])
-    return [_status(folder / name, known[name], newest.get(name), alive, ended, told) for name in names]
+    ended = ended_jobs([task.id for task in open_ones.values() if alive is not None and task.id not in alive])
+    return [_status(run, *known[run.name], newest.get(run.name), alive, ended, told) for run in runs]
 
 
 def newest_tasks(folder: Path) -> dict[str, Submitted]:
@@ -95,11 +142,23 @@ def in_queue(folder: Path) -> dict[str, Submitted]:
     return {name: task for name, task in newest.items() if task.id in alive}
 
 
+def failed_nodes(folder: Path) -> list[str]:
+    """The nodes that failed under tasks of a sweep's folder, as far as accounting knows."""
+    ended = ended_jobs([task.id for task in submitted_tasks(folder / SLURM_FOLDER)])
+    return sorted({node for end in ended.values() for node in end.failed_nodes})
+
+
 def summary(runs: Sequence[RunStatus]) -> str:
     """`12 done, 3 running, 1 failed`."""
     counts = Counter(run.state for run in runs)
-    order = ("done", "running", "pending", "stopped", "failed", "missing", "unknown")
-    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _known(run: Expected) -> tuple[str, dict[str, Any]]:
+    try:
+        return state_on_disk(run)
+    except UserError as error:
+        return "failed", {"failure": error.problem}
 
 
 def _asked_slurm(runs: dict[str, Submitted]) -> tuple[dict[str, JobState] | None, str]:
@@ -112,56 +171,85 @@ def _asked_slurm(runs: dict[str, Submitted]) -> tuple[dict[str, JobState] | None
         return None, error.problem
 
 
-def _metadata(folder: Path) -> dict[str, Any] | None:
-    try:
-        return RunFolder(folder).read_metadata()
-    except UserError:
-        return {}
-
-
 def _status(
-    path: Path,
-    known: dict[str, Any] | None,
+    run: Expected,
+    state: str,
+    metadata: dict[str, Any],
     task: Submitted | None,
     alive: dict[str, JobState] | None,
-    ended: dict[str, str],
+    ended: dict[str, Ended],
     told: str,
 ) -> RunStatus:
-    job = task.id if task else None
-    if known is None:
-        return RunStatus(path.name, "missing", "never submitted")
-    state = str(known.get("state", "missing"))
-    if state == "done":
-        final = known.get("final", {})
-        accuracy = next((value for key, value in final.items() if key.endswith("Test Accuracy")), None)
-        return RunStatus(path.name, "done", "", known.get("config", {}).get("train_config", {}).get("epochs"), accuracy)
-    epoch, accuracy = _newest(path)
-    if task and alive is None:
-        return RunStatus(path.name, "unknown", f"it was {state}; {told}", epoch, accuracy, job)
+    found = RunStatus(run.name, state, job=task.id if task else None)
     held = (alive or {}).get(task.id) if task else None
-    if held and held.state == "PENDING":
-        words = _REASONS.get(held.reason.partition(",")[0], held.reason)
-        return RunStatus(path.name, "pending", words, epoch, accuracy, job)
+    if state == "done":
+        final = metadata.get("final") or {}
+        accuracy = next((value for key, value in final.items() if key.endswith("Test Accuracy")), None)
+        return replace(found, epoch=metadata.get("epoch"), accuracy=accuracy, job=None)
+    if state == "missing" and not metadata:
+        return replace(found, words="never submitted")
+    if state == "submitted" and not task and not run.folder.is_busy():
+        return replace(found, state="missing", words="its config is written; nothing has started it yet")
+    found = _with_newest_epoch(found, run, metadata)
+    if task and alive is None and state != "failed":
+        return replace(found, state="unknown", words=f"it was {state}; {told}", seconds_left=None)
+    if held and held.state in ("PENDING", "REQUEUED"):
+        words = _REASONS.get(held.reason.partition(",")[0].strip("()"), held.reason)
+        return replace(found, state="pending", words=words, seconds_left=None)
+    if state == "stale":
+        words = "made with another config; `plan --explain` says what differs"
+        return replace(found, words=words, seconds_left=None)
     if state == "failed":
-        return RunStatus(path.name, "failed", str(known.get("failure", "")), epoch, accuracy, job)
+        failure = str(metadata.get("failure", ""))
+        return replace(found, words=failure, cause=_cause(failure), seconds_left=None)
     if held:
-        return RunStatus(path.name, "running", held.state.lower(), epoch, accuracy, job)
-    if RunFolder(path).is_busy():
-        return RunStatus(path.name, "running", "by a process on this machine", epoch, accuracy)
+        left = f"about {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
+        return replace(found, state="running", words=left or held.state.lower())
+    if run.folder.is_busy():
+        left = f", about {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
+        return replace(found, state="running", words=f"by a process on this machine{left}", job=None)
+    found = replace(found, seconds_left=None)
     if task and task.id in ended:
-        words = _ENDS.get(ended[task.id], f"Slurm says {ended[task.id]}")
-        return RunStatus(path.name, "stopped" if state == "stopped" else "failed", words, epoch, accuracy, job)
+        end = ended[task.id]
+        cause, words = _ENDS.get(end.state, ("error", f"Slurm says {end.state}"))
+        return replace(found, state="stopped" if state == "stopped" else "failed", words=words, cause=cause)
     if state == "stopped":
-        return RunStatus(path.name, "stopped", "submit goes on with it", epoch, accuracy, job)
-    return RunStatus(path.name, "failed", f"it was {state}, and no process is at it any more", epoch, accuracy, job)
+        return replace(found, words="submit goes on with it", cause="cancelled")
+    if state == "missing":
+        return replace(found, words="its result is gone or damaged")
+    return replace(found, state="failed", words=f"it was {state}, and no process is at it any more", cause="killed")
 
 
-def _newest(path: Path) -> tuple[int | None, float | None]:
-    """The newest epoch that is over, and the test accuracy after it."""
+def _with_newest_epoch(found: RunStatus, run: Expected, metadata: dict[str, Any]) -> RunStatus:
+    """`found` with the newest epoch that is over, the test accuracy after it, and how long the rest will take."""
     try:
-        frame = read_result(path / "result.pkl")
-    except UserError:
-        return None, None
-    tested = frame[frame["Overall/Test Accuracy"].notna()] if "Overall/Test Accuracy" in frame else frame[:0]
-    accuracy = float(tested["Overall/Test Accuracy"].iloc[-1]) if len(tested) else None
-    return int(frame["Epoch"].iloc[-1]), accuracy
+        frame = read_result(run.folder.result)
+        saved, began = run.folder.result.stat().st_mtime, run.folder.metadata.stat().st_mtime
+    except (UserError, OSError):
+        return found
+    if frame.empty:
+        return found
+    tested = list(frame[ACCURACY].dropna()) if ACCURACY in frame else []
+    step, first, total = (int(x) for x in (frame["Step"].iloc[-1], metadata.get("first_step", 0), _total(metadata)))
+    left = None
+    if total and step > first and saved > began:
+        # The metadata was written when this start of the run began, the result at the end of its newest epoch.
+        left = max(0.0, (saved - began) / (step - first) * (total - step) - (time.time() - saved))
+    return replace(
+        found,
+        epoch=int(frame["Epoch"].iloc[-1]),
+        accuracy=float(tested[-1]) if tested else None,
+        seconds_left=left,
+    )
+
+
+def _total(metadata: dict[str, Any]) -> int:
+    return int(metadata.get("total_steps") or 0)
+
+
+def _cause(failure: str) -> str:
+    if "OutOfMemory" in failure or "not enough memory" in failure:
+        return "out of memory"
+    if failure.startswith("its time was over"):
+        return "time limit"
+    return "killed" if failure.startswith("killed by") else "error"

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from stitching.config.clusters import Profile
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.errors import Mistakes, UserError, at, unknown_name
+from stitching.data.registry import look_for_dataset
 from stitching.sweeps.local import run_locally
 from stitching.sweeps.plan import Plan, PlannedRun
-from stitching.sweeps.slurm import Submitted, check_profile, sbatch_scripts, submit_arrays
-from stitching.sweeps.status import SLURM_FOLDER, in_queue
+from stitching.sweeps.slurm import Submitted, sbatch_scripts, submit_arrays
+from stitching.sweeps.status import SLURM_FOLDER, in_queue, state_on_disk
 from stitching.sweeps.tasks import packed
 from stitching.training.files import FolderBusy, RunFolder, write_yaml
-from stitching.training.results import read_result
 
-__all__ = ["CLUSTERS", "Cluster", "Queued", "Submission", "scripts_for_slurm", "state_of", "submit", "submit_to_slurm"]
+__all__ = [
+    "CLUSTERS", "Cluster", "Queued", "Submission", "look_for_data", "scripts_for_slurm", "state_of", "submit",
+    "submit_to_slurm",
+]  # fmt: skip
+
+Told = Callable[[int, int, str], None]
 
 
 class Cluster(Protocol):
     """Where tasks run: takes lists of run folders, gives the names of the runs that failed and why."""
 
-    def __call__(
-        self, tasks: list[list[RunFolder]], *, jobs: int, told: Callable[[int, int, str], None]
-    ) -> dict[str, str]:
+    def __call__(self, tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[str, str]:
         """Run every task, at most `jobs` at once."""
 
 
@@ -45,32 +48,47 @@ class Submission:
 
 
 def state_of(plan: Plan, run: PlannedRun) -> str:
-    """What the run's folder says: `done`, `stale` (made with another config), `failed`, `stopped`, ... or `missing`.
+    """What the run's folder says of it, as `state_on_disk` has it."""
+    return state_on_disk(plan.expected(run))[0]
 
-    Done is a whole result of this very config, not what a scheduler remembers.
+
+def look_for_data(plan: Plan) -> None:
+    """Make sure that the data sets of the plan are there.
+
+    Raises:
+        UserError: they are not; says what was looked for and where.
     """
-    folder = plan.folder_of(run)
-    metadata = folder.read_metadata() if folder.path.is_dir() else None
-    if metadata is None:
-        return "missing"
-    if metadata.get("identity") not in (None, run.identity):
-        return "stale"
-    if metadata.get("state") != "done":
-        return str(metadata.get("state", "missing"))
-    try:
-        read_result(folder.result)
-    except UserError:
-        return "missing"
-    return "done"
+    mistakes = Mistakes()
+    wanted = (
+        (task.dataset, run.job.data_path) for run in plan.runs if run.job for task in run.job.train_config.task_list
+    )
+    for name, data_path in dict.fromkeys(wanted):
+        with mistakes.noted(), at("train_config", "dataset"):
+            look_for_dataset(name, data_path)
+    mistakes.told()
 
 
 def submit(
-    plan: Plan, cluster: str, *, pack: int, jobs: int, told: Callable[[int, int, str], None] = lambda *_: None
+    plan: Plan,
+    cluster: str,
+    *,
+    pack: int,
+    jobs: int,
+    among: Collection[str] | None = None,
+    told: Told = lambda *_: None,
 ) -> Submission:
     """Run what of the plan is not done yet.
 
     Runs made with another config are moved to the folder `stale` beside them and run again: an old result never
     stands for a new config, and none is lost.
+
+    Args:
+        plan: what there is to do.
+        cluster: a name in `CLUSTERS`.
+        pack: runs that share one pass over the data, at most.
+        jobs: processes at once.
+        among: only these runs, by name; None: all of them.
+        told: shows progress.
 
     Raises:
         UserError: there is no such cluster, or the folders cannot be written.
@@ -78,7 +96,8 @@ def submit(
     if cluster not in CLUSTERS:
         raise unknown_name("cluster", cluster, CLUSTERS, path=("--cluster",))
     done = {run.name for run in plan.runs if state_of(plan, run) == "done"}
-    todo = [run for run in plan.runs if run.name not in done and _prepared(plan, run)]
+    open_ones = [run for run in _chosen(plan, among) if run.name not in done]
+    todo = [run for run in open_ones if _prepared(plan, run)]
     tasks = _tasks(plan, todo, pack)
     failures = CLUSTERS[cluster](tasks, jobs=jobs, told=told) if tasks else {}
     # Another `submit` of the same plan may have been faster with some of them, and be at them still.
@@ -86,7 +105,7 @@ def submit(
     return Submission(
         started=[run for run in plan.runs if run.name in ended],
         done_before=[run for run in plan.runs if run.name in done],
-        elsewhere=[run for run in plan.runs if run.name not in done | ended],
+        elsewhere=[run for run in open_ones if run.name not in ended],
         failures=failures,
     )
 
@@ -100,10 +119,18 @@ class Queued:
     in_queue_before: list[PlannedRun]
 
 
-def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) -> Queued:
+def submit_to_slurm(
+    plan: Plan,
+    cluster: str,
+    profile: Profile,
+    *,
+    pack: int,
+    among: Collection[str] | None = None,
+    told: Told = lambda *_: None,
+) -> Queued:
     """Put what of the plan is neither done nor in the queue into Slurm's queue, and return.
 
-    Two of these at once take turns, so that no run is in the queue twice.
+    Two of these at once take turns, so that no run is in the queue twice. Arguments are as for `submit`.
 
     Raises:
         UserError: Slurm cannot be had or refuses, or the folders cannot be written.
@@ -113,19 +140,26 @@ def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) ->
         done = [run for run in plan.runs if state_of(plan, run) == "done"]
         held = [run for run in plan.runs if run.name in waiting]
         settled = {run.name for run in (*done, *held)}
-        others = [run for run in plan.runs if run.name not in settled]
-        if others:
-            check_profile(_tasks(plan, others, pack), plan.folder / SLURM_FOLDER, cluster, profile)
-        tasks = _tasks(plan, [run for run in others if _prepared(plan, run)], pack)
+        todo = []
+        others = [run for run in _chosen(plan, among) if run.name not in settled]
+        for number, run in enumerate(others):
+            told(number, len(others), "writing configs")
+            if _prepared(plan, run):
+                todo.append(run)
+        tasks = _tasks(plan, todo, pack)
         submitted = submit_arrays(tasks, plan.folder / SLURM_FOLDER, cluster, profile) if tasks else []
     return Queued(submitted, done, held)
 
 
-def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int) -> list[str]:
+def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int, among: Collection[str] | None = None) -> list[str]:
     """The sbatch scripts that `submit_to_slurm` would submit; nothing is written."""
     waiting = in_queue(plan.folder)
-    todo = [run for run in plan.runs if run.name not in waiting and state_of(plan, run) != "done"]
+    todo = [run for run in _chosen(plan, among) if run.name not in waiting and state_of(plan, run) != "done"]
     return sbatch_scripts(_tasks(plan, todo, pack), plan.folder / SLURM_FOLDER, profile)
+
+
+def _chosen(plan: Plan, among: Collection[str] | None) -> list[PlannedRun]:
+    return plan.runs if among is None else [run for run in plan.runs if run.name in among]
 
 
 def _tasks(plan: Plan, runs: list[PlannedRun], pack: int) -> list[list[RunFolder]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ from stitching.config.errors import UserError
 
 __all__ = ["FolderBusy", "RunFolder", "read_yaml", "write_whole", "write_yaml"]
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's reads thousands of runs in seconds
+# libyaml's read and write thousands of runs in seconds
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LONG = re.compile(r"^(?:config|versions|weights):.*\n(?:[ -].*\n)*", re.MULTILINE)  # blocks of metadata.yml
 
 
 class FolderBusy(UserError):
@@ -48,7 +53,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"cannot write {path}: {reason}",
-            do="What was saved before is still there. Make room, then --resume.",
+            do="What was there before is still there. Make room, then try again: runs go on from their checkpoints.",
         ) from error
     except BaseException:
         with suppress(OSError):
@@ -58,7 +63,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def write_yaml(path: Path, data: Any) -> None:
     """Write plain data as YAML, keys in their order."""
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(data, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     write_whole(path, lambda file: file.write(text.encode()))
 
 
@@ -77,6 +82,19 @@ class RunFolder:
 
     path: Path
     metrics_output: str = "result.pkl"
+
+    @classmethod
+    def found_in(cls, path: Path) -> RunFolder:
+        """The folder of a run whose config is not at hand, by the name of the metadata that lies there."""
+        first = path / "metadata.yml"
+        return cls.of_metadata(first if first.exists() else min(path.glob("metadata*.yml"), default=first))
+
+    @classmethod
+    def of_metadata(cls, path: Path) -> RunFolder:
+        """The folder of the run whose metadata is the file `path`."""
+        suffix = path.stem.removeprefix("metadata")
+        own = sorted(path.parent.glob(f"{glob.escape(suffix[1:])}.*")) if suffix else []  # one not called result
+        return cls(path.parent, own[0].name if own else f"result{suffix}.pkl")
 
     @property
     def _suffix(self) -> str:
@@ -99,11 +117,16 @@ class RunFolder:
     def log(self) -> Path:
         return self.path / f"log{self._suffix}.txt"
 
-    def read_metadata(self) -> dict[str, Any] | None:
-        """What a run left in metadata.yml; None before there is any."""
+    def read_metadata(self, *, brief: bool = False) -> dict[str, Any] | None:
+        """What a run left in metadata.yml; None before there is any.
+
+        Args:
+            brief: leave out the config, the versions and the weights, which are most of it and take most of the time.
+        """
         try:
-            found = read_yaml(self.metadata)
-        except FileNotFoundError:
+            text = self.metadata.read_text()
+            found = yaml.load(_LONG.sub("", text) if brief else text, _LOADER)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"cannot read {self.metadata}: {error}", do="Remove the file to run again.") from None

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stitching.config.identity import code_digest, file_digest
+from stitching.config.job import checkpoints_of
 from stitching.training.files import write_yaml
 
 if TYPE_CHECKING:
     from stitching.training.run import Run
 
-__all__ = ["record_end", "record_start"]
+__all__ = ["device_name", "record_end", "record_start"]
 
 
 def record_start(run: Run, about: dict[str, Any]) -> None:
@@ -30,13 +32,16 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "macs": run.cost.macs,
         "macs_convention": "multiply-adds of convolutions, linear layers and both products of attention, one image",
         "trainable_parameters": run.trainable_parameters,
+        "total_steps": run.total_steps,
+        "first_step": run.step,  # of this start of the run
         "frozen_norm": run.job.frozen_norm,
         "precision": run.job.precision,
-        "device": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
+        "device": device_name(run.device),
         "threads": torch.get_num_threads(),  # on a CPU their number changes the last bits of a result
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": _versions(),
+        "versions": {**_versions(), "code": code_digest()},
+        "weights": {str(path): file_digest(str(path)) for path in checkpoints_of(run.job)},
         "config": run.job.to_yaml(),
     }
     write_yaml(run.folder.metadata, metadata)
@@ -50,11 +55,17 @@ def record_end(run: Run, state: str) -> None:
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     metadata["steps"] = run.step
+    metadata["seconds"] = round(run.seconds, 3)  # its share of the time of the loop that trained it
     if run.failure:
         metadata["failure"] = run.failure
     if state == "done":
-        metadata["final"] = run.final
+        metadata |= {"epoch": run.epoch - 1, "result_bytes": run.folder.result.stat().st_size, "final": run.final}
     write_yaml(run.folder.metadata, metadata)
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or what the GPU calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _versions() -> dict[str, str]:

@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from stitching.config.errors import UserError
-from stitching.training.files import write_whole
+from stitching.training.files import RunFolder, write_whole
 
-__all__ = ["TIMING_COLUMNS", "StepLog", "read_result"]
+__all__ = ["ACCURACY", "TIMING_COLUMNS", "StepLog", "is_whole", "read_result"]
 
+ACCURACY = "Overall/Test Accuracy"  # the column of the test accuracy, 0 to 1
 TIMING_COLUMNS = ("Time/Data", "Time/Step", "Time/Img Per Sec", "Time/Per Epoch", "Proc Mem", "GPU Mem")
 
 _FIRST = ("Step", "Epoch", "Loss", "LR")
@@ -95,3 +96,17 @@ def read_result(path: str | Path) -> pd.DataFrame:
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{path} holds no dataframe")
     return frame
+
+
+def is_whole(folder: RunFolder, metadata: dict[str, Any]) -> bool:
+    """Whether the result of a run that is done is there as it was written.
+
+    Files are written whole or not at all, so the size on record says it; a result that has none on record is read.
+    """
+    try:
+        if "result_bytes" in metadata:
+            return folder.result.stat().st_size == metadata["result_bytes"]
+        read_result(folder.result)
+    except (OSError, UserError):
+        return False
+    return True

@@ -53,6 +53,7 @@ class Run:
         self.step = 0
         self.tested_initially = False
         self.epoch_seconds = 0.0
+        self.seconds = 0.0  # its share of the loop's time, tests included, in all its starts
         self.failure: str | None = None
         self.ended = False
         self.final: dict[str, float] = {}  # the averages of the newest epoch that was tested, by column
@@ -291,6 +292,7 @@ class Run:
                 "tested": self.tested_initially,
             },
             "epoch_seconds": self.epoch_seconds,
+            "seconds": self.seconds,
             "model": self.network.state_dict() if whole else self.network.changing_state(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -311,6 +313,7 @@ class Run:
         self.epoch, self.batch, self.step = place["epoch"], place["batch"], place["step"]
         self.tested_initially = place["tested"]
         self.epoch_seconds = state["epoch_seconds"]
+        self.seconds = state.get("seconds", 0.0)
         self.averages = Averages(**state["averages"])
         self.log = StepLog(state["rows"])
         self.final = state["final"]

@@ -212,6 +212,7 @@ class _Loop:
         self.progress = progress
         self.stop = stop
         self.saved_at = time.monotonic()
+        self.counted_at = time.perf_counter()
 
     def go(self) -> None:
         self._test_where(lambda run: run.tests_first, Run.add_initial_test)
@@ -245,6 +246,7 @@ class _Loop:
             data_seconds = time.perf_counter() - began
             due = [run for run in runs if run.failure is None and run.batch == index < run.batches_in_epoch]
             self._step(due, placed, data_seconds)
+            self._count_time(due)
             if self.stop.asked or time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes:
                 self._save_all()
             if index + 1 >= end:
@@ -285,6 +287,7 @@ class _Loop:
                         with self._failing_alone(run):
                             inputs = features[run.front.spec, run.front.end.index] if run.front else features[None]
                             run.test_batch([inputs], [y], task, average)
+                self._count_time(runs)
                 if self.stop.asked:
                     self._save_all()
             self._tell(runs[0], "testing")
@@ -292,6 +295,13 @@ class _Loop:
             if run.failure is None:
                 with self._failing_alone(run):
                     done(run, average)
+
+    def _count_time(self, runs: list[Run]) -> None:
+        """Share the time since the last count among the runs that it was spent on."""
+        now = time.perf_counter()
+        for run in runs:
+            run.seconds += (now - self.counted_at) / len(runs)
+        self.counted_at = now
 
     def _features(self, runs: list[Run], images: Tensor) -> dict[Any, Tensor]:
         """What each front makes of the images; the images themselves under None."""

@@ -1,0 +1,146 @@
+"""The command `plan`: what sweeps would run, how their runs stand, and what is left to do."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+from stitching.cli.console import AsJson, app, err, out, print_table
+from stitching.cli.places import Seeds, SweepFiles, plan_of, sweep_files
+from stitching.progress import duration, shown_progress
+
+
+@app.command(
+    epilog="""
+Examples: `stitching plan across-scales/digits.yml`, `stitching plan across-scales`,
+`stitching plan sweep.yml --explain RUN`, `stitching plan sweep.yml --calibrate`
+"""
+)
+def plan(
+    sweeps: SweepFiles,
+    seeds: Seeds = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Say why this run is new, stale, pending, failed or done.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Train one run of each pair for a few steps here, to tell the hours.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what sweeps would run, which of it is done, and what their stitchers decline; writes nothing."""
+    plans = [plan_of(path, seeds=seeds) for path in sweep_files(sweeps)]
+    if explain:
+        _print_explained(plans, explain)
+        return
+    if as_json:
+        rows = [row for found in plans for row in _as_json(found)]
+        print(json.dumps(rows, indent=1))
+        return
+    for found in plans:
+        _print_plan(found, calibrate)
+    if len(plans) > 1:
+        out.print(f"In all {sum(len(found.runs) for found in plans)} runs of {len(plans)} sweeps")
+
+
+def _print_explained(plans: list[Any], name: str) -> None:
+    from stitching.sweeps.explain import explain
+
+    having = [found for found in plans if any(run.name == name for run in found.cells)]
+    for line in explain((having or plans)[0], name):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _as_json(found: Any) -> list[dict[str, Any]]:
+    states = {status.name: status for status in _statuses(found)}
+    rows = []
+    for run in found.cells:
+        status = states.get(run.name)
+        rows.append({**run.as_json(), "state": status.state if status else None})
+    return rows
+
+
+def _statuses(found: Any) -> list[Any]:
+    from stitching.sweeps.status import sweep_status
+
+    return sweep_status(found.folder, [found.expected(run) for run in found.runs])
+
+
+def _print_plan(found: Any, calibrate: bool) -> None:
+    from stitching.sweeps.status import forgotten_runs, summary
+
+    statuses = _statuses(found)
+    rows = _table(found, {status.name: status.state for status in statuses})
+    columns = ["source", "destination", "gap", "stitcher", "runs", "trainable", "MMACs", ""]
+    print_table(f"Plan of {found.name}", columns, rows)
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    same = len(found.cells) - len(found.runs) - len(found.declined)
+    out.print(
+        f"{len(found.runs)} runs ({summary(statuses)}), {same} more cells of the same networks, {len(found.declined)} "
+        f"declined; in {found.folder}",
+        soft_wrap=True,
+    )
+    print_forgotten(forgotten_runs(found.folder, [run.name for run in found.runs]), found.folder)
+    _print_estimate(found, statuses, calibrate)
+
+
+def print_forgotten(names: list[str], folder: Any) -> None:
+    if names:
+        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        out.print(
+            f"note: {len(names)} runs in {folder} are not in the sweep any more, and stay as they are: {some}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _table(found: Any, states: dict[str, str]) -> list[list[str]]:
+    """A row for each network; runs that differ in their seed or settings alone are counted."""
+    groups: dict[Any, list[Any]] = {}
+    for run in found.cells:
+        cell = run.cell
+        key = (cell.source.title, cell.dest.title, cell.gap, cell.stitcher, run.cost, run.trainable, run.declined)
+        groups.setdefault((*key, run.same_as is not None), []).append(run)
+    rows = []
+    for (source, dest, gap, stitcher, cost, trainable, declined, _), runs in groups.items():
+        if declined:
+            verdict = f"declined: {declined}"
+        elif runs[0].same_as:
+            verdict = f"same network as {runs[0].same_as}" + (" and so on" if len(runs) > 1 else "")
+        else:
+            counts = Counter("new" if states[run.name] == "missing" else states[run.name] for run in runs)
+            verdict = ", ".join(state if len(runs) == 1 else f"{n} {state}" for state, n in counts.items())
+        rows.append(
+            [
+                source, dest, f"{gap[0]}-{gap[1]}", stitcher, str(len(runs)), f"{trainable:,}" if cost else "",
+                f"{cost.macs / 1e6:,.1f}" if cost else "", verdict,
+            ]
+        )  # fmt: skip
+    return rows
+
+
+def _print_estimate(found: Any, statuses: list[Any], calibrate: bool) -> None:
+    from stitching.sweeps.estimate import calibrated, estimated, paces_of_finished
+    from stitching.sweeps.status import state_on_disk
+
+    done = {status.name for status in statuses if status.state == "done"}
+    if calibrate:
+        with shown_progress(err, "pairs") as told:
+            paces = calibrated(found, told)
+        source = "from a few steps of one run of each pair, alone"
+    else:
+        known = {run.name: state_on_disk(found.expected(run))[1] for run in found.runs if run.name in done}
+        paces = paces_of_finished(found, known)
+        source = "from the median of the finished runs of the same pair"
+    if len(done) == len(found.runs):
+        return
+    estimate = estimated(found, paces, done)
+    if estimate.unknown == estimate.runs:
+        out.print("How long it will take is not known yet; --calibrate tries a few steps.")
+        return
+    unknown = f", without {estimate.unknown} runs of pairs of which none is done" if estimate.unknown else ""
+    on = ", ".join(estimate.devices)
+    hours = f"{estimate.hours:,.1f} h" if estimate.hours > 1 else duration(estimate.hours * 3600)
+    out.print(f"What is left takes about {hours} of one process on {on}, {source}{unknown}", soft_wrap=True)

@@ -1,0 +1,253 @@
+"""The commands that start and stop runs of sweeps: submit, retry, cancel."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stitching.cli.console import app, err, out
+from stitching.cli.places import Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
+from stitching.config.clusters import Profile, load_profile
+from stitching.config.errors import Mistakes, UserError, unknown_name
+from stitching.config.yaml import parse_assignments
+from stitching.progress import shown_progress
+
+Pack = Annotated[int, typer.Option(min=1, help="Runs that share one pass over the data, at most.")]
+Jobs = Annotated[int, typer.Option(min=1, help="With local: processes at once, one core each.")]
+ArrayParallelism = Annotated[int | None, typer.Option(min=1, help="On a cluster: tasks of an array that run at once.")]
+SlurmOptions = Annotated[
+    list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="Any key of the cluster's profile.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts, and write nothing.")]
+
+STARTED_AGAIN = ("missing", "failed", "stopped", "stale")
+
+
+@app.command(
+    epilog="""
+Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`,
+`stitching submit sweeps/*.yml --cluster nvgpu --array-parallelism 20 --seeds 1 2 3`,
+`stitching submit sweep.yml --cluster nvgpu --only missing --slurm minutes=600`
+"""
+)
+def submit(
+    sweeps: SweepFiles,
+    cluster: Annotated[str, typer.Option(help="Where to run: local (this machine), or a name in sbatch/clusters.yml.")],
+    pack: Pack = 8,
+    jobs: Jobs = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE...", help=f"Only runs in these states: {', '.join(STARTED_AGAIN)}."),
+    ] = None,
+    seeds: Seeds = None,
+    array_parallelism: ArrayParallelism = None,
+    slurm: SlurmOptions = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run what of the sweeps is not done yet; submitting again goes on where it stopped.
+
+    On a cluster it is put into Slurm's queue; `stitching status` shows how it goes on. Everything is checked before
+    anything is written: networks, data sets, checkpoints, and whether Slurm would take the jobs.
+    """
+    for state in only or []:
+        if state == "done":
+            raise UserError("what is done is not run again", allowed=", ".join(STARTED_AGAIN), path=("--only",))
+        if state not in STARTED_AGAIN:
+            raise unknown_name("state of runs to start", state, STARTED_AGAIN, path=("--only",))
+    launch = _Launch(cluster, pack, jobs, _changes(slurm, array_parallelism), dry_run)
+    plans = launch.checked(sweep_files(sweeps), seeds)
+    launch.start([(found, _in_states(found, only)) for found in plans], _again("submit", sweeps, cluster, seeds))
+
+
+@app.command(
+    epilog="""
+Examples: `stitching retry across-scales/resnet-50.yml`, `stitching retry sweep.yml --timeout --slurm minutes=2880`,
+`stitching retry sweep.yml --out-of-memory --slurm memory_gb=64`
+"""
+)
+def retry(
+    sweeps: SweepFiles,
+    failed: Annotated[bool, typer.Option("--failed", help="Those that ended with an error, or were killed.")] = False,
+    timeout: Annotated[bool, typer.Option("--timeout", help="Those whose time was over.")] = False,
+    out_of_memory: Annotated[bool, typer.Option("--out-of-memory", help="Those that took too much memory.")] = False,
+    node_failure: Annotated[bool, typer.Option("--node-failure", help="Those whose node failed.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Those that were cancelled.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="Where to run; by default where they were submitted to.")] = None,
+    pack: Pack = 8,
+    jobs: Jobs = 1,
+    seeds: Seeds = None,
+    array_parallelism: ArrayParallelism = None,
+    slurm: SlurmOptions = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Submit again what failed; without an option all of it but what was cancelled.
+
+    They go on from their checkpoints. Nodes that failed under runs of the sweep are left out.
+    """
+    wanted = {
+        "error": failed, "killed": failed, "time limit": timeout, "out of memory": out_of_memory,
+        "node failure": node_failure, "preempted": node_failure, "cancelled": cancelled,
+    }  # fmt: skip
+    causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled"}
+    launch = _Launch(cluster or "", pack, jobs, _changes(slurm, array_parallelism), dry_run)
+    files = sweep_files(sweeps)
+    chosen = []
+    for path in files:
+        found = plan_of(path, seeds=seeds)
+        names, before, nodes = _that_failed(found, causes)
+        if not names:
+            out.print(f"{path}: there is nothing to try again", soft_wrap=True)
+            continue
+        launch.cluster = cluster or before
+        if nodes:
+            known = launch.changes.get("sbatch.exclude")
+            launch.changes["sbatch.exclude"] = ",".join(dict.fromkeys([*([str(known)] if known else []), *nodes]))
+            out.print(f"Without the nodes that failed: {', '.join(nodes)}", soft_wrap=True)
+        launch.checked([path], seeds)
+        chosen.append((found, names))
+    if chosen:
+        launch.start(chosen, _again("retry", sweeps, launch.cluster, seeds))
+
+
+@app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
+def cancel(places: Places) -> None:
+    """Take what of sweeps waits or runs out of Slurm; `submit` goes on with it later."""
+    from stitching.sweeps.slurm import cancel as cancel_jobs
+    from stitching.sweeps.status import in_queue
+
+    for place in places:
+        folder, _ = expected_of(place)
+        held = in_queue(folder)
+        ids = list(dict.fromkeys(task.id for task in held.values()))
+        cancel_jobs(ids)
+        out.print(f"{len(held)} runs in {len(ids)} tasks cancelled")
+
+
+class _Launch:
+    """Where and how runs are started."""
+
+    def __init__(self, cluster: str, pack: int, jobs: int, changes: dict[str, Any], dry_run: bool) -> None:
+        self.cluster = cluster
+        self.pack = pack
+        self.jobs = jobs
+        self.changes = changes  # to the cluster's profile
+        self.dry_run = dry_run
+        self.profiles: dict[Path, Profile] = {}  # by the folder of the plan
+
+    def checked(self, files: list[Path], seeds: list[int] | None) -> list[Any]:
+        """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
+        from stitching.sweeps.slurm import check_profile
+        from stitching.sweeps.status import SLURM_FOLDER
+
+        mistakes = Mistakes()
+        plans, profiles = [], {}
+        for path in files:
+            with mistakes.noted():
+                if self.cluster != "local":
+                    profiles[path] = load_profile(self.cluster, path, self.changes)
+            with mistakes.noted():
+                found = plan_of(path, seeds=seeds, data=True)
+                plans.append(found)
+                if path in profiles:
+                    self.profiles[found.folder] = profiles[path]
+        asked = set()
+        for path, profile in profiles.items():
+            if profile.model_dump_json() not in asked:
+                asked.add(profile.model_dump_json())
+                with mistakes.noted():
+                    check_profile(path.parent / SLURM_FOLDER, self.cluster, profile)
+        mistakes.told()
+        return plans
+
+    def start(self, chosen: Sequence[tuple[Any, set[str] | None]], again: str) -> None:
+        """Run or queue the plans' runs that have the given names (None: all) and are not done."""
+        if self.cluster == "local":
+            if self.dry_run:
+                raise UserError("there is no script of the cluster local", do="`stitching plan` shows what would run.")
+            went_well = [self._run_here(found, names, again) for found, names in chosen]
+            if not all(went_well):
+                out.print(f"To try the failed ones again: {again}", markup=False, soft_wrap=True)
+                raise typer.Exit(1)
+            return
+        for found, names in chosen:
+            self._queue(found, names)
+        if not self.dry_run:
+            places = shlex.join(str(found.folder) for found, _ in chosen)
+            out.print(f"To see how they go on: stitching status {places}", markup=False, soft_wrap=True)
+
+    def _run_here(self, found: Any, names: set[str] | None, again: str) -> bool:
+        """Run a plan on this machine; False if a run of it failed."""
+        from stitching.sweeps.submit import submit as submit_plan
+        from stitching.training.trainer import Interrupted
+
+        try:
+            with shown_progress(err, "steps") as told:
+                outcome = submit_plan(found, "local", pack=self.pack, jobs=self.jobs, among=names, told=told)
+        except Interrupted:
+            err.print(f"Stopped; every run has a checkpoint. To go on: {again}", markup=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+        done = len(outcome.started) - len(outcome.failures)
+        out.print(
+            f"{done} runs done, {len(outcome.done_before)} done before, {len(outcome.failures)} failed; in "
+            f"{found.folder}",
+            soft_wrap=True,
+        )
+        for name, reason in outcome.failures.items():
+            out.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
+        return not outcome.failures
+
+    def _queue(self, found: Any, names: set[str] | None) -> None:
+        from stitching.sweeps.submit import scripts_for_slurm, submit_to_slurm
+
+        profile = self.profiles[found.folder]
+        if self.dry_run:
+            for script in scripts_for_slurm(found, profile, pack=self.pack, among=names):
+                print(script)
+            return
+        with shown_progress(err, "runs") as told:
+            queued = submit_to_slurm(found, self.cluster, profile, pack=self.pack, among=names, told=told)
+        runs = sum(len(task.runs) for task in queued.tasks)
+        ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
+        out.print(
+            f"{runs} runs submitted in {len(queued.tasks)} tasks" + (f" (Slurm's {ids})" if ids else ""),
+            f"{len(queued.done_before)} done before, {len(queued.in_queue_before)} in the queue before",
+            sep="; ", soft_wrap=True,
+        )  # fmt: skip
+
+
+def _changes(slurm: list[str] | None, array_parallelism: int | None) -> dict[str, Any]:
+    changes = parse_assignments(slurm or [], "--slurm", "partition=long")
+    return changes | ({"array_parallelism": array_parallelism} if array_parallelism else {})
+
+
+def _again(command: str, sweeps: list[Path], cluster: str, seeds: list[int] | None) -> str:
+    more = ["--seeds", *map(str, seeds)] if seeds else []
+    return shlex.join(["stitching", command, *map(str, sweeps), "--cluster", cluster, *more])
+
+
+def _in_states(found: Any, only: list[str] | None) -> set[str] | None:
+    from stitching.sweeps.status import sweep_status
+
+    if not only:
+        return None
+    runs = sweep_status(found.folder, [found.expected(run) for run in found.runs])
+    return {run.name for run in runs if run.state in only}
+
+
+def _that_failed(found: Any, causes: set[str]) -> tuple[set[str], str, list[str]]:
+    """The runs that failed for one of the causes, the cluster that they were submitted to, and nodes that failed."""
+    from stitching.sweeps.status import failed_nodes, newest_tasks, sweep_status
+
+    runs = sweep_status(found.folder, [found.expected(run) for run in found.runs])
+    names = {run.name for run in runs if run.state in ("failed", "stopped") and run.cause in causes}
+    newest = newest_tasks(found.folder)
+    clusters = sorted({newest[name].cluster if name in newest else "local" for name in names})
+    if len(clusters) > 1:
+        raise UserError(
+            f"the runs that failed were submitted to {' and '.join(clusters)}", do="Say where to with --cluster."
+        )
+    return names, clusters[0] if clusters else "", failed_nodes(found.folder)

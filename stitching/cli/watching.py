@@ -1,0 +1,115 @@
+"""The commands that look at runs of sweeps: status, logs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+
+from stitching.cli.console import AsJson, app, err, out, print_table, table_of
+from stitching.cli.places import Places, expected_of
+
+_SHOWN = 100  # runs of one state that are listed without --all
+_SECONDS = 15.0  # between two looks of --watch: Slurm's controller has others to answer, too
+
+
+@app.command(
+    epilog="""
+Examples: `stitching status across-scales/digits.yml`, `stitching status experiments/demo/digits --watch`,
+`stitching status across-scales/resnet-50.yml --json`
+"""
+)
+def status(
+    places: Places,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help=f"Look again every {_SECONDS:.0f} s, until all is done or failed.")
+    ] = False,
+    every_run: Annotated[bool, typer.Option("--all", help=f"List all runs, not {_SHOWN} of each state.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
+    from stitching.sweeps.status import summary, sweep_status
+
+    sweeps = [(place, *expected_of(place)) for place in places]
+    if watch and not as_json:
+        _watch(sweeps)
+        return
+    runs = [(place, run) for place, folder, expected in sweeps for run in sweep_status(folder, expected)]
+    if as_json:
+        print(json.dumps([{"sweep": str(place), **run.as_json()} for place, run in runs], indent=1))
+        return
+    found = [run for _, run in runs]
+    print_table("Runs", _COLUMNS, _rows(found, len(found) if every_run else _SHOWN))
+    out.print(summary(found))
+    _print_forgotten(sweeps)
+
+
+@app.command(epilog="Examples: `stitching logs experiments/demo/digits/RUN`, `stitching logs RUN --follow`")
+def logs(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is done or failed.")] = False,
+) -> None:
+    """Print what a run has said: its log, and the output of its job in Slurm."""
+    from stitching.sweeps.logs import followed_log, log_files
+
+    if follow:
+        for line in followed_log(run):
+            print(line, flush=True)
+        return
+    for path in log_files(run):
+        err.print(f"{path}:", markup=False, soft_wrap=True)
+        print(path.read_text(errors="replace"), end="")
+
+
+_COLUMNS = ["run", "state", "epoch", "test accuracy", "job", ""]
+
+
+def _rows(runs: Sequence[Any], most: int) -> list[list[str]]:
+    """A row for each run, and where a state has more than `most` of them, one for the others."""
+    rows: list[list[str]] = []
+    left: dict[str, int] = {}
+    for run in runs:
+        left[run.state] = left.get(run.state, most) - 1
+        if left[run.state] >= 0:
+            epoch = "" if run.epoch is None else str(run.epoch)
+            accuracy = "" if run.accuracy is None else f"{run.accuracy:.3f}"
+            rows.append([run.name, run.state, epoch, accuracy, run.job or "", run.words])
+    for state, count in left.items():
+        if count < 0:
+            rows.append([f"... and {-count:,} more (--all)", state, "", "", "", ""])
+    return rows
+
+
+def _print_forgotten(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
+    from stitching.cli.planning import print_forgotten
+    from stitching.sweeps.status import forgotten_runs
+
+    for place, folder, expected in sweeps:
+        if not place.is_dir():
+            print_forgotten(forgotten_runs(folder, [run.name for run in expected]), folder)
+
+
+def _watch(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
+    """The table again and again in a terminal; elsewhere a line whenever something has changed."""
+    from stitching.sweeps.status import summary, sweep_status
+
+    said = ""
+    with Live(console=out, auto_refresh=False, transient=False) as live:
+        while True:
+            runs = [run for _, folder, expected in sweeps for run in sweep_status(folder, expected)]
+            words = f"{time.strftime('%H:%M:%S')}  {summary(runs)}"
+            moving = [run for run in runs if run.state in ("running", "pending", "unknown")]
+            if out.is_terminal:
+                room = max(1, out.height - 6)
+                live.update(table_of(words, _COLUMNS, _rows(moving, room)[:room]), refresh=True)
+            elif summary(runs) != said:
+                out.print(words)
+            said = summary(runs)
+            if not moving:
+                return
+            time.sleep(_SECONDS)

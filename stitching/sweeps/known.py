@@ -1,0 +1,67 @@
+"""What was found out about models and networks before, so that each distinct one is looked at only once.
+
+Kept in the user's cache folder and never in a project: a plan is the same with it and without it, only sooner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stitching.config.errors import UserError
+from stitching.config.identity import code_digest
+from stitching.training.files import write_whole
+
+__all__ = ["Known", "cache_file"]
+
+
+class Known:
+    """Plain data (what JSON can hold) about models and networks, by what they are made from.
+
+    Args:
+        path: where it is kept; None keeps it in memory. A file that cannot be read, or is of other versions of the code
+            or its libraries, counts as empty.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.found: dict[str, Any] = {}
+        self._versions = [code_digest(), *(version(name) for name in ("torch", "torchvision", "timm"))]
+        self._changed = False
+        if path:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                data = json.loads(path.read_text())
+                self.found = data["found"] if data["versions"] == self._versions else {}
+
+    def get(self, made_from: object, find_out: Callable[[], Any]) -> Any:
+        """What is known, found out now if it is new. What `find_out` raises is not kept.
+
+        Args:
+            made_from: everything that it depends on beside the code, with a `repr` that tells it apart.
+        """
+        key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]
+        if key not in self.found:
+            self.found[key] = find_out()
+            self._changed = True
+        return self.found[key]
+
+    def save(self) -> None:
+        """Write what is new to the file; without a word where that cannot be done, as all of it can be found again."""
+        if not (self.path and self._changed):
+            return
+        with suppress(OSError, UserError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            data = json.dumps({"versions": self._versions, "found": self.found})
+            write_whole(self.path, lambda file: file.write(data.encode()))
+            self._changed = False
+
+
+def cache_file() -> Path:
+    """Where the command line keeps what is known: XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stitching" / "networks.json"
