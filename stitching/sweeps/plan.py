@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.known import Known
 from stitching.sweeps.rows import subnets
-from stitching.sweeps.settings import Images, Setting, make_settings
+from stitching.sweeps.settings import Images, Setting, images_of, make_settings
 from stitching.sweeps.status import Expected
 from stitching.sweeps.stitchers import Declined, Joint, stitcher
 from stitching.training.files import RunFolder
@@ -149,14 +150,18 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
             wrong is told at once: all models, gaps, names and settings, and if these are right, all networks.
     """
     known = known or Known()
-    settings = make_settings(sweep)
     mistakes = Mistakes()
+    settings = make_settings(sweep, mistakes)
     groups: dict[Images, list[tuple[Setting, dict[str, str]]]] = {}  # each with the JSON of what its identity hashes
     for setting in settings:
         texts = {key: json.dumps(value, sort_keys=True) for key, value in settings_config(setting.job).items()}
         groups.setdefault(setting.images, []).append((setting, texts))
     cells: list[tuple[Images, Cell]] = []
-    for images in groups:
+    wanted = list(groups)
+    if not wanted:  # no setting is right, and yet the models can be looked at
+        with suppress(UserError):
+            wanted = [images_of(sweep)]
+    for images in wanted:
         with mistakes.noted():
             cells += [(images, cell) for cell in make_cells(sweep, images.shape, known)]
     mistakes.told()

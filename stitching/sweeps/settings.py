@@ -20,7 +20,7 @@ from stitching.nets.weights import read_weights
 from stitching.training.metrics import make_loss, make_metrics
 from stitching.training.optim import try_training
 
-__all__ = ["Images", "Setting", "make_settings"]
+__all__ = ["Images", "Setting", "images_of", "make_settings"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,14 @@ class Setting:
 _NOT_TO_VARY = {"save_dir", "metrics_output", "resume_from"}  # where results are does not make another run
 
 
-def make_settings(sweep: Sweep) -> list[Setting]:
-    """Every seed with every combination of the grid's values, each tried out.
+def make_settings(sweep: Sweep, mistakes: Mistakes) -> list[Setting]:
+    """Every seed with every combination of the grid's values that can be had; the others are noted as mistakes.
 
-    Raises:
-        UserError: a key of the grid does not exist, or an optimizer, schedule, loss, metric, data set or preprocessing
-            cannot be had with its arguments.
+    A mistake is a key of the grid that does not exist, or an optimizer, schedule, loss, metric, data set or
+    preprocessing that does not take its arguments.
     """
     base = sweep.model_dump(mode="json", include=set(JobSettings.model_fields) - {"save_dir"}, exclude_none=True)
-    settings, mistakes = [], Mistakes()
+    settings = []
     for seed in sweep.seeds or [sweep.train_config.seed]:
         for chosen in itertools.product(*sweep.grid.values()):
             values = dict(zip(sweep.grid, chosen, strict=True))
@@ -63,8 +62,16 @@ def make_settings(sweep: Sweep) -> list[Setting]:
                     job = validated(JobSettings, Document(Path("grid"), data))
                     images, normalized = _tried(job)
                 settings.append(Setting(job.train_config.seed, values, job, images, normalized))
-    mistakes.told()
     return settings
+
+
+def images_of(job: JobSettings) -> Images:
+    """The images that the job is given. Raises `UserError` if there is no such data set."""
+    config = job.train_config
+    with at("train_config", *(("tasks", 0) if config.tasks else ())):
+        info = dataset_info(config.task_list[0].dataset, job.data_path)
+    size = config.data_preprocessing.image_size or info.image_size
+    return Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)
 
 
 def _with_values(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +146,5 @@ def _tried(job: JobSettings) -> tuple[Images, tuple[tuple[float, ...], tuple[flo
     if job.load_from:
         with at("load_from"):
             read_weights(job.load_from)
-    size = config.data_preprocessing.image_size or info.image_size
-    images = Images((config.data_preprocessing.channels or info.channels, size, size), info.num_classes)
     mean, std = normalization(transform)
-    return images, (tuple(mean), tuple(std))
+    return images_of(job), (tuple(mean), tuple(std))

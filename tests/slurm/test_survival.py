@@ -1,0 +1,222 @@
+"""Sweeps on a real Slurm survive what happens on a cluster: nothing is lost, nothing is run twice, no result changes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cluster
+import pytest
+from on_slurm import (
+    assert_undisturbed,
+    folder_of,
+    logs,
+    status,
+    submit_and_wait_for_checkpoints,
+    wait,
+    wait_until_over,
+)
+
+import stitching.sweeps.slurm as launching
+from stitching.sweeps.slurm import submitted_tasks
+from stitching.sweeps.status import SLURM_FOLDER
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+
+@pytest.mark.slow
+def test_the_time_limit_costs_nothing(cli, sweep):
+    path = sweep(epochs=150)
+    outcome = cli("submit", path, "--cluster", "short", "--pack", "4")
+    assert outcome.code == 0, outcome.err
+    wait(lambda: any("resumed at epoch" in log for log in logs(path)), 200)
+    wait_until_over(path, 400)
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=150))
+
+
+def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
+    path = sweep(epochs=40)
+    submit_and_wait_for_checkpoints(cli, path)
+    killed = subprocess.run(["pkill", "-KILL", "-f", f"submitit.core._submit {folder_of(path)}"], check=False)
+    assert killed.returncode == 0
+    wait_until_over(path)
+    wait(lambda: {run["state"] for run in status(cli, path).values()} == {"failed"})
+    assert all(run["words"] for run in status(cli, path).values())
+    assert "4 runs submitted" in cli("submit", path, "--cluster", "test", "--pack", "4").out
+    wait_until_over(path)
+    assert all("resumed at epoch" in log for log in logs(path))
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=40))
+
+
+def test_cancelled_runs_are_gone_on_with(cli, sweep):
+    path = sweep(epochs=40)
+    submit_and_wait_for_checkpoints(cli, path)
+    assert "4 runs in 1 tasks cancelled" in cli("cancel", path).out
+    wait_until_over(path)
+    runs = status(cli, path)
+    assert {run["state"] for run in runs.values()} <= {"stopped", "failed"}
+    assert "4 runs submitted" in cli("submit", path, "--cluster", "test").out
+    cli("cancel", path)
+
+
+def test_other_code_is_refused(cli, sweep, monkeypatch):
+    path = sweep()
+    monkeypatch.setattr(launching, "code_digest", lambda: "of-yesterday")
+    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
+    wait_until_over(path)
+    runs = status(cli, path)
+    assert {run["state"] for run in runs.values()} == {"failed"}
+    assert all("the code changed after it was submitted (of-yesterday then" in run["words"] for run in runs.values())
+    assert not list(folder_of(path).glob("*/result.pkl"))
+
+
+def test_signals_of_slurm_reach_the_trainer(cli, sweep):
+    """Preempted as a preempting scheduler does it, by USR2: saved, back in the queue, gone on with."""
+    path = sweep(epochs=40)
+    submit_and_wait_for_checkpoints(cli, path)
+    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
+    wait(lambda: any("stopped at epoch" in log for log in logs(path)))
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert all(log.count("resumed at epoch") == 1 for log in logs(path))
+
+
+@pytest.mark.slow
+def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep):
+    path = sweep(epochs=40)
+    submit_and_wait_for_checkpoints(cli, path)
+    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    subprocess.run(["scontrol", "requeue", task.id], check=True)
+    wait(lambda: any("resumed at epoch" in log for log in logs(path)), 240)
+    wait_until_over(path, 240)
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=40))
+
+
+@pytest.mark.slow
+def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
+    path = sweep(epochs=40)
+    submit_and_wait_for_checkpoints(cli, path)
+    cluster.stop_daemon(slurm, "slurmctld")
+    cluster.start_controller(slurm)
+    assert {run["state"] for run in status(cli, path).values()} <= {"running", "done"}
+    assert "0 runs submitted" in cli("submit", path, "--cluster", "test").out
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert all(log.count("epoch 1,") == 1 for log in logs(path))
+
+
+def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm):
+    path = sweep(epochs=40)
+    submit_and_wait_for_checkpoints(cli, path)
+    cluster.stop_daemon(slurm, "slurmd")
+    time.sleep(1)
+    cluster.start_node(slurm)
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert all(log.count("epoch 1,") == 1 for log in logs(path))
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_is_not_the_end(cli, sweep, slurm):
+    """Slurm gives the node up and the job goes back to the queue, while its old process may still be at it."""
+    path = sweep(epochs=150)
+    submit_and_wait_for_checkpoints(cli, path)
+    cluster.stop_daemon(slurm, "slurmd")
+    wait(lambda: all(run["state"] in ("pending", "failed") for run in status(cli, path).values()), 120)
+    cluster.start_node(slurm)
+    wait_until_over(path, 300)
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=150))
+    assert all(log.count("epoch 1,") == 1 for log in logs(path))
+
+
+def test_a_broken_run_fails_once_and_alone(cli, sweep):
+    path = sweep()
+    victim = "train-small-gap-1,1-adapter-affine"
+    assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
+    config = folder_of(path) / victim / "config.yml"
+    config.write_text(config.read_text().replace("block_input: blocks.", "block_input: blocs."))
+    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    subprocess.run(["scontrol", "release", task.id], check=True)
+    wait_until_over(path)
+    runs = status(cli, path)
+    assert [run["state"] for name, run in runs.items() if name != victim] == ["done"] * 3
+    assert runs[victim]["state"] == "failed"
+    assert runs[victim]["cause"] == "error"
+    assert "did you mean 'blocks.1'" in runs[victim]["words"]
+    retried = cli("retry", path)
+    assert retried.code == 0, retried.err
+    assert "1 runs submitted in 1 tasks" in retried.out
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+
+
+def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
+    path = sweep()
+    small = tmp_path / "small"
+    small.mkdir()
+    path.write_text(path.read_text() + "save_dir: small/runs\n")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", small], check=True)
+    try:
+        assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
+        _fill(small / "filling")
+        (task,) = submitted_tasks(small / "runs" / SLURM_FOLDER)
+        subprocess.run(["scontrol", "release", task.id], check=True)
+        wait(lambda: task.id not in launching.job_states())
+        runs = status(cli, path)
+        assert {run["state"] for run in runs.values()} == {"failed"}, runs
+        assert not list((small / "runs").glob("*/result.pkl"))
+        assert not list((small / "runs").glob("*/.*.tmp"))
+        again = cli("submit", path, "--cluster", "test")
+        assert again.code == 2
+        assert "No space left" in again.err
+        assert "Traceback" not in again.err
+        (small / "filling").unlink()
+        subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
+        assert "4 runs submitted" in cli("submit", path, "--cluster", "test").out
+        wait(lambda: {run["state"] for run in status(cli, path).values()} == {"done"})
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def _fill(path: Path) -> None:
+    """Write until there is no room left."""
+    with path.open("wb") as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+                file.flush()
+        except OSError:
+            pass
+
+
+def test_submitted_again_while_it_runs_and_when_it_is_done(cli, sweep):
+    path = sweep(epochs=10)
+    command = [sys.executable, "-m", "stitching", "submit", str(path), "--cluster", "test", "--pack", "2"]
+    for _ in range(2):
+        both = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        told = [process.communicate(timeout=120) for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+        wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert [log.count("epoch 1,") for log in logs(path)] == [1] * 4
+
+
+def test_what_took_too_long_is_tried_again_with_more_time(cli, sweep):
+    path = sweep(epochs=400)
+    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
+    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    subprocess.run(["scancel", "--signal=KILL", "--full", task.id], check=True)
+    wait_until_over(path)
+    wait(lambda: {run["state"] for run in status(cli, path).values()} == {"failed"})
+    assert "nothing to try again" in cli("retry", path, "--timeout").out
+    dry = cli("retry", path, "--dry-run", "--slurm", "minutes=77", "--slurm", "sbatch.exclude=some-node")
+    assert dry.code == 0, dry.err
+    assert "#SBATCH --time=77" in dry.out
+    assert "#SBATCH --exclude=some-node" in dry.out
+    assert "4 runs submitted" in cli("retry", path).out
+    cli("cancel", path)
