@@ -117,6 +117,7 @@ def check_profile(folder: Path, cluster: str, profile: Profile) -> None:
     Raises:
         UserError: it would not, or Slurm cannot be asked.
     """
+    _need("sbatch")
     try:
         _asked(["sbatch", "--test-only"], given=_script(folder, profile, 1))
     except UserError as error:
@@ -239,11 +240,7 @@ def _record(path: Path, tasks: list[Submitted]) -> None:
 
 def _asked(command: list[str], given: str | None = None) -> str:
     """What a command of Slurm's prints; `given` is its standard input."""
-    if shutil.which(command[0]) is None:
-        raise UserError(
-            f"there is no Slurm here: {command[0]} is not found",
-            do="Log in to a machine of the cluster, or use `--cluster local`.",
-        )
+    _need(command[0])
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
@@ -251,6 +248,14 @@ def _asked(command: list[str], given: str | None = None) -> str:
     if done.returncode:
         raise UserError(f"{' '.join(command[:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
+
+
+def _need(program: str) -> None:
+    if shutil.which(program) is None:
+        raise UserError(
+            f"there is no Slurm here: {program} is not found",
+            do="Log in to a machine of the cluster, or use `--cluster local`.",
+        )
 
 
 def _words_of_sbatch(error: Exception) -> str:
