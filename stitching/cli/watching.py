@@ -78,7 +78,7 @@ def _rows(runs: Sequence[Any], most: int) -> list[list[str]]:
         if left[run.state] >= 0:
             epoch = "" if run.epoch is None else str(run.epoch)
             accuracy = "" if run.accuracy is None else f"{run.accuracy:.3f}"
-            rows.append([run.name, run.state, epoch, accuracy, run.job or "", run.words])
+            rows.append([run.name, run.state, epoch, accuracy, run.job or "", run.words.partition("\n")[0]])
     for state, count in left.items():
         if count < 0:
             rows.append([f"... and {-count:,} more (--all)", state, "", "", "", ""])

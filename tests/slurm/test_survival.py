@@ -146,7 +146,7 @@ def test_a_broken_run_fails_once_and_alone(cli, sweep):
     assert [run["state"] for name, run in runs.items() if name != victim] == ["done"] * 3
     assert runs[victim]["state"] == "failed"
     assert runs[victim]["cause"] == "error"
-    assert "did you mean 'blocks.1'" in runs[victim]["words"]
+    assert "did you mean 'blocks.2'" in runs[victim]["words"]
     retried = cli("retry", path)
     assert retried.code == 0, retried.err
     assert "1 runs submitted in 1 tasks" in retried.out
