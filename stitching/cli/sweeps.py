@@ -102,7 +102,8 @@ def _submit_to_slurm(sweeps: list[Path], cluster: str, pack: int, changes: dict[
             for script in scripts_for_slurm(found, profile, pack=pack):
                 print(script)
             continue
-        queued = submit_to_slurm(found, cluster, profile, pack=pack)
+        with shown_progress(err, "weights") as told:
+            queued = submit_to_slurm(found, cluster, profile, pack=pack, told=told)
         runs = sum(len(task.runs) for task in queued.tasks)
         ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
         out.print(

@@ -19,6 +19,7 @@ __all__ = [
     "TaskConfig",
     "TrainConfig",
     "load_job",
+    "model_parts",
     "override",
     "project_root",
     "read_job",
@@ -285,7 +286,7 @@ def with_paths(settings: Any, folder: Path) -> Any:
     for name in ("data_path", "save_dir", "resume_from", "load_from"):
         if value := getattr(settings, name, None):
             setattr(settings, name, str((folder / Path(value).expanduser()).resolve()))
-    for part in _parts_in(
+    for part in model_parts(
         getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
     ):
         if part.ckp_path:
@@ -293,15 +294,15 @@ def with_paths(settings: Any, folder: Path) -> Any:
     return settings
 
 
-def _parts_in(*found: Any) -> list[Any]:
-    """Every part with a checkpoint's path in it, however deeply nested."""
+def model_parts(*found: Any) -> list[Any]:
+    """Every part that names a model, however deeply nested in `found`: parts, lists of parts, or None."""
     parts: list[Any] = []
     for item in found:
         if isinstance(item, list):
-            parts += _parts_in(*item)
+            parts += model_parts(*item)
         elif item is not None:
             parts += [item] if hasattr(item, "ckp_path") else []
-            parts += _parts_in(getattr(item, "parts", None), getattr(item, "head", None))
+            parts += model_parts(getattr(item, "parts", None), getattr(item, "head", None))
     return parts
 
 

@@ -12,10 +12,11 @@ from typing import Protocol
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError, unknown_name
 from stitching.sweeps.local import run_locally
-from stitching.sweeps.plan import Plan, PlannedRun
+from stitching.sweeps.plan import Plan, PlannedRun, Told
 from stitching.sweeps.slurm import Submitted, check_profile, sbatch_scripts, submit_arrays
 from stitching.sweeps.status import SLURM_FOLDER, in_queue
 from stitching.sweeps.tasks import packed
+from stitching.sweeps.weights import fetch_weights
 from stitching.training.files import FolderBusy, RunFolder, write_yaml
 from stitching.training.results import read_result
 
@@ -64,20 +65,19 @@ def state_of(plan: Plan, run: PlannedRun) -> str:
     return "done"
 
 
-def submit(
-    plan: Plan, cluster: str, *, pack: int, jobs: int, told: Callable[[int, int, str], None] = lambda *_: None
-) -> Submission:
+def submit(plan: Plan, cluster: str, *, pack: int, jobs: int, told: Told = lambda *_: None) -> Submission:
     """Run what of the plan is not done yet.
 
     Runs made with another config are moved to the folder `stale` beside them and run again: an old result never
-    stands for a new config, and none is lost.
+    stands for a new config, and none is lost. Published weights that are not on this machine yet are fetched first.
 
     Raises:
-        UserError: there is no such cluster, or the folders cannot be written.
+        UserError: there is no such cluster, weights cannot be had, or the folders cannot be written.
     """
     if cluster not in CLUSTERS:
         raise unknown_name("cluster", cluster, CLUSTERS, path=("--cluster",))
     done = {run.name for run in plan.runs if state_of(plan, run) == "done"}
+    fetch_weights([run for run in plan.runs if run.name not in done], told)
     todo = [run for run in plan.runs if run.name not in done and _prepared(plan, run)]
     tasks = _tasks(plan, todo, pack)
     failures = CLUSTERS[cluster](tasks, jobs=jobs, told=told) if tasks else {}
@@ -100,13 +100,14 @@ class Queued:
     in_queue_before: list[PlannedRun]
 
 
-def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) -> Queued:
+def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int, told: Told = lambda *_: None) -> Queued:
     """Put what of the plan is neither done nor in the queue into Slurm's queue, and return.
 
-    Two of these at once take turns, so that no run is in the queue twice.
+    Two of these at once take turns, so that no run is in the queue twice. Published weights are fetched here, as the
+    jobs may have no internet; `told` hears how that goes on.
 
     Raises:
-        UserError: Slurm cannot be had or refuses, or the folders cannot be written.
+        UserError: Slurm cannot be had or refuses, weights cannot be had, or the folders cannot be written.
     """
     with _one_at_a_time(plan):
         waiting = in_queue(plan.folder)
@@ -116,6 +117,7 @@ def submit_to_slurm(plan: Plan, cluster: str, profile: Profile, *, pack: int) ->
         others = [run for run in plan.runs if run.name not in settled]
         if others:
             check_profile(_tasks(plan, others, pack), plan.folder / SLURM_FOLDER, cluster, profile)
+            fetch_weights(others, told)
         tasks = _tasks(plan, [run for run in others if _prepared(plan, run)], pack)
         submitted = submit_arrays(tasks, plan.folder / SLURM_FOLDER, cluster, profile) if tasks else []
     return Queued(submitted, done, held)
