@@ -32,6 +32,7 @@ class WeightsServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str]] = []  # method and path
         self.dies_at: int | None = None  # bytes of a file after which the connection is closed
+        self.portal = False  # answers everything with a page of its own, as networks do that want a login first
 
     @property
     def url(self) -> str:
@@ -65,6 +66,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes | None) -> None:
         self.server.asked.append((self.command, self.path))
+        if self.server.portal:
+            self.send_response(200)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"<html>please log in")
+            return
         data = self.server.files.get(self.path)
         if self.path == "/":
             data = b"a hub"

@@ -186,6 +186,16 @@ def test_a_server_that_dies_leaves_nothing_that_is_loaded_later(kind: str, serve
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_page_that_wants_a_login_is_not_taken_for_weights(kind: str, server, monkeypatch) -> None:
+    title = publish(kind, server, monkeypatch)
+    server.portal = True
+    spec = ModelSpec.parse(title, pretrained=True)
+    with pytest.raises(UserError, match="invalid hash" if kind in ("torchvision", "url") else "firewall and proxy"):
+        fetch([spec])
+    assert not is_cached(spec)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_may_fetch_at_once(kind: str, server, monkeypatch) -> None:
     title = publish(kind, server, monkeypatch)
     spec = ModelSpec.parse(title, pretrained=True)
