@@ -162,6 +162,13 @@ def test_it_does_not_go_back_when_that_would_be_wrong(stopped, answer: int, sign
     assert (code, requeues) == (expected, "")
 
 
+def test_a_signal_while_the_training_starts_does_not_kill_it(stopped, monkeypatch) -> None:
+    late = LISTENING.replace("import signal, sys, time", 'import signal, sys, time; open("said", "w"); time.sleep(1)')
+    monkeypatch.setattr(sys.modules[__name__], "LISTENING", late.replace("time.sleep(30)", "sys.exit(0)"))
+    code, words, requeues = stopped(130, signal.SIGUSR2)
+    assert (code, words, requeues) == (0, "", "")
+
+
 def test_back_from_the_queue_it_resumes(start, tmp_path) -> None:
     program(tmp_path / "bin" / "stitching", 'printf "<%s>" "$@"')
     out, _ = start(PREEMPTIBLE, "-c", "a b.yml", "--overwrite", SLURM_RESTART_COUNT="0").communicate(timeout=20)
