@@ -1,6 +1,6 @@
 """The scripts in sbatch/ without a Slurm: environments, arguments, and what the preemptible one does when it is stopped.
 
-tests/slurm/test_sbatch_scripts.py submits them.
+tests/slurm/test_scripts_on_slurm.py submits them.
 """
 
 from __future__ import annotations

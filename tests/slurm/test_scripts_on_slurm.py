@@ -160,12 +160,12 @@ def test_scancel_ends_a_preemptible_job_for_good(experiments) -> None:
 @pytest.mark.slow
 def test_the_time_limit_costs_a_preemptible_job_nothing(cli, experiments, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    folder = experiments.folder("idea", epochs=1500)
+    folder = experiments.folder("idea", epochs=500)
     job = experiments.sbatch(folder, "train-preemptible", options=("--time=1", "--signal=B:USR2@40"))
     known = wait_for(job, folder, 600)
     assert known["JobState"] == "COMPLETED", log_of(folder)
     assert int(known["Restarts"]) >= 1
-    assert_undisturbed(folder, cli, experiments, epochs=1500)
+    assert_undisturbed(folder, cli, experiments, epochs=500)
 
 
 @pytest.mark.slow
