@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,14 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress
         _nothing_lost(folder)
     if resume:
         _nothing_mistaken(job, folder)
+    before = _steps(folder) if resume else 0
     with StopRequest().on_signals() as stop:
         try:
             (run,) = train([Setup(job, folder)], resume=resume, overwrite=overwrite, progress=told, stop=stop)
         except Interrupted:
+            if stop.number == signal.SIGUSR2 and _steps(folder) <= before:
+                # At 130 sbatch/train-preemptible.sbatch puts the job back into the queue; this one would never end.
+                return Report("Stopped: its time was over before it had made a single step. Give it more.", 1)
             return Report(f"Stopped; the checkpoint is {folder.checkpoint}. To go on:\n  {again}", 130)
     final = {key: value for key, value in run.final.items() if key.startswith("Overall/Test")}
     words = ", ".join(f"{key.removeprefix('Overall/').lower()} {value:.4f}" for key, value in final.items())
@@ -86,6 +91,11 @@ def _folder(job: Job, document: Document) -> RunFolder:
         output = Path(job.metrics_output)
         return RunFolder(path, f"{output.stem}-{job.train_config.seed}{output.suffix}")
     return folder
+
+
+def _steps(folder: RunFolder) -> int:
+    """How many steps the run has made, as far as its metadata knows."""
+    return int((folder.read_metadata() or {}).get("steps", 0))
 
 
 def _nothing_lost(folder: RunFolder) -> None:

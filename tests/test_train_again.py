@@ -129,3 +129,26 @@ def test_what_the_command_line_says_wins_wherever_the_file_says_it(cli, write, s
     config = write("config.yml", small_job.replace("  optimizer_args: {lr: 0.01}\n", written))
     assert cli("train", "-c", config, "--set", f"{key}=0.25", "--epochs", "1").code == 0
     assert set(read_result(config.parent / "result.pkl")["LR"]) == {0.25}
+
+
+def test_stopped_by_a_scheduler_without_a_single_step_is_a_failure(cli, config, monkeypatch):
+    """As exit code 130 would put it back into the queue, again and again."""
+    import os
+    import signal
+
+    from stitching.training.run import Run
+
+    test = Run.test_batch
+
+    def stopping(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        test(self, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "test_batch", stopping)
+    first = cli("train", "-c", config, "--set", "checkpoint_initial_model=true")
+    assert first.code == 1, first
+    assert "before it had made a single step" in first.out
+    some = cli("train", "-c", config, "--overwrite")
+    assert some.code == 130, some  # in the test after the first epoch
+    again = cli("train", "-c", config, "--resume")
+    assert again.code == 1, again

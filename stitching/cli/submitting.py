@@ -165,9 +165,11 @@ class _Launch:
 
     def start(self, chosen: Sequence[tuple[Any, set[str] | None]], again: str) -> None:
         """Run or queue the plans' runs that have the given names (None: all) and are not done."""
+        if self.dry_run and self.cluster == "local":
+            raise UserError("there is no script of the cluster local", do="`stitching plan` shows what would run.")
+        if not self.dry_run:
+            self._fetch_weights(chosen)
         if self.cluster == "local":
-            if self.dry_run:
-                raise UserError("there is no script of the cluster local", do="`stitching plan` shows what would run.")
             went_well = [self._run_here(found, names, again) for found, names in chosen]
             if not all(went_well):
                 out.print(f"To try the failed ones again: {again}", markup=False, soft_wrap=True)
@@ -178,6 +180,14 @@ class _Launch:
         if not self.dry_run:
             places = shlex.join(str(found.folder) for found, _ in chosen)
             out.print(f"To see how they go on: stitching status {places}", markup=False, soft_wrap=True)
+
+    def _fetch_weights(self, chosen: Sequence[tuple[Any, set[str] | None]]) -> None:
+        """Fetch what all runs that are to start need, before the first of them is queued."""
+        from stitching.sweeps.submit import not_done
+        from stitching.sweeps.weights import fetch_weights
+
+        with shown_progress(err, "weights") as told:
+            fetch_weights([run for found, names in chosen for run in not_done(found, names)], told)
 
     def _run_here(self, found: Any, names: set[str] | None, again: str) -> bool:
         """Run a plan on this machine; False if a run of it failed."""

@@ -20,7 +20,7 @@ __all__ = [
     "TrainConfig",
     "checkpoints_of",
     "load_job",
-    "models_in",
+    "model_parts",
     "override",
     "project_root",
     "read_job",
@@ -287,34 +287,29 @@ def with_paths(settings: Any, folder: Path) -> Any:
     for name in ("data_path", "save_dir", "resume_from", "load_from"):
         if value := getattr(settings, name, None):
             setattr(settings, name, str((folder / Path(value).expanduser()).resolve()))
-    for part in models_in(settings):
+    for part in model_parts(
+        getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
+    ):
         if part.ckp_path:
             part.ckp_path = str((folder / Path(part.ckp_path).expanduser()).resolve())
     return settings
 
 
-def models_in(settings: Any) -> list[Any]:
-    """Every part of a job that names a model, however deeply nested."""
-    return _parts_in(
-        getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
-    )
-
-
 def checkpoints_of(job: Job) -> list[str]:
     """The files of weights that a job starts from."""
-    found = [part.ckp_path for part in models_in(job)] + [job.load_from, job.resume_from]
+    found = [part.ckp_path for part in model_parts(job.network)] + [job.load_from, job.resume_from]
     return list(dict.fromkeys(path for path in found if path))
 
 
-def _parts_in(*found: Any) -> list[Any]:
-    """Every part with a checkpoint's path in it, however deeply nested."""
+def model_parts(*found: Any) -> list[Any]:
+    """Every part that names a model, however deeply nested in `found`: parts, lists of parts, or None."""
     parts: list[Any] = []
     for item in found:
         if isinstance(item, list):
-            parts += _parts_in(*item)
+            parts += model_parts(*item)
         elif item is not None:
             parts += [item] if hasattr(item, "ckp_path") else []
-            parts += _parts_in(getattr(item, "parts", None), getattr(item, "head", None))
+            parts += model_parts(getattr(item, "parts", None), getattr(item, "head", None))
     return parts
 
 

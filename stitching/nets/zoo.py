@@ -8,16 +8,18 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
 import torchvision
-from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from torch import nn
 
 from stitching.config.errors import UserError, unknown_name
 from stitching.nets.convnet import ConvNet
+from stitching.nets.fetching import fetch, source_of
 from stitching.nets.shapes import Shape3, default_input_shape, meta_copy
 from stitching.nets.weights import load_weights
 
@@ -78,6 +80,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         UserError: for arguments that the model does not take, weights that cannot be fetched, and files of weights that
             cannot be read or do not fit.
     """
+    fetch([spec])
     weightless = (spec.backend, spec.name, spec.args)
     digest = hashlib.sha256(repr((seed, weightless)).encode()).digest()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -188,9 +191,9 @@ def _construct(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
         raise unknown_name(f"argument of {spec.title}", unknown[2], _arguments(spec, unknown[1])) from None
     except NotImplementedError:
         raise
-    except (OSError, RuntimeError, ValueError, AssertionError, HfHubHTTPError) as error:
+    except (OSError, RuntimeError, ValueError, AssertionError, EOFError, SafetensorError, UnpicklingError) as error:
         if pretrained:
-            raise _not_fetched(spec, error) from None
+            raise _not_loaded(spec, error) from None
         if not spec.args:
             raise
         raise _not_built(spec, error) from None
@@ -220,13 +223,13 @@ def _not_built(spec: ModelSpec, error: Exception) -> UserError:
     return UserError(f"{spec.title} cannot be built with {given}: {_first_line(error)}")
 
 
-def _not_fetched(spec: ModelSpec, error: Exception) -> UserError:
-    if spec.backend == "torchvision":
-        cache = f"the folder {torch.hub.get_dir()}/checkpoints (TORCH_HOME moves it)"
-    else:
-        cache = "the Hugging Face cache (HF_HOME says where)"
+def _not_loaded(spec: ModelSpec, error: Exception) -> UserError:
+    source = source_of(spec)
+    place = source.found() if source else None
     return UserError(
-        f"the pretrained weights of {spec.title} cannot be had: {_first_line(error)}",
-        do=f"Fetch them on a machine with internet into {cache}, or give a file of weights as ckp_path, or set "
-        "pretrained: false.",
+        f"the pretrained weights of {spec.title} cannot be loaded"
+        + (f" from {place}" if place else "")
+        + f": {_first_line(error)}",
+        do="Remove the file if it is damaged, and it is fetched again; else check that the model's arguments are those "
+        "that the weights were made with, or give a file of weights as ckp_path, or set pretrained: false.",
     )

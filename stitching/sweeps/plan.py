@@ -32,7 +32,7 @@ from stitching.sweeps.stitchers import Declined, Joint, stitcher
 from stitching.training.files import RunFolder
 from stitching.training.network_outputs import TappedOutputs
 
-__all__ = ["Cell", "Plan", "PlannedRun", "make_plan"]
+__all__ = ["Cell", "Plan", "PlannedRun", "Told", "make_plan"]
 
 Told = Callable[[int, int, str], None]
 PART: TypeAdapter[Any] = TypeAdapter(PartField)

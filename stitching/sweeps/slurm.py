@@ -223,9 +223,14 @@ def _executor(logs: Path, profile: Profile) -> Any:
         time=profile.minutes,
         signal_delay_s=profile.signal_seconds,
         array_parallelism=profile.array_parallelism,
-        # As many threads wherever it starts again: on a CPU their number changes the last bits of a result. And a job
-        # in the wrong environment must not start.
-        setup=[f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{profile.cpus}}}", "set -e", *profile.setup],
+        # As many threads wherever it starts again: on a CPU their number changes the last bits of a result. Published
+        # weights were fetched by `submit`. And a job in the wrong environment must not start.
+        setup=[
+            f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{profile.cpus}}}",
+            "export HF_HUB_OFFLINE=1",
+            "set -e",
+            *profile.setup,
+        ],
         stderr_to_stdout=True,
         wckey=None,
         additional_parameters=dict(profile.sbatch),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,18 +13,17 @@ from stitching.config.clusters import Profile
 from stitching.config.errors import Mistakes, UserError, at, unknown_name
 from stitching.data.registry import look_for_dataset
 from stitching.sweeps.local import run_locally
-from stitching.sweeps.plan import Plan, PlannedRun
+from stitching.sweeps.plan import Plan, PlannedRun, Told
 from stitching.sweeps.slurm import Submitted, sbatch_scripts, submit_arrays
 from stitching.sweeps.status import SLURM_FOLDER, in_queue, state_on_disk
 from stitching.sweeps.tasks import packed
+from stitching.sweeps.weights import fetch_weights
 from stitching.training.files import FolderBusy, RunFolder, write_yaml
 
 __all__ = [
-    "CLUSTERS", "Cluster", "Queued", "Submission", "look_for_data", "scripts_for_slurm", "state_of", "submit",
-    "submit_to_slurm",
+    "CLUSTERS", "Cluster", "Queued", "Submission", "look_for_data", "not_done", "scripts_for_slurm", "state_of",
+    "submit", "submit_to_slurm",
 ]  # fmt: skip
-
-Told = Callable[[int, int, str], None]
 
 
 class Cluster(Protocol):
@@ -80,7 +79,7 @@ def submit(
     """Run what of the plan is not done yet.
 
     Runs made with another config are moved to the folder `stale` beside them and run again: an old result never
-    stands for a new config, and none is lost.
+    stands for a new config, and none is lost. Published weights that are not on this machine yet are fetched first.
 
     Args:
         plan: what there is to do.
@@ -91,12 +90,13 @@ def submit(
         told: shows progress.
 
     Raises:
-        UserError: there is no such cluster, or the folders cannot be written.
+        UserError: there is no such cluster, weights cannot be had, or the folders cannot be written.
     """
     if cluster not in CLUSTERS:
         raise unknown_name("cluster", cluster, CLUSTERS, path=("--cluster",))
     done = {run.name for run in plan.runs if state_of(plan, run) == "done"}
     open_ones = [run for run in _chosen(plan, among) if run.name not in done]
+    fetch_weights(open_ones, told)
     todo = [run for run in open_ones if _prepared(plan, run)]
     tasks = _tasks(plan, todo, pack)
     failures = CLUSTERS[cluster](tasks, jobs=jobs, told=told) if tasks else {}
@@ -133,7 +133,7 @@ def submit_to_slurm(
     Two of these at once take turns, so that no run is in the queue twice. Arguments are as for `submit`.
 
     Raises:
-        UserError: Slurm cannot be had or refuses, or the folders cannot be written.
+        UserError: Slurm cannot be had or refuses, weights cannot be had, or the folders cannot be written.
     """
     with _one_at_a_time(plan):
         waiting = in_queue(plan.folder)
@@ -142,6 +142,7 @@ def submit_to_slurm(
         settled = {run.name for run in (*done, *held)}
         todo = []
         others = [run for run in _chosen(plan, among) if run.name not in settled]
+        fetch_weights(others, told)  # the jobs may have no internet
         for number, run in enumerate(others):
             told(number, len(others), "writing configs")
             if _prepared(plan, run):
@@ -154,8 +155,13 @@ def submit_to_slurm(
 def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int, among: Collection[str] | None = None) -> list[str]:
     """The sbatch scripts that `submit_to_slurm` would submit; nothing is written."""
     waiting = in_queue(plan.folder)
-    todo = [run for run in _chosen(plan, among) if run.name not in waiting and state_of(plan, run) != "done"]
+    todo = [run for run in not_done(plan, among) if run.name not in waiting]
     return sbatch_scripts(_tasks(plan, todo, pack), plan.folder / SLURM_FOLDER, profile)
+
+
+def not_done(plan: Plan, among: Collection[str] | None = None) -> list[PlannedRun]:
+    """The runs of the plan (by name among `among`) that have no finished result."""
+    return [run for run in _chosen(plan, among) if state_of(plan, run) != "done"]
 
 
 def _chosen(plan: Plan, among: Collection[str] | None) -> list[PlannedRun]:

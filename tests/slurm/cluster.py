@@ -174,6 +174,7 @@ KillWait=5
 AuthInfo=cred_expire=5
 OverTimeLimit=0
 MinJobAge=300
+MaxJobCount=20000
 SlurmdTimeout=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs=32 Boards=1 SocketsPerBoard=1 CoresPerSocket=32 \
 ThreadsPerCore=1 RealMemory=262144 Gres=gpu:{GPUS} State=UNKNOWN

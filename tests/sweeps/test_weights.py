@@ -1,0 +1,82 @@
+"""The published weights of a sweep: fetched by whoever submits, before anything is written; planning fetches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_sweeps import CONVNET, gaps, go, plan_of, states, write_sweep
+from told import files_below
+from weights_server import SMALL, WeightsServer, as_safetensors, repository_of, serving, use_caches, weights_of
+
+import stitching.sweeps.submit as submitting
+from stitching.config.errors import UserError
+from stitching.nets.fetching import is_cached
+from stitching.nets.zoo import ModelSpec
+from stitching.sweeps import weights
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightsServer]:
+    with serving() as server:
+        use_caches(tmp_path / "caches", monkeypatch, server.url)
+        yield server
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two runs of a model with published weights."""
+    images = {"data_preprocessing": {"image_size": 32, "channels": 3}}
+    return write_sweep(tmp_path / "small.yml", models=[SMALL], gaps=gaps([1, 1], [1, 2]), train_config=images)
+
+
+def test_weights_are_fetched_once_and_before_the_runs(server, sweep, monkeypatch) -> None:
+    server.put_on_hub(repository_of(SMALL), "model.safetensors", as_safetensors(weights_of(SMALL)))
+
+    def cluster(tasks, **_) -> dict[str, str]:
+        assert is_cached(ModelSpec.parse(SMALL, pretrained=True))
+        return {run.path.name: "not today" for task in tasks for run in task}
+
+    monkeypatch.setitem(submitting.CLUSTERS, "here", cluster)
+    plan = plan_of(sweep)
+    assert not server.asked, "planning is pure"
+    assert len(plan.runs) == 2
+    go(sweep)
+    assert len(server.downloads) == 1
+    asked = len(server.asked)
+    go(sweep)
+    assert len(server.asked) == asked
+
+
+def test_without_the_weights_nothing_is_submitted(server, sweep, tmp_path) -> None:
+    before = files_below(tmp_path)
+    plan = plan_of(sweep)
+    with pytest.raises(UserError, match=f"cannot be had:\n  {SMALL}: .*404"):
+        go(sweep)
+    assert states(plan) == {"missing"}
+    assert {path for path in files_below(tmp_path) if "caches" not in path.parts} == set(before)
+
+
+def test_what_is_done_needs_no_weights(server, sweep, monkeypatch) -> None:
+    monkeypatch.setattr(submitting, "state_of", lambda *_: "done")
+    go(sweep)
+    assert not server.asked
+
+
+def test_the_models_of_runs_are_found_however_deep_they_lie(tmp_path) -> None:
+    path = write_sweep(tmp_path / "small.yml", models=[CONVNET], gaps=gaps([1, 1]))
+    (run,) = plan_of(path).runs
+    assert weights.weights_of([run]) == [], "our own models have none"
+    part = {"model_name": SMALL, "block_output": "layer1"}
+    parts = [
+        {"Assembly": {"parts": [{"Subnet": part}, {"Subnet": {**part, "pretrained": False}}]}},
+        {"ParallelPart": {"parts": [{"Net": {"model_name": "torchvision/squeezenet1_1"}}, {"Subnet": part}]}},
+        {"Net": {"model_name": "torchvision/resnet18", "ckp_path": "weights.pt"}},
+    ]
+    job = type(run.job).model_validate(
+        {**run.job.model_dump(exclude={"model"}), "model": {"Assembly": {"parts": parts}}}
+    )
+    found = weights.weights_of([type(run)(run.name, run.cell, run.seed, job=job)] * 2)
+    assert [spec.title for spec in found] == [SMALL, "torchvision/squeezenet1_1"]
+    assert all(spec.pretrained for spec in found)
