@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DIGITS := experiments/digits
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test test-slow lint slurm slurm-stop clean
+.PHONY: help install demo test test-slow benchmarks lint slurm slurm-stop clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -46,6 +46,9 @@ test: lint  ## the whole test suite but what is marked slow
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
 	@$(BIN)/pytest -q -m slow
+
+benchmarks: $(INSTALLED)  ## how long plan, submit, status and collect take for 10,000 runs
+	@$(BIN)/pytest -q -m slow tests/benchmarks
 
 slurm:  ## a real Slurm on this machine to play with (Debian, as root); then: source .slurm/environment
 	@$(PYTHON) tests/slurm/cluster.py start .slurm

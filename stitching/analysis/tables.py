@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from stitching.config.errors import UserError
 from stitching.config.job import JobSettings
 from stitching.config.parts import NetPart
 from stitching.sweeps.stitchers import STITCHERS
-from stitching.training.files import RunFolder, read_yaml
+from stitching.training.files import RunFolder
 from stitching.training.results import ACCURACY, read_result
 
 __all__ = [
@@ -52,8 +51,12 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def each_run(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def each_run(folder: str | Path, *, brief: bool = True) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The runs below `folder` in the order of their names, but those that moved aside as stale: result and metadata.
+
+    Args:
+        folder: where run folders are, at any depth.
+        brief: without the config, the versions and the weights in the metadata.
 
     Raises:
         UserError: there is no such folder, or metadata cannot be read.
@@ -63,7 +66,8 @@ def each_run(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise UserError(f"there is no folder {folder}")
     for path in sorted(folder.rglob("metadata*.yml")):
         if "stale" not in path.relative_to(folder).parts:
-            yield RunFolder.of_metadata(path).result, _metadata(path)
+            run = RunFolder.of_metadata(path)
+            yield run.result, run.read_metadata(brief=brief) or {}
 
 
 def cells_of(metadata: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,16 +76,6 @@ def cells_of(metadata: dict[str, Any]) -> list[dict[str, Any]]:
         {key: value for key, value in {**metadata, **cell}.items() if not isinstance(value, (dict, list))}
         for cell in [metadata, *metadata.get("also", [])]
     ]
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        data = read_yaml(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}", do="Submit again: what cannot be read is run again."
-        ) from None
-    return data if isinstance(data, dict) else {}
 
 
 def base_accuracies(folders: Sequence[str | Path]) -> dict[str, float]:
@@ -95,7 +89,7 @@ def base_accuracies(folders: Sequence[str | Path]) -> dict[str, float]:
         runs = load_runs(folder)
         if len(runs) > 1:
             raise UserError(f"there are {len(runs)} runs in {folder}", allowed="the one run of a base network")
-        (metadata,) = (metadata for _, metadata in each_run(folder) if metadata.get("state") == "done")
+        (metadata,) = (metadata for _, metadata in each_run(folder, brief=False) if metadata.get("state") == "done")
         network = metadata["config"].get("model", {})
         if "Net" not in network:
             raise UserError(

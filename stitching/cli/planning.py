@@ -123,19 +123,17 @@ def _table(found: Any, states: dict[str, str]) -> list[list[str]]:
 
 def _print_estimate(found: Any, statuses: list[Any], calibrate: bool) -> None:
     from stitching.sweeps.estimate import calibrated, estimated, paces_of_finished
-    from stitching.sweeps.status import state_on_disk
 
     done = {status.name for status in statuses if status.state == "done"}
+    if len(done) == len(found.runs):
+        return
     if calibrate:
         with shown_progress(err, "pairs") as told:
             paces = calibrated(found, told)
         source = "from a few steps of one run of each pair, alone"
     else:
-        known = {run.name: state_on_disk(found.expected(run))[1] for run in found.runs if run.name in done}
-        paces = paces_of_finished(found, known)
+        paces = paces_of_finished(found, done)
         source = "from the median of the finished runs of the same pair"
-    if len(done) == len(found.runs):
-        return
     estimate = estimated(found, paces, done)
     if estimate.unknown == estimate.runs:
         out.print("How long it will take is not known yet; --calibrate tries a few steps.")

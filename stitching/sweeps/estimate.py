@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.sweeps.plan import Plan, PlannedRun
@@ -22,6 +21,7 @@ Pair = tuple[str, str]  # titles of source and destination
 
 TRIAL_STEPS, TRIAL_TESTS = 12, 4  # batches; the first steps of a trial are slower and do not count
 WARM_UP = 4
+LOOKED_AT = 50  # finished runs of a pair
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,13 @@ class Estimate:
     devices: tuple[str, ...]
 
 
-def paces_of_finished(plan: Plan, metadata: Mapping[str, Mapping[str, Any]]) -> dict[Pair, Pace]:
-    """The median pace of the finished runs of each pair.
-
-    Args:
-        plan: the plan.
-        metadata: of its finished runs, by name.
-    """
+def paces_of_finished(plan: Plan, done: Collection[str]) -> dict[Pair, Pace]:
+    """The median pace of the finished runs (`done`, by name) of each pair; of the first few where there are many."""
     found: dict[Pair, list[Pace]] = {}
     for run in plan.runs:
-        known = metadata.get(run.name, {})
+        if run.name not in done or len(found.get(_pair(run), [])) >= LOOKED_AT:
+            continue
+        known = plan.folder_of(run).read_metadata(brief=True) or {}
         seconds, epochs, steps = (known.get(key) or 0 for key in ("seconds", "epoch", "steps"))
         if seconds and epochs and steps:
             pace = Pace(seconds / epochs, steps / epochs, str(known.get("device", "unknown")))

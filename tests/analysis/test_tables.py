@@ -98,7 +98,7 @@ def _no_accuracy(run):
     [
         (lambda run: (run / "result.pkl").unlink(), "there is no result"),
         (lambda run: (run / "result.pkl").write_bytes(b"\x80"), "is no result of a run"),
-        (lambda run: (run / "metadata.yml").write_text("a: [b"), "cannot be read"),
+        (lambda run: (run / "metadata.yml").write_text("a: [b"), "cannot read"),
         (_no_accuracy, "has no 'Overall/Test Accuracy'"),
         (lambda run: (run / "metadata.yml").write_text(yaml.safe_dump({"state": "done"})), "not of a sweep"),
     ],
