@@ -69,7 +69,8 @@ def start(folder: Path) -> dict[str, str]:
     start_node(folder)
     _wait("slurmd", folder, lambda: "idle" in _said(["sinfo", "-h", "-o", "%t"]) or not _resume(host))
     _wait("a first job", folder, lambda: _ok(["srun", "--time=1", "--mem=10", "true"]))
-    (folder / "environment").write_text("".join(f"export {key}={value}\n" for key, value in environment.items()))
+    exports = environment | {"OMP_NUM_THREADS": "1"}  # the node says it has more cores than this machine
+    (folder / "environment").write_text("".join(f"export {key}={value}\n" for key, value in exports.items()))
     return environment
 
 
