@@ -81,7 +81,7 @@ def _trained_by(processes: int, tasks: list[list[str]], folder: Path) -> Path:
     """Train tasks of named jobs by so many processes; returns the folder of their run folders."""
     jobs = _jobs(folder / "data")
     for name in {name for task in tasks for name in task}:
-        write_config(folder / name, jobs[name])
+        write_config(folder / name, {"data_path": str(folder / "data"), **jobs[name]})  # a pack shares it
     arguments = [word for task in tasks for word in [*task, "+"]]
     code, out, err = several.run(processes, *arguments, folder=folder)
     assert code == 0, out + err
@@ -129,7 +129,8 @@ def test_three_processes_and_a_pack_too(one, three, name):
 
 
 def _long(folder: Path) -> Path:
-    return write_config(folder, _small(adapter=BLOCK, checkpoint_minutes=0, train_config={"epochs": 3}))
+    job = _small(adapter=BLOCK, checkpoint_minutes=0, data_path=str(folder.parent), train_config={"epochs": 3})
+    return write_config(folder, job)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -138,7 +139,7 @@ def test_a_stop_of_one_stops_all_and_any_number_goes_on(tmp_path, cli, number):
     sabotage = f"""{several.NTH}
 import torch
 if rank == 1:
-    torch.optim.SGD.step = nth(torch.optim.SGD.step, 6, lambda *a, **k: os.kill(os.getpid(), {int(number)}))
+    torch.optim.SGD.step = nth(torch.optim.SGD.step, 7, lambda *a, **k: os.kill(os.getpid(), {int(number)}))
 """
     code, out, err = several.run(2, "train", "-c", "config.yml", folder=folder, sabotage=sabotage)
     assert code != 0
