@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from stitching.config.errors import UserError, at
 from stitching.config.job import Job
 from stitching.nets.build import forget_models
 from stitching.training.checkpoints import read_checkpoint
+from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import World, world
 from stitching.training.files import FolderBusy, RunFolder
 from stitching.training.metadata import record_end, record_start
@@ -80,7 +80,7 @@ def train(
     assert len({shared_key(setup.job) for setup in setups}) == 1, "these jobs cannot share a loop"
     everyone = world()
     with everyone.together():
-        device = _device(first, everyone)
+        device = device_of(first, everyone)
         share = (everyone.rank, everyone.size)
         data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches, share=share)
         try:
@@ -99,31 +99,23 @@ def train(
             if source := run.job.resume_from:
                 with at("resume_from"):
                     given[run] = read_checkpoint(Path(source), run.job)
-    with ExitStack() as held, _deterministic(first.deterministic):
-
-        def taken() -> tuple[list[bool], list[bool]]:
-            ours = [_taken(run, held, skip_busy) for run in runs]
-            if overwrite:
-                for run in (run for run, mine in zip(runs, ours, strict=True) if mine):
-                    for file in (run.folder.checkpoint, run.folder.result, run.folder.metadata, run.folder.log):
-                        file.unlink(missing_ok=True)
-            return ours, [resume and run.folder.checkpoint.exists() for run in runs]
-
-        is_ours, has_checkpoint = everyone.decided(taken)
-        ours = [run for run, mine in zip(runs, is_ours, strict=True) if mine]
+    with ExitStack() as held, deterministic(first.deterministic):
+        taken = everyone.decided(lambda: [_taken(run, held, skip_busy) for run in runs])
+        ours = [run for run, is_ours in zip(runs, taken, strict=True) if is_ours]
+        going_on = everyone.decided(lambda: [_goes_on(run, resume=resume, overwrite=overwrite) for run in ours])
         with everyone.together():
-            for run, goes_on in zip(runs, has_checkpoint, strict=True):
-                if run in ours and goes_on:
+            for run, goes_on in zip(ours, going_on, strict=True):
+                if goes_on:
                     run.resume(read_checkpoint(run.folder.checkpoint, run.job))
-                elif run in ours and run in given:
+                elif run in given:
                     run.resume(given[run])
-        notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
-        for run in ours:
-            for note in (*notes, *run.notes):
-                run.say(f"note: {note}")
-            if run.only_tests and not run.job.test_only:
-                run.say("nothing in the network is trained: it is only tested")
-            record_start(run, next(setup.about for setup in setups if setup.folder == run.folder))
+            notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
+            for run in ours:
+                for note in (*notes, *run.notes):
+                    run.say(f"note: {note}")
+                if run.only_tests and not run.job.test_only:
+                    run.say("nothing in the network is trained: it is only tested")
+                record_start(run, next(setup.about for setup in setups if setup.folder == run.folder))
         if ours:
             _Loop(
                 ours,
@@ -150,41 +142,12 @@ def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
     return not (skip_busy and known.get("state") == "done" and known.get("identity") == run.identity)
 
 
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Within the body only algorithms that give the same every time; one that has no such form raises."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS would refuse
-    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
-
-
-def _device(job: Job, everyone: World) -> torch.device:
-    name = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with at("device"):
-        if everyone.size > 1 and name.startswith("cuda:"):
-            raise UserError(
-                f"found {name!r}, and there are {everyone.size} processes", allowed="cpu, or cuda: a GPU for each"
-            )
-        try:
-            device = torch.device(name)
-            if everyone.size > 1 and device.type == "cuda":
-                # Either every process sees the GPUs of all on its machine, or Slurm shows each only its own.
-                device = torch.device("cuda", everyone.local_rank if torch.cuda.device_count() > 1 else 0)
-                torch.cuda.set_device(device)
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError) as error:
-            words = str(error).splitlines()[0]
-            raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
-    return device
+def _goes_on(run: Run, *, resume: bool, overwrite: bool) -> bool:
+    """Whether the run has a checkpoint to go on from, once what an earlier one left is removed if it shall be."""
+    if overwrite:
+        for file in (run.folder.checkpoint, run.folder.result, run.folder.metadata, run.folder.log):
+            file.unlink(missing_ok=True)
+    return resume and run.folder.checkpoint.exists()
 
 
 class _Loop:
