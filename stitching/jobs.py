@@ -11,6 +11,7 @@ from stitching.config.errors import UserError
 from stitching.config.identity import identity
 from stitching.config.job import Job, read_job
 from stitching.config.yaml import Document
+from stitching.training.distributed import world
 from stitching.training.files import RunFolder
 from stitching.training.results import read_result
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
@@ -74,7 +75,8 @@ def smoke_test_job(document: Document, told: Progress) -> Report:
     for key in ("epochs", "max_batches"):
         document.override(("train_config", key), {"epochs": 1, "max_batches": 2}[key], "--smoke-test")
     job = read_job(document)
-    with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as path:
+    with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as own:
+        path = world().decided(lambda: own)
         job.start_epoch, job.resume_from, job.save_checkpoints = 0, None, True
         setup = Setup(job, RunFolder(Path(path)))
         train([setup], progress=told, max_test_batches=2)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from stitching.cli import jobs, planning, submitting, watching, results  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError
+from stitching.processes import place_in_job
 
 __all__ = ["app", "jobs", "main", "planning", "results", "submitting", "watching"]
 
@@ -18,6 +19,9 @@ def main() -> None:
     try:
         app(args=_with_lists(sys.argv[1:]))
     except UserError as error:
+        if place_in_job().size > 1 and not _tells():
+            sys.exit(2)
+        err.quiet = False
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -51,3 +55,13 @@ def _with_lists(arguments: list[str]) -> list[str]:
             option = ""
             spread.append(word)
     return [*spread, option] if first else spread
+
+
+def _tells() -> bool:
+    """Whether it is this of several processes that tells what went wrong."""
+    from stitching.training.distributed import world
+
+    try:
+        return world().first_to_tell()
+    except UserError:  # nobody else is there
+        return True

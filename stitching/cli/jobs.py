@@ -12,6 +12,7 @@ import typer
 
 from stitching.cli.console import AsJson, app, err, located, out, print_table
 from stitching.config.yaml import load_yaml, parse_assignments
+from stitching.processes import place_in_job
 from stitching.progress import shown_progress
 
 
@@ -48,6 +49,7 @@ def train(
     from stitching.config.job import override
     from stitching.jobs import run_job, smoke_test_job
 
+    out.quiet = err.quiet = place_in_job().rank > 0
     document = load_yaml(config)
     values: dict[str, Any] = {
         "train_config.seed": seed, "train_config.epochs": epochs, "train_config.batch_size": batch_size,

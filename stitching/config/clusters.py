@@ -23,8 +23,9 @@ class Profile(Schema):
     partition: str | None = None
     constraint: str | None = None
     account: str | None = None
-    gpus: Annotated[int, Field(ge=0)] = 0
-    cpus: PositiveInt = 1
+    gpus: Annotated[int, Field(ge=0)] = 0  # for the task, all its processes together
+    processes: PositiveInt = 1  # that share the work of each task, on one machine; as many as GPUs, if there are any
+    cpus: PositiveInt = 1  # for each process
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     minutes: PositiveInt = 24 * 60
     signal_seconds: PositiveInt = 90  # before the time limit, a job is told to save and go back to the queue

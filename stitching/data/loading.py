@@ -52,6 +52,9 @@ class Batches:
         workers: processes that load images; 0 loads them in this one. They live as long as this object.
         pin_memory: put batches in page-locked memory, for a faster way to the GPU; nothing happens without one.
         max_batches: end an epoch after so many batches.
+        share: (i, n) for the i-th of n processes, from 0, which has an n-th of every batch, and only that is loaded.
+            The shares differ by one image at most. A process for whose share a small last batch has no image gets its
+            first image without a label: something to compute with that must not count.
         drop_last: whether a last batch that is not full is left out. None: of the training images, only if it is a
             single image, which BatchNorm cannot train with; of held-out images, never. An only batch is always kept.
 
@@ -76,6 +79,7 @@ class Batches:
         pin_memory: bool = False,
         max_batches: int | None = None,
         drop_last: bool | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         info = dataset_info(dataset_name, data_path)
         with at("data_preprocessing"):
@@ -87,7 +91,7 @@ class Batches:
         images = _Images(open_dataset(dataset_name, data_path, train), dataset_name, transform, seed)
         if train and drop_last is None:
             drop_last = len(images) % batch_size == 1
-        self._order = _Order(len(images), batch_size, seed if train else None, bool(drop_last), max_batches)
+        self._order = _Order(len(images), batch_size, seed if train else None, bool(drop_last), max_batches, share)
         self._pin = pin_memory and torch.cuda.is_available()
         self._started = workers == 0
         self._newest = 0  # number of the latest call of `epoch`
@@ -117,7 +121,7 @@ class Batches:
         every epoch.
 
         Yields:
-            images, float32 (N, C, H, W), and labels, int64 (N).
+            images, float32 (N, C, H, W), and labels, int64 (N); or one image and no label, see `share`.
 
         Raises:
             UserError: an image cannot be read.
@@ -128,10 +132,10 @@ class Batches:
     def _batches(self, epoch: int, start: int, number: int) -> Iterator[Batch]:
         self._check_newest(number)
         self._order.epoch, self._order.start = epoch, start
-        for batch in self._cached() if self._cache else self._loaded():
+        for index, batch in enumerate(self._cached() if self._cache else self._loaded(), start):
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            yield batch if self._order.has_share(index) else (batch[0], batch[1][:0])
             self._check_newest(number)
 
     def _check_newest(self, number: int) -> None:
@@ -156,9 +160,15 @@ class _Order(Sampler[list[Key]]):
     """Which images make up which batch of the epoch that is set; without a seed, they come as they are."""
 
     def __init__(
-        self, images: int, batch_size: int, seed: int | None, drop_last: bool, max_batches: int | None
+        self,
+        images: int,
+        batch_size: int,
+        seed: int | None,
+        drop_last: bool,
+        max_batches: int | None,
+        share: tuple[int, int],
     ) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.images, self.batch_size, self.seed, self.share = images, batch_size, seed, share
         batches = max(images // batch_size, 1) if drop_last else -(-images // batch_size)
         self.batches = batches if max_batches is None else min(batches, max_batches)
         self.epoch = self.start = 0
@@ -172,7 +182,13 @@ class _Order(Sampler[list[Key]]):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
             order = torch.randperm(self.images, generator=generator)
         for chosen in order.split(self.batch_size)[self.start : self.batches]:
-            yield [(epoch, index) for index in chosen.tolist()]
+            number, of = self.share
+            own = chosen.tensor_split(of)[number]  # the first ones are larger
+            yield [(epoch, index) for index in (own if len(own) else chosen[:1]).tolist()]
+
+    def has_share(self, batch: int) -> bool:
+        """Whether the batch of this number has an image for this process."""
+        return min(self.batch_size, self.images - batch * self.batch_size) > self.share[0]
 
 
 class _Images(Dataset[tuple[Tensor, int] | UserError]):

@@ -41,7 +41,8 @@ class CutModule(nn.Module):
         nodes = list(chain.from_iterable(graph.nodes for graph in graphs.values()))
         # Shared by all copies, so that tied weights stay tied. A cached result of autograd cannot be copied otherwise.
         memo: dict[int, Any] = {id(t): t.detach().clone() for t in all_tensors(model) if t.grad_fn is not None}
-        modules = {str(node.target) for node in nodes if node.op == "call_module"}
+        # In the order of the graph, the same in every process: optimizers know their parameters by nothing but order.
+        modules = dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module")
         for path in sorted(modules, key=lambda path: path.count(".")):
             _install(self, path, copy.deepcopy(model.get_submodule(path), memo))
         for path in dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr"):

@@ -218,6 +218,8 @@ def _executor(logs: Path, profile: Profile) -> Any:
         constraint=profile.constraint,
         account=profile.account,
         gpus_per_node=profile.gpus or None,
+        ntasks_per_node=profile.processes,
+        srun_args=["--kill-on-bad-exit=1"] if profile.processes > 1 else [],  # no process can go on without the others
         cpus_per_task=profile.cpus,
         mem=f"{round(profile.memory_gb * 1024)}M" if profile.memory_gb else None,
         time=profile.minutes,

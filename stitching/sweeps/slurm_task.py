@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stitching.config.identity import code_digest
+from stitching.processes import place_in_job
 from stitching.sweeps.tasks import note_failure, run_task
+from stitching.training.distributed import world
 from stitching.training.files import RunFolder
 from stitching.training.trainer import Interrupted, StopRequest
 
@@ -24,29 +26,35 @@ __all__ = ["run_slurm_task"]
 def run_slurm_task(folders: Sequence[str], code: str) -> None:
     """Train the runs in `folders`; ends with exit code 1 if one of them failed.
 
+    Each process of a job of several calls it; the first one notes failures and goes back to the queue.
+
     Args:
         folders: run folders.
         code: the version of the code that submitted them. Another one is refused: half a sweep by one code and half by
             another would be a result of neither.
     """
     runs = [RunFolder(Path(folder)) for folder in folders]
+    is_first = place_in_job().rank == 0
     if code_digest() != code:
         reason = f"the code changed after it was submitted ({code} then, {code_digest()} now); submit it again"
-        for run in runs:
-            note_failure(run, reason)
-        print(reason, file=sys.stderr)
+        if is_first:
+            for run in runs:
+                note_failure(run, reason)
+            print(reason, file=sys.stderr)
         sys.exit(1)
     before = _steps(runs)
     with StopRequest().on_signals() as stop:
         try:
             failures = run_task([run.path for run in runs], _tell, stop)
         except Interrupted:
-            print("stopped; every run has a checkpoint", flush=True)
-            if stop.number == signal.SIGUSR2:
-                _go_on_later(runs, progress=_steps(runs) > before)
+            if is_first:
+                print("stopped; every run has a checkpoint", flush=True)
+                if stop.number == signal.SIGUSR2:
+                    _go_on_later(runs, progress=_steps(runs) > before)
             sys.exit(0)
-    for name, reason in failures.items():
-        print(f"{name}: {reason}", file=sys.stderr)
+    if failures and world().first_to_tell():
+        for name, reason in failures.items():
+            print(f"{name}: {reason}", file=sys.stderr)
     sys.exit(1 if failures else 0)
 
 

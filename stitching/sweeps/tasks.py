@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stitching.config.errors import UserError
 from stitching.config.job import load_job
+from stitching.processes import place_in_job
 from stitching.sweeps.plan import PlannedRun
 from stitching.training.files import FolderBusy, RunFolder, write_yaml
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
@@ -36,7 +37,8 @@ def run_task(
 ) -> dict[str, str]:
     """Train the runs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
 
-    What is wrong with one run stays with it: the reason is put on record, and the others are trained.
+    What is wrong with one run stays with it: the reason is put on record, and the others are trained. Where several
+    processes share the work, all call this alike, and what goes wrong in the midst of training ends all runs.
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
@@ -73,7 +75,8 @@ def _trained(setups: list[Setup], progress: Progress | None, stop: StopRequest) 
 
 
 def _failed(folder: RunFolder, error: UserError) -> dict[str, str]:
-    note_failure(folder, str(error))
+    if place_in_job().rank == 0:
+        note_failure(folder, str(error))
     return {folder.path.name: str(error)}
 
 

@@ -21,6 +21,8 @@ __all__ = ["device_name", "record_end", "record_start"]
 
 def record_start(run: Run, about: dict[str, Any]) -> None:
     """Write what is known before the first step; what a sweep has written there before stays."""
+    if not run.writes:
+        return
     known = run.folder.read_metadata() or {}
     metadata = {
         **{key: value for key, value in known.items() if key not in ("failure", "ended")},
@@ -37,6 +39,7 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "frozen_norm": run.job.frozen_norm,
         "precision": run.job.precision,
         "device": device_name(run.device),
+        "processes": run.world.size,
         "threads": torch.get_num_threads(),  # on a CPU their number changes the last bits of a result
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -49,6 +52,8 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
 
 def record_end(run: Run, state: str) -> None:
     """Write how the run ended: done, stopped or failed; for a done run its last test metrics."""
+    if not run.writes:
+        return
     metadata = {
         **(run.folder.read_metadata() or {}),
         "state": state,

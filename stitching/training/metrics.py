@@ -11,10 +11,9 @@ from torch import Tensor
 
 from stitching.config.errors import UserError, at, unknown_name
 from stitching.config.job import Metric
+from stitching.training.distributed import World
 
-__all__ = ["Averages", "BoundMetric", "make_loss", "make_metrics"]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Averages", "BoundMetric", "Loss", "make_loss", "make_metrics"]
 
 # What of torch.nn.functional takes scores (N, classes) and labels (N,), and averages over the batch.
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -22,6 +21,42 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
     "nll_loss": F.nll_loss,
     "multi_margin_loss": F.multi_margin_loss,
 }
+
+
+class Loss:
+    """A loss with its arguments: the mean over a batch, a weighted one where the classes have weights."""
+
+    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
+        self.name = name
+        self.arguments = arguments
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The loss of scores (N, classes) for labels (N)."""
+        return _LOSSES[self.name](scores.float(), labels, **self._placed(scores.device))
+
+    def part(self, scores: Tensor, labels: Tensor, world: World) -> Tensor:
+        """What this process's share of a batch adds to the loss of the whole batch; N may be 0.
+
+        The mean is not a mean of the shares' means: they differ in size, and in the weights of their labels.
+        """
+        if world.size == 1:
+            return self(scores, labels)
+        arguments = self._placed(scores.device)
+        whole = world.sum(self._weight(labels, arguments))
+        if not len(labels):
+            return scores.sum()  # torch's own losses do not all give 0 for nothing
+        return _LOSSES[self.name](scores.float(), labels, **{**arguments, "reduction": "sum"}) / whole
+
+    def _weight(self, labels: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """What torch divides by in the mean."""
+        if self.name == "multi_margin_loss":
+            return torch.tensor(float(len(labels)), device=labels.device)
+        labels = labels[labels != arguments.get("ignore_index", -100)]
+        weights = arguments.get("weight")
+        return torch.tensor(float(len(labels)), device=labels.device) if weights is None else weights[labels].sum()
+
+    def _placed(self, device: torch.device) -> dict[str, Any]:
+        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in self.arguments.items()}
 
 
 def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = None) -> Loss:
@@ -44,11 +79,7 @@ def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = No
             f"found {given['reduction']!r}", allowed="mean: a step's loss is one number",
             path=("loss_fn_args", "reduction"),
         )  # fmt: skip
-
-    def loss(scores: Tensor, labels: Tensor) -> Tensor:
-        placed = {key: value.to(scores.device) if isinstance(value, Tensor) else value for key, value in given.items()}
-        return _LOSSES[name](scores.float(), labels, **placed)
-
+    loss = Loss(name, given)
     weights = given.get("weight")
     classes = num_classes or (len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2)
     try:

@@ -21,7 +21,9 @@ from stitching.nets.build import BuildOptions, build_network, first_model
 from stitching.nets.cost import cost
 from stitching.nets.formats import Format
 from stitching.nets.zoo import normalization_note
+from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights
+from stitching.training.distributed import World
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.metrics import Averages, make_loss, make_metrics
 from stitching.training.network_outputs import TappedOutputs, try_outputs
@@ -37,13 +39,17 @@ class Run:
 
     Its place is `epoch` (from 1), `batch` (the next batch of that epoch) and `step` (steps made). Every random number
     of a step comes from (seed, step), so neither what else runs in the process nor a restart can change it.
+
+    Where several processes train, each has a share of the batches, and all have the same losses, metrics and weights.
     """
 
-    def __init__(self, job: Job, folder: RunFolder, data: TaskData, device: torch.device) -> None:
+    def __init__(self, job: Job, folder: RunFolder, data: TaskData, device: torch.device, world: World) -> None:
         self.job = job
         self.folder = folder
         self.data = data
         self.device = device
+        self.world = world
+        self.writes = world.is_first
         self.seed = job.train_config.seed
         self.identity = identity(job)
         self.log = StepLog()
@@ -104,8 +110,18 @@ class Run:
                 try_training(config, math.ceil((before + self.total_steps) / between), device)
             for _ in range(before // between):
                 advance(self.scheduler, None)
+        self.trained: nn.Module | None = None  # what of the network is computed here, while its gradients are needed
+        self.batch_norm = WholeBatchNorm(self.network, world) if world.size > 1 else None
         if job.compile:
             self.network.compile()
+
+    def join(self) -> None:
+        """Be ready to train, with the weights as they are now; all processes must be there."""
+        if self.world.size > 1 and not self.only_tests:
+            pieces = nn.Sequential(*self.network.pieces[self.first_piece :])
+            if self.job.compile:
+                pieces.compile()
+            self.trained = self.world.wrap(pieces)
 
     # ---------------------------------------------------------------- where it stands
 
@@ -164,19 +180,19 @@ class Run:
         """One step on a batch: `inputs` are the images of each task, or what the shared front made of them."""
         assert self.optimizer is not None
         began = time.perf_counter()
-        torch.manual_seed(derive_seed(self.seed, "step", self.step))
+        own = (self.world.rank,) if self.world.size > 1 else ()  # each process has other images to drop out of
+        torch.manual_seed(derive_seed(self.seed, "step", self.step, *own))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         row: dict[str, float] = {"Step": self.step + 1, "Epoch": self.epoch}
-        count = sum(len(given) for given in labels)
         with self._autocast():
-            total, measured = self._losses_and_metrics(inputs, labels)
-        total.backward()
+            part, measured = self._losses_and_metrics(inputs, labels)
+        (part * self.world.size).backward()  # the processes' gradients are averaged, and it is their sum that is wanted
         if limit := self.job.train_config.max_grad_norm:
             nn.utils.clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], limit)
         row["LR"] = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
-        row["Loss"] = total.item()
+        row["Loss"], count, measured = self._of_all(part, sum(map(len, labels)), measured)
         if self._cadence == "steps":
             advance(self.scheduler, row["Loss"])
         for name, (value, samples) in measured.items():
@@ -200,8 +216,9 @@ class Run:
         """Add a test batch of one task to `averages`."""
         with torch.no_grad(), self._autocast():
             self.network.eval()
-            total, measured = self._losses_and_metrics(inputs, labels, task)
-        averages.add({self._prefixed("Loss", task): total.item() * len(labels[0])}, len(labels[0]))
+            part, measured = self._losses_and_metrics(inputs, labels, task)
+        loss, count, measured = self._of_all(part, len(labels[0]), measured)
+        averages.add({self._prefixed("Loss", task): loss * count}, count)
         for name, (value, samples) in measured.items():
             averages.add({name: value}, samples)
 
@@ -248,24 +265,40 @@ class Run:
     def _losses_and_metrics(
         self, inputs: list[Tensor], labels: list[Tensor], only_task: int | None = None
     ) -> tuple[Tensor, dict[str, tuple[float, int]]]:
-        """The sum of the tasks' losses, and each metric's sum and number of samples."""
+        """The sum of the tasks' losses, and each metric's sum and number of samples.
+
+        Of several processes, each has its part of them; `_of_all` adds up.
+        """
         total = torch.zeros((), device=self.device)
         measured: dict[str, tuple[float, int]] = {}
         tasks = range(len(inputs)) if only_task is None else [only_task]
         for task, x, y in zip(tasks, inputs, labels, strict=True):
-            out: Any = self.network(x, self.first_piece)
-            scores = out[task] if isinstance(out, list) else out
-            loss = self.loss(scores, y)
+            if self.batch_norm:
+                self.batch_norm.counts = len(y) > 0
+            trains = self.trained is not None and torch.is_grad_enabled()
+            out: Any = self.trained(x) if trains else self.network(x, self.first_piece)  # type: ignore[misc]
+            scores = (out[task] if isinstance(out, list) else out)[: len(y)]
+            loss = self.loss.part(scores, y, self.world)
             for output, aux_loss, weight in self.aux_losses:
-                loss = loss + weight * aux_loss(self.tapped[output], y)
+                loss = loss + weight * aux_loss.part(self.tapped[output][: len(y)], y, self.world)
             total = total + loss
             if len(self.data.names) > 1 and only_task is None:
-                measured[self._prefixed("Loss", task)] = (loss.item() * len(y), len(y))
+                whole = int(self.world.sums([len(y)])[0])
+                measured[self._prefixed("Loss", task)] = (loss.item() * whole, len(y))
             for metric in self.metrics:
-                seen = self.tapped[metric.output] if metric.output else scores
+                seen = self.tapped[metric.output][: len(y)] if metric.output else scores
                 for name, value in metric.sums(seen.detach(), y).items():
                     measured[self._prefixed(name, task)] = (value, len(y))
         return total, measured
+
+    def _of_all(
+        self, loss: Tensor, count: int, measured: dict[str, tuple[float, int]]
+    ) -> tuple[float, int, dict[str, tuple[float, int]]]:
+        """A batch's loss, number of samples and metrics, from the parts that all processes have."""
+        parts = [loss.item(), count, *(number for pair in measured.values() for number in pair)]
+        value, samples, *rest = self.world.sums(parts)
+        pairs = zip(rest[::2], map(int, rest[1::2]), strict=True)
+        return value, int(samples), dict(zip(measured, pairs, strict=True))
 
     def _prefixed(self, name: str, task: int) -> str:
         return f"{self.data.names[task]}/{name}" if len(self.data.names) > 1 else name
@@ -282,6 +315,8 @@ class Run:
 
     def save(self, *, whole: bool = False) -> None:
         """Write the checkpoint. `whole` adds the frozen parts, for others to load from."""
+        if not self.writes:
+            return
         state = {
             "identity": self.identity,
             "config": self.job.to_yaml(),
@@ -302,6 +337,11 @@ class Run:
         }
         write_whole(self.folder.checkpoint, lambda file: torch.save(state, file))
 
+    def save_result(self) -> None:
+        """Write the dataframe as far as it goes."""
+        if self.writes:
+            self.log.save(self.folder.result)
+
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same job, as `read_checkpoint` gives it."""
         self.network.load_state_dict(state["model"], strict=False)
@@ -321,6 +361,8 @@ class Run:
 
     def say(self, words: str) -> None:
         """Add a line to the run's log."""
+        if not self.writes:
+            return
         with open(self.folder.log, "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {words}\n")
 

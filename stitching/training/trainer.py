@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,48 +16,20 @@ from stitching.config.errors import UserError, at
 from stitching.config.job import Job
 from stitching.nets.build import forget_models
 from stitching.training.checkpoints import read_checkpoint
+from stitching.training.devices import deterministic, device_of
+from stitching.training.distributed import World, world
 from stitching.training.files import FolderBusy, RunFolder
 from stitching.training.metadata import record_end, record_start
 from stitching.training.metrics import Averages
 from stitching.training.run import Run
+from stitching.training.stopping import Interrupted, StopRequest
 from stitching.training.trunk import TaskData, Trunk, shared_key
 
 __all__ = ["Interrupted", "Progress", "Setup", "StopRequest", "train"]
 
 
-class Interrupted(Exception):
-    """Training was asked to stop, and stopped with a checkpoint of every run."""
-
-
 # Told `done` of `total` steps of all runs together, and words for what is going on.
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass
-class StopRequest:
-    """A wish to stop, heeded at the next step boundary."""
-
-    asked: bool = False
-    number: int | None = None  # of the signal that asked first
-
-    @contextmanager
-    def on_signals(self) -> Iterator[StopRequest]:
-        """Within the body, SIGINT, SIGTERM and SIGUSR2 ask to stop; a second SIGINT stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def ask(number: int, _frame: Any) -> None:
-            if self.asked and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.asked, self.number = True, self.number or number
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -87,6 +56,10 @@ def train(
     A job leaves the same result whether it is trained alone or with others, and whether or not it was stopped and
     resumed on the way. A run that fails has its reason recorded and does not stop the others.
 
+    Where torchrun or Slurm started several processes, all call this alike, and share the work: `batch_size` stays the
+    size of the whole batch, so that the result is that of one process but for rounding. They stop together, and they
+    fail together: no process can go on without the others.
+
     Args:
         setups: jobs that may share a loop (`shared_key`), each with a folder of its own.
         resume: go on from the checkpoint in a run's folder where there is one.
@@ -105,49 +78,54 @@ def train(
     """
     first = setups[0].job
     assert len({shared_key(setup.job) for setup in setups}) == 1, "these jobs cannot share a loop"
-    device = _device(first)
-    data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches)
-    try:
-        runs = [Run(setup.job, setup.folder, data, device) for setup in setups]
-        trunk = Trunk(run.front for run in runs if run.front).to(device)
-    finally:
-        forget_models()
-    if first.channels_last:
-        trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if first.compile:
-        # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(runs))
-        trunk.compile()
-    given = {}
-    for run in runs:
-        if source := run.job.resume_from:
-            with at("resume_from"):
-                given[run] = read_checkpoint(Path(source), run.job)
-    with ExitStack() as held, _deterministic(first.deterministic):
-        ours = [run for run in runs if _taken(run, held, skip_busy)]
-        for run in ours:
-            if overwrite:
-                for file in (run.folder.checkpoint, run.folder.result, run.folder.metadata, run.folder.log):
-                    file.unlink(missing_ok=True)
-            if resume and run.folder.checkpoint.exists():
-                run.resume(read_checkpoint(run.folder.checkpoint, run.job))
-            elif run in given:
-                run.resume(given[run])
-        notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
-        for run in ours:
-            for note in (*notes, *run.notes):
-                run.say(f"note: {note}")
-            if run.only_tests and not run.job.test_only:
-                run.say("nothing in the network is trained: it is only tested")
-            record_start(run, next(setup.about for setup in setups if setup.folder == run.folder))
+    everyone = world()
+    with everyone.together():
+        device = device_of(first, everyone)
+        share = (everyone.rank, everyone.size)
+        data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches, share=share)
+        try:
+            runs = [Run(setup.job, setup.folder, data, device, everyone) for setup in setups]
+            trunk = Trunk(run.front for run in runs if run.front).to(device)
+        finally:
+            forget_models()
+        if first.channels_last:
+            trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if first.compile:
+            # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(runs))
+            trunk.compile()
+        given = {}
+        for run in runs:
+            if source := run.job.resume_from:
+                with at("resume_from"):
+                    given[run] = read_checkpoint(Path(source), run.job)
+    with ExitStack() as held, deterministic(first.deterministic):
+        taken = everyone.decided(lambda: [_taken(run, held, skip_busy) for run in runs])
+        ours = [run for run, is_ours in zip(runs, taken, strict=True) if is_ours]
+        going_on = everyone.decided(lambda: [_goes_on(run, resume=resume, overwrite=overwrite) for run in ours])
+        with everyone.together():
+            for run, goes_on in zip(ours, going_on, strict=True):
+                if goes_on:
+                    run.resume(read_checkpoint(run.folder.checkpoint, run.job))
+                elif run in given:
+                    run.resume(given[run])
+            notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
+            for run in ours:
+                for note in (*notes, *run.notes):
+                    run.say(f"note: {note}")
+                if run.only_tests and not run.job.test_only:
+                    run.say("nothing in the network is trained: it is only tested")
+                record_start(run, next(setup.about for setup in setups if setup.folder == run.folder))
         if ours:
             _Loop(
                 ours,
                 trunk,
                 data,
                 device,
-                progress or (lambda done, total, words: None),
+                progress if progress and everyone.is_first else (lambda done, total, words: None),
                 stop or StopRequest(),
+                everyone,
+                alone=len(setups) == 1,
             ).go()
     return runs
 
@@ -164,33 +142,12 @@ def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
     return not (skip_busy and known.get("state") == "done" and known.get("identity") == run.identity)
 
 
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Within the body only algorithms that give the same every time; one that has no such form raises."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS would refuse
-    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
-
-
-def _device(job: Job) -> torch.device:
-    name = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with at("device"):
-        try:
-            device = torch.device(name)
-            torch.zeros(1, device=device).item()
-        except (RuntimeError, AssertionError) as error:
-            words = str(error).splitlines()[0]
-            raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
-    return device
+def _goes_on(run: Run, *, resume: bool, overwrite: bool) -> bool:
+    """Whether the run has a checkpoint to go on from, once what an earlier one left is removed if it shall be."""
+    if overwrite:
+        for file in (run.folder.checkpoint, run.folder.result, run.folder.metadata, run.folder.log):
+            file.unlink(missing_ok=True)
+    return resume and run.folder.checkpoint.exists()
 
 
 class _Loop:
@@ -204,7 +161,12 @@ class _Loop:
         device: torch.device,
         progress: Progress,
         stop: StopRequest,
+        everyone: World,
+        *,
+        alone: bool,
     ) -> None:
+        self.everyone = everyone
+        self.alone = alone  # whether there is one run, whose failure is its caller's to tell
         self.runs = runs
         self.trunk = trunk
         self.data = data
@@ -215,6 +177,18 @@ class _Loop:
         self.counted_at = time.perf_counter()
 
     def go(self) -> None:
+        try:
+            for run in self.runs:
+                run.join()
+            self._train()
+        except Interrupted:
+            raise
+        except Exception as error:
+            if self.everyone.size == 1:
+                raise
+            self._end_all(error)
+
+    def _train(self) -> None:
         self._test_where(lambda run: run.tests_first, Run.add_initial_test)
         self._end_finished()
         while active := self._active():
@@ -228,7 +202,7 @@ class _Loop:
                     with self._failing_alone(run):
                         run.close_epoch(None)
                 if run.failure is None and not run.finished:
-                    run.log.save(run.folder.result)
+                    run.save_result()
                     run.save()
             self._end_finished()
 
@@ -247,8 +221,7 @@ class _Loop:
             due = [run for run in runs if run.failure is None and run.batch == index < run.batches_in_epoch]
             self._step(due, placed, data_seconds)
             self._count_time(due)
-            if self.stop.asked or time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes:
-                self._save_all()
+            self._heed(save=time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes)
             if index + 1 >= end:
                 return
             began = time.perf_counter()
@@ -288,8 +261,7 @@ class _Loop:
                             inputs = features[run.front.spec, run.front.end.index] if run.front else features[None]
                             run.test_batch([inputs], [y], task, average)
                 self._count_time(runs)
-                if self.stop.asked:
-                    self._save_all()
+                self._heed()
             self._tell(runs[0], "testing")
         for run, average in zip(runs, averages, strict=True):
             if run.failure is None:
@@ -323,18 +295,47 @@ class _Loop:
         try:
             yield
         except Exception as error:
-            words = (str(error).strip() or type(error).__name__).splitlines()[0]
-            run.failure = f"{type(error).__name__}: {words}"
-            run.say(f"failed: {run.failure}")
-            record_end(run, "failed")
+            if self.everyone.size > 1:
+                raise
+            self._record_failure(run, error)
             if len(self.runs) > 1:
                 return
-            if isinstance(error, torch.OutOfMemoryError):
-                raise UserError(
-                    f"there is not enough memory on {self.device}: {words}",
-                    do="Make batch_size smaller, or `precision: bf16`.", path=("train_config", "batch_size"),
-                ) from None  # fmt: skip
-            raise
+            self._raise_in_words(error)
+
+    def _end_all(self, error: Exception) -> None:
+        """Of several processes one has failed, which ends all: the first to get here puts the reason on record."""
+        if not self.everyone.first_to_tell():
+            raise SystemExit(1) from None
+        if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
+            error = UserError("another process of the job was lost", do="Its output may say why; then go on from here.")
+        for run in self._active():
+            run.writes = True  # the first process waits for this one, or is gone
+            self._record_failure(run, error)
+        if self.alone:
+            self._raise_in_words(error)
+
+    def _record_failure(self, run: Run, error: Exception) -> None:
+        run.failure = f"{type(error).__name__}: {_first_line(error)}"
+        run.say(f"failed: {run.failure}")
+        record_end(run, "failed")
+
+    def _raise_in_words(self, error: Exception) -> NoReturn:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(
+                f"there is not enough memory on {self.device}: {_first_line(error)}",
+                do="Make batch_size smaller, or `precision: bf16`.", path=("train_config", "batch_size"),
+            ) from None  # fmt: skip
+        raise error
+
+    def _heed(self, *, save: bool = False) -> None:
+        """Between two steps: stop if a process was asked to, `save` if it is time for the first one."""
+        asked, number, save_now = self.everyone.highest(
+            [self.stop.asked, self.stop.number or 0, save and self.everyone.is_first]
+        )
+        if asked:
+            self.stop.asked, self.stop.number = True, int(number) or None
+        if asked or save_now:
+            self._save_all()
 
     def _save_all(self) -> None:
         """A checkpoint of every run; and if a stop was asked for, the stop."""
@@ -345,17 +346,18 @@ class _Loop:
             for run in self._active():
                 run.say(f"stopped at epoch {run.epoch}, step {run.step}")
                 record_end(run, "stopped")
+            self.everyone.highest([0])  # whoever ends now ends the others
             raise Interrupted
 
     def _end_finished(self) -> None:
         """Write the final result of runs that have come to their end; then, and only then, drop their checkpoint."""
         for run in self.runs:
             if run.failure is None and run.finished and not run.ended:
-                run.log.save(run.folder.result)
+                run.save_result()
                 if run.job.save_checkpoints:
                     run.save(whole=True)
                 record_end(run, "done")
-                if not run.job.save_checkpoints:
+                if run.writes and not run.job.save_checkpoints:
                     run.folder.checkpoint.unlink(missing_ok=True)
                 run.ended = True
                 self._tell(run, "done")
@@ -365,3 +367,7 @@ class _Loop:
         accuracy = next((value for key, value in run.final.items() if "Test" in key and "Accuracy" in key), None)
         shown = f"{run.name}: {words}" + (f", test accuracy {accuracy:.3f}" if accuracy is not None else "")
         self.progress(sum(each.step for each in self.runs), total, shown)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

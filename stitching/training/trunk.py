@@ -39,10 +39,18 @@ def shared_key(job: Job) -> str:
 class TaskData:
     """The training and test batches of a job's tasks, side by side.
 
-    An epoch is as long as the largest task; the smaller ones begin again within it, in a new order.
+    An epoch is as long as the largest task; the smaller ones begin again within it, in a new order. `share` is the part
+    of every batch that is loaded here, as for `Batches`.
     """
 
-    def __init__(self, job: Job, *, pin_memory: bool = False, max_test_batches: int | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        pin_memory: bool = False,
+        max_test_batches: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         config = job.train_config
         preprocessing = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
         self.names = [task.dataset for task in config.task_list]
@@ -56,7 +64,7 @@ class TaskData:
                             task.dataset, job.data_path, preprocessing=preprocessing,
                             batch_size=task.batch_size or config.batch_size,
                             seed=config.seed, train=train, workers=job.workers, pin_memory=pin_memory,
-                            max_batches=config.max_batches if train else max_test_batches,
+                            max_batches=config.max_batches if train else max_test_batches, share=share,
                         )
                     )  # fmt: skip
         self.batches_per_epoch = max(map(len, self.train))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -297,3 +300,21 @@ def test_auxiliary_heads_are_left_out() -> None:
     assert not any(name.startswith("aux") for name in cut.graphs[True].names.values())
     points = cut_points(cut, (3, 64, 64))
     assert not any(key.startswith("aux") for key in extract(cut, points[0], points[-1]).state_dict())
+
+
+def test_parameters_have_the_same_order_in_every_process():
+    """A checkpoint's optimizer and the processes that train together know parameters by their order alone."""
+    code = """
+from stitching.nets.graphs import extract, resolve
+from stitching.nets.zoo import ModelSpec
+from stitching.nets.build import traced_model
+traced = traced_model(ModelSpec("timm", "resnet18"), 0)
+cut = extract(traced, resolve(traced, None, "input"), resolve(traced, "layer2", "output"))
+print([name for name, _ in cut.named_parameters()])
+"""
+    orders = set()
+    for seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        orders.add(done.stdout)
+    assert len(orders) == 1

@@ -1,0 +1,63 @@
+"""Sweeps on a real Slurm with two processes for each task."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from on_slurm import folder_of, frames, logs, status, wait, wait_until_over
+
+from stitching.sweeps.slurm import submitted_tasks
+from stitching.sweeps.status import SLURM_FOLDER
+from stitching.training.files import read_yaml
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+# Rounding errors do not grow: AdamW would make whole steps of gradients that are zero but for them.
+TRAINED = {"optimizer": "SGD", "optimizer_args": {"lr": 0.01, "momentum": 0.9}, "max_batches": 4}
+
+
+@pytest.fixture
+def two_processes(sweep, tmp_path):
+    """As `sweep`, with a profile `two`."""
+    with open(tmp_path / "sbatch" / "clusters.yml", "a") as profiles:
+        profiles.write("two: {partition: gpu, gpus: 2, processes: 2, cpus: 1, memory_gb: 2, minutes: 30}\n")
+    return sweep
+
+
+def _assert_as_here(cli, path: Path, here: Path) -> None:
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    for file in folder_of(path).glob("*/metadata.yml"):
+        assert read_yaml(file)["processes"] == 2
+    assert cli("submit", here, "--cluster", "local").code == 0
+    ours, theirs = ({name.partition("-gap-")[2]: each for name, each in frames(of).items()} for of in (path, here))
+    assert len(ours) == 4
+    assert ours.keys() == theirs.keys()
+    for name, frame in ours.items():
+        pd.testing.assert_frame_equal(frame, theirs[name], check_exact=False, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_leave_what_one_leaves_here(cli, two_processes):
+    path = two_processes(**TRAINED)
+    outcome = cli("submit", path, "--cluster", "two", "--pack", "2")
+    assert outcome.code == 0, outcome.err
+    assert "4 runs submitted in 2 tasks" in outcome.out  # which may meet on the one machine that there is
+    wait_until_over(path, 240)
+    _assert_as_here(cli, path, two_processes("here", **TRAINED))
+    assert [log.count("epoch 1,") for log in logs(path)] == [1] * 4
+
+
+@pytest.mark.slow
+def test_a_preempted_task_goes_back_to_the_queue_once(cli, two_processes):
+    path = two_processes(**TRAINED | {"epochs": 40})
+    assert cli("submit", path, "--cluster", "two", "--pack", "4").code == 0
+    wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
+    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
+    wait(lambda: any("stopped at epoch" in log for log in logs(path)))
+    wait_until_over(path, 240)
+    assert all(log.count("resumed at epoch") == 1 for log in logs(path))
+    _assert_as_here(cli, path, two_processes("here", **TRAINED | {"epochs": 40}))
