@@ -27,11 +27,12 @@ class Experiments:
     def __init__(self, root: Path, config: str) -> None:
         self.root, self.config = root, config
         shutil.copytree(SCRIPTS, root / "sbatch")
-        program = root / "venv" / "bin" / "stitching"
-        program.parent.mkdir(parents=True)
-        program.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m stitching "$@"\n')
-        program.chmod(0o755)
-        (program.parent / "activate").write_text(f'PATH="{program.parent}:$PATH"\n')
+        programs = root / "venv" / "bin"
+        programs.mkdir(parents=True)
+        for name, module in (("stitching", "stitching"), ("torchrun", "torch.distributed.run")):
+            (programs / name).write_text(f'#!/bin/bash\nexec "{sys.executable}" -m {module} "$@"\n')
+            (programs / name).chmod(0o755)
+        (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
 
     def folder(self, name: str, **train_config: object) -> Path:
         job = yaml.safe_load(self.config)
@@ -93,7 +94,7 @@ def assert_undisturbed(folder: Path, cli, experiments: Experiments, **train_conf
 
 
 def test_every_script_trains_from_an_experiments_folder(experiments) -> None:
-    partitions = {"train": "gpu", "train-preemptible": "preempt", "train-debug": "debug"}
+    partitions = {"train": "gpu", "train-preemptible": "preempt", "train-debug": "debug", "train-2gpu": "gpu"}
     jobs = {}
     for script, partition in partitions.items():
         folder = experiments.folder(script)
@@ -102,9 +103,13 @@ def test_every_script_trains_from_an_experiments_folder(experiments) -> None:
         known = wait_for(job, folder)
         assert known["JobState"] == "COMPLETED", log_of(folder)
         assert known["Partition"] == partitions[folder.name]
-        assert "gres/gpu=1" in known["TRES"] or "gres:gpu:1" in known.get("TresPerNode", ""), known
+        processes = 2 if folder.name == "train-2gpu" else 1
+        assert f"gres/gpu={processes}" in known["TRES"] or f"gres:gpu:{processes}" in known.get("TresPerNode", ""), (
+            known
+        )
         assert len(frame_of(folder)) > 0
-        assert yaml.safe_load((folder / "metadata.yml").read_text())["seed"] == 7
+        metadata = yaml.safe_load((folder / "metadata.yml").read_text())
+        assert (metadata["seed"], metadata.get("processes", 1)) == (7, processes)
         assert (folder / f"slurm-{job}.out").exists()
 
 
