@@ -138,8 +138,25 @@ def check_every_cut(title: str, args: dict, side: int | None, at_least: int, str
     assert torch.equal(images, given)
 
 
+def check_all_cuts_at_once(title: str, args: dict, side: int | None) -> None:
+    """The pieces between all neighbouring cut points, in a row, make the model."""
+    traced, shape, images = traced_with_images(title, args, side)
+    points = cut_points(traced, shape)
+    pieces = nn.Sequential(*(extract(traced, start, end) for start, end in pairwise(points)))
+    for mode in (False, True):
+        assert torch.equal(run(pieces, images, training=mode), run(traced.model, images, training=mode))
+
+
 @pytest.mark.parametrize(("title", "args", "side", "at_least"), FAMILIES, ids=[family[0] for family in FAMILIES])
 def test_cut_and_rejoin_is_exact(title: str, args: dict, side: int | None, at_least: int) -> None:
+    """Cut at all places at once; one by one at some, as that takes the square of their number."""
+    check_every_cut(title, args, side, at_least, stride=max(1, at_least // 8))
+    check_all_cuts_at_once(title, args, side)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("title", "args", "side", "at_least"), FAMILIES, ids=[family[0] for family in FAMILIES])
+def test_every_single_cut_is_exact(title: str, args: dict, side: int | None, at_least: int) -> None:
     check_every_cut(title, args, side, at_least)
 
 
@@ -148,13 +165,9 @@ def test_cut_and_rejoin_is_exact(title: str, args: dict, side: int | None, at_le
     ("title", "args", "side", "at_least"), MORE_FAMILIES, ids=[family[0] for family in MORE_FAMILIES]
 )
 def test_cut_and_rejoin_is_exact_in_more_families(title: str, args: dict, side: int | None, at_least: int) -> None:
-    """Cut at all places at once; one by one at a few, as that takes the square of their number."""
+    """Cut at all places at once; one by one at a few."""
     check_every_cut(title, args, side, at_least, stride=at_least // 2)
-    traced, shape, images = traced_with_images(title, args, side)
-    points = cut_points(traced, shape)
-    pieces = nn.Sequential(*(extract(traced, start, end) for start, end in pairwise(points)))
-    for mode in (False, True):
-        assert torch.equal(run(pieces, images, training=mode), run(traced.model, images, training=mode))
+    check_all_cuts_at_once(title, args, side)
 
 
 def test_stochastic_depth_draws_what_the_model_draws() -> None:

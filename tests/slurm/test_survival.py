@@ -40,7 +40,7 @@ def test_the_time_limit_costs_nothing(cli, sweep):
 
 
 def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
-    path = sweep(epochs=25)
+    path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     killed = subprocess.run(["pkill", "-KILL", "-f", f"submitit.core._submit {folder_of(path)}"], check=False)
     assert killed.returncode == 0
@@ -52,11 +52,11 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     assert "4 runs submitted" in cli("retry", path, "--pack", "4").out
     wait_until_over(path)
     assert all("resumed at epoch" in log for log in logs(path))
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=25))
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
 
 
 def test_cancelled_runs_are_gone_on_with(cli, sweep):
-    path = sweep(epochs=25)
+    path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     assert "4 runs in 1 tasks cancelled" in cli("cancel", path).out
     wait_until_over(path)
@@ -81,7 +81,7 @@ def test_other_code_is_refused(cli, sweep, monkeypatch):
 
 def test_signals_of_slurm_reach_the_trainer(cli, sweep):
     """Preempted as a preempting scheduler does it, by USR2: saved, back in the queue, gone on with."""
-    path = sweep(epochs=25)
+    path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
@@ -93,18 +93,18 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
 
 @pytest.mark.slow
 def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep):
-    path = sweep(epochs=25)
+    path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
     subprocess.run(["scontrol", "requeue", task.id], check=True)
     wait(lambda: any("resumed at epoch" in log for log in logs(path)), 240)
     wait_until_over(path, 240)
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=25))
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
 
 
 @pytest.mark.slow
 def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
-    path = sweep(epochs=25)
+    path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmctld")
     cluster.start_controller(slurm)
@@ -116,7 +116,7 @@ def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
 
 
 def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm):
-    path = sweep(epochs=25)
+    path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmd")
     time.sleep(1)
@@ -196,13 +196,14 @@ def _fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_submitted_again_while_it_runs_and_when_it_is_done(cli, sweep):
-    path = sweep(epochs=10)
+def test_two_submits_at_once_and_again_train_every_run_once(cli, sweep):
+    path = sweep()
     command = [sys.executable, "-m", "stitching", "submit", str(path), "--cluster", "test", "--pack", "2"]
-    for _ in range(2):
+    for settled in (False, True):
         both = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
         told = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [0, 0], told
+        assert sorted(out.split()[0] for out, _ in told) == ["0", "0" if settled else "4"]
         wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
     assert [log.count("epoch 1,") for log in logs(path)] == [1] * 4
