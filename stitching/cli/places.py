@@ -12,7 +12,7 @@ from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml
 from stitching.progress import shown_progress
 
-__all__ = ["Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "sweep_files"]
+__all__ = ["PACK", "Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "sweep_files"]
 
 SweepFiles = Annotated[
     list[Path], typer.Argument(metavar="SWEEP.yml...", help="Sweeps: YAML files, folders of them, or 'patterns*.yml'.")
@@ -21,6 +21,8 @@ Places = Annotated[list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", hel
 Seeds = Annotated[
     list[int] | None, typer.Option("--seeds", metavar="SEED...", help="Instead of the seeds in the files: 1 2 3.")
 ]
+
+PACK = 8  # runs of a task, if nothing else is said
 
 _MARKS = {"models", "stages", "src_stages"}  # a YAML file with one of these keys is a sweep
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stitching.cli.console import AsJson, app, err, out, print_table
-from stitching.cli.places import Seeds, SweepFiles, plan_of, sweep_files
+from stitching.cli.places import PACK, Seeds, SweepFiles, plan_of, sweep_files
 from stitching.progress import duration, shown_progress
 
 
@@ -70,6 +70,7 @@ def _statuses(found: Any) -> list[Any]:
 
 def _print_plan(found: Any, calibrate: bool) -> None:
     from stitching.sweeps.status import forgotten_runs, summary
+    from stitching.sweeps.tasks import packed
 
     statuses = _statuses(found)
     rows = _table(found, {status.name: status.state for status in statuses})
@@ -79,8 +80,8 @@ def _print_plan(found: Any, calibrate: bool) -> None:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
     same = len(found.cells) - len(found.runs) - len(found.declined)
     out.print(
-        f"{len(found.runs)} runs ({summary(statuses)}), {same} more cells of the same networks, {len(found.declined)} "
-        f"declined; in {found.folder}",
+        f"{len(found.runs)} runs ({summary(statuses)}) in {len(packed(found.runs, PACK))} tasks of at most {PACK}, "
+        f"{same} more cells of the same networks, {len(found.declined)} declined; in {found.folder}",
         soft_wrap=True,
     )
     print_forgotten(forgotten_runs(found.folder, [run.name for run in found.runs]), found.folder)

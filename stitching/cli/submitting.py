@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from stitching.cli.console import app, err, out
-from stitching.cli.places import Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
+from stitching.cli.places import PACK, Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
 from stitching.config.clusters import Profile, load_profile
 from stitching.config.errors import Mistakes, UserError, unknown_name
 from stitching.config.yaml import parse_assignments
@@ -37,7 +37,7 @@ Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`,
 def submit(
     sweeps: SweepFiles,
     cluster: Annotated[str, typer.Option(help="Where to run: local (this machine), or a name in sbatch/clusters.yml.")],
-    pack: Pack = 8,
+    pack: Pack = PACK,
     jobs: Jobs = 1,
     only: Annotated[
         list[str] | None,
@@ -77,7 +77,7 @@ def retry(
     node_failure: Annotated[bool, typer.Option("--node-failure", help="Those whose node failed.")] = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Those that were cancelled.")] = False,
     cluster: Annotated[str | None, typer.Option(help="Where to run; by default where they were submitted to.")] = None,
-    pack: Pack = 8,
+    pack: Pack = PACK,
     jobs: Jobs = 1,
     seeds: Seeds = None,
     array_parallelism: ArrayParallelism = None,

@@ -87,7 +87,7 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
     wait(lambda: any("stopped at epoch" in log for log in logs(path)))
     wait_until_over(path)
-    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
     assert all(log.count("resumed at epoch") == 1 for log in logs(path))
 
 
