@@ -93,24 +93,22 @@ def retry(
         "node failure": node_failure, "preempted": node_failure, "cancelled": cancelled,
     }  # fmt: skip
     causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled"}
-    launch = _Launch(cluster or "", pack, jobs, _changes(slurm, array_parallelism), dry_run)
-    files = sweep_files(sweeps)
-    chosen = []
-    for path in files:
+    launches = []
+    for path in sweep_files(sweeps):
         found = plan_of(path, seeds=seeds)
         names, before, nodes = _that_failed(found, causes)
         if not names:
             out.print(f"{path}: there is nothing to try again", soft_wrap=True)
             continue
-        launch.cluster = cluster or before
+        launch = _Launch(cluster or before, pack, jobs, _changes(slurm, array_parallelism), dry_run)
         if nodes:
             known = launch.changes.get("sbatch.exclude")
             launch.changes["sbatch.exclude"] = ",".join(dict.fromkeys([*([str(known)] if known else []), *nodes]))
             out.print(f"Without the nodes that failed: {', '.join(nodes)}", soft_wrap=True)
         launch.checked([path], seeds)
-        chosen.append((found, names))
-    if chosen:
-        launch.start(chosen, _again("retry", sweeps, launch.cluster, seeds))
+        launches.append((launch, found, names))
+    for launch, found, names in launches:
+        launch.start([(found, names)], _again("retry", sweeps, launch.cluster, seeds))
 
 
 @app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")

@@ -33,17 +33,18 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
-    from stitching.sweeps.status import summary, sweep_status
+    from stitching.sweeps.status import status_of_all, summary
 
     sweeps = [(place, *expected_of(place)) for place in places]
     if watch and not as_json:
         _watch(sweeps)
         return
-    runs = [(place, run) for place, folder, expected in sweeps for run in sweep_status(folder, expected)]
+    found = status_of_all([(folder, expected) for _, folder, expected in sweeps])
     if as_json:
-        print(json.dumps([{"sweep": str(place), **run.as_json()} for place, run in runs], indent=1))
+        places_of_runs = [place for place, _, expected in sweeps for _ in expected]
+        rows = [{"sweep": str(place), **run.as_json()} for place, run in zip(places_of_runs, found, strict=True)]
+        print(json.dumps(rows, indent=1))
         return
-    found = [run for _, run in runs]
     print_table("Runs", _COLUMNS, _rows(found, len(found) if every_run else _SHOWN))
     out.print(summary(found))
     _print_forgotten(sweeps)
@@ -96,12 +97,12 @@ def _print_forgotten(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
 
 def _watch(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
     """The table again and again in a terminal; elsewhere a line whenever something has changed."""
-    from stitching.sweeps.status import summary, sweep_status
+    from stitching.sweeps.status import status_of_all, summary
 
     said = ""
     with Live(console=out, auto_refresh=False, transient=False) as live:
         while True:
-            runs = [run for _, folder, expected in sweeps for run in sweep_status(folder, expected)]
+            runs = status_of_all([(folder, expected) for _, folder, expected in sweeps])
             words = f"{time.strftime('%H:%M:%S')}  {summary(runs)}"
             moving = [run for run in runs if run.state in ("running", "pending", "unknown")]
             if out.is_terminal:

@@ -6,12 +6,13 @@ What is done is known from the run folders alone. Slurm is asked for one thing o
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def submit_arrays(
         executor = _executor(logs, profile)
         paths = [[str(run.path) for run in task] for task in part]
         try:
-            jobs = executor.map_array(run_slurm_task, paths, [code] * len(paths))
+            with _outside_of_jobs():
+                jobs = executor.map_array(run_slurm_task, paths, [code] * len(paths))
         except FailedJobError as error:
             shutil.rmtree(logs, ignore_errors=True)  # pickles that no job will read
             raise UserError(
@@ -255,6 +257,22 @@ def _asked(command: list[str], given: str | None = None) -> str:
     if done.returncode:
         raise UserError(f"{' '.join(command[:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Without what the job in which we may be has in its environment: a new one would inherit it, and take it as said.
+
+    submitit's clean_env also takes SLURM_CONF away, which says where Slurm is, and the user's own SBATCH_ defaults.
+    """
+    inherited = {}
+    if "SLURM_JOB_ID" in os.environ:
+        names = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name != "SLURM_CONF"]
+        inherited = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
 
 
 def _need(program: str) -> None:

@@ -17,7 +17,7 @@ from stitching.training.results import ACCURACY, is_whole, read_result
 
 __all__ = [
     "CAUSES", "SLURM_FOLDER", "STATES", "Expected", "RunStatus", "expected_in", "failed_nodes", "forgotten_runs",
-    "in_queue", "newest_tasks", "state_on_disk", "summary", "sweep_status",
+    "in_queue", "newest_tasks", "state_on_disk", "status_of_all", "summary", "sweep_status",
 ]  # fmt: skip
 
 SLURM_FOLDER = "slurm"  # within a sweep's folder: what was submitted, and its logs
@@ -120,12 +120,19 @@ def state_on_disk(run: Expected) -> tuple[str, dict[str, Any]]:
 
 def sweep_status(folder: Path, runs: Sequence[Expected]) -> list[RunStatus]:
     """How runs in a sweep's folder stand."""
-    newest = newest_tasks(folder)
-    known = {run.name: _known(run) for run in runs}
-    open_ones = {name: newest[name] for name, (state, _) in known.items() if name in newest and state != "done"}
+    return status_of_all([(folder, runs)])
+
+
+def status_of_all(sweeps: Sequence[tuple[Path, Sequence[Expected]]]) -> list[RunStatus]:
+    """How the runs of several sweeps stand, each with its folder; Slurm is asked once for all of them."""
+    found = []  # of each run: what is on disk, and the task that it was last submitted with
+    for folder, runs in sweeps:
+        newest = newest_tasks(folder)
+        found += [(run, *_known(run), newest.get(run.name)) for run in runs]
+    open_ones = [task for _, state, _, task in found if task and state != "done"]
     alive, told = _asked_slurm(open_ones)
-    ended = ended_jobs([task.id for task in open_ones.values() if alive is not None and task.id not in alive])
-    return [_status(run, *known[run.name], newest.get(run.name), alive, ended, told) for run in runs]
+    ended = ended_jobs([task.id for task in open_ones if alive is not None and task.id not in alive])
+    return [_status(run, state, metadata, task, alive, ended, told) for run, state, metadata, task in found]
 
 
 def newest_tasks(folder: Path) -> dict[str, Submitted]:
@@ -161,9 +168,9 @@ def _known(run: Expected) -> tuple[str, dict[str, Any]]:
         return "failed", {"failure": error.problem}
 
 
-def _asked_slurm(runs: dict[str, Submitted]) -> tuple[dict[str, JobState] | None, str]:
-    """What Slurm holds, None if it cannot be asked, with the reason."""
-    if not runs:
+def _asked_slurm(tasks: list[Submitted]) -> tuple[dict[str, JobState] | None, str]:
+    """What Slurm holds, None if it cannot be asked, with the reason; it is not asked for nothing."""
+    if not tasks:
         return {}, ""
     try:
         return job_states(), ""

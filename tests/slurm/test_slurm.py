@@ -54,6 +54,17 @@ def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch):
     assert "4 runs in 4 tasks cancelled" in cli("cancel", path).out
 
 
+def test_a_job_may_submit_others(cli, sweep, monkeypatch):
+    """As in a shell that `srun --pty` gave: what Slurm has put into its environment is not for the new jobs."""
+    path = sweep()
+    for name, value in {"JOB_ID": "4711", "MEM_PER_CPU": "100", "NTASKS": "3", "PROCID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
+    assert os.environ["SLURM_JOB_ID"] == "4711"
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+
+
 def test_a_dry_run_prints_and_writes_nothing(cli, sweep):
     path = sweep()
     outcome = cli("submit", path, "--cluster", "test", "--pack", "1", "--dry-run", "--slurm", "sbatch.nice=5")
