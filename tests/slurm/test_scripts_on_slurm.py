@@ -140,6 +140,7 @@ def test_a_job_that_cannot_begin_says_why_and_ends(experiments) -> None:
         assert words in log_of(folder)
 
 
+@pytest.mark.slow
 def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_been(experiments) -> None:
     folder = experiments.folder("idea", epochs=60)
     job = experiments.sbatch(folder, "train-preemptible", options=("-p", "preempt"))
