@@ -139,10 +139,12 @@ class _Launch:
     def checked(self, files: list[Path], seeds: list[int] | None) -> list[Any]:
         """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
         from stitching.sweeps.slurm import check_profile
-        from stitching.sweeps.status import SLURM_FOLDER
+        from stitching.sweeps.status import SLURM_FOLDER, in_queue
+        from stitching.sweeps.submit import not_done
 
         mistakes = Mistakes()
         plans, profiles = [], {}
+        settled = set()  # files of which nothing is to be submitted: Slurm need not take them
         for path in files:
             with mistakes.noted():
                 if self.cluster != "local":
@@ -152,9 +154,11 @@ class _Launch:
                 plans.append(found)
                 if path in profiles:
                     self.profiles[found.folder] = profiles[path]
+                    if {run.name for run in not_done(found)} <= in_queue(found.folder).keys():
+                        settled.add(path)
         asked = set()
         for path, profile in profiles.items():
-            if profile.model_dump_json() not in asked:
+            if path not in settled and profile.model_dump_json() not in asked:
                 asked.add(profile.model_dump_json())
                 with mistakes.noted():
                     check_profile(path.parent / SLURM_FOLDER, self.cluster, profile)

@@ -108,6 +108,7 @@ def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmctld")
     cluster.start_controller(slurm)
+    wait(lambda: "unk" not in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout)
     assert {run["state"] for run in status(cli, path).values()} <= {"running", "done"}
     assert "0 runs submitted" in cli("submit", path, "--cluster", "test").out
     wait_until_over(path)
