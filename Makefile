@@ -42,7 +42,7 @@ lint: $(INSTALLED)  ## style and types
 	@$(BIN)/mypy
 
 test: lint  ## the whole test suite but what is marked slow, in two processes
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
 	@$(BIN)/pytest -q -m slow

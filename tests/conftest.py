@@ -15,13 +15,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file go to one of the processes that test, and so do all that need Slurm: there is one munged."""
-    for item in items:
-        slurm = "slurm" in item.path.parent.name or "slurm" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))
-
-
 class Outcome(NamedTuple):
     code: int
     out: str
