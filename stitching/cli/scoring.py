@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stitching.cli.console import AsJson, app, err, located, out, print_table
+from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml
 from stitching.progress import shown_progress
 
@@ -24,7 +25,8 @@ def score(
         int, typer.Option(min=4, help="Training images to fit to, and as many test images to try the fit on.")
     ] = 500,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The table to write (.csv); default: in the sweep's folder.")
+        Path | None,
+        typer.Option("--output", "-o", help="The table to write: .csv or .parquet; default: in the sweep's folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,11 +37,13 @@ def score(
     that is stitched with this map. CKA and Procrustes are of training images, to which the map is fitted; R2 and the
     accuracies are of test images.
     """
+    from stitching.analysis.collect import check_ending, save_table
     from stitching.config.sweep import read_sweep
     from stitching.sweeps.known import Known, cache_file
     from stitching.sweeps.scoring import score as score_sweep
-    from stitching.training.files import write_whole
 
+    if output:
+        check_ending(output)
     document = load_yaml(sweep)
     known = Known(cache_file())
     try:
@@ -49,8 +53,11 @@ def score(
         known.save()
     table = found.table()
     place = output or found.folder / "scores.csv"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(place, lambda file: file.write(table.to_csv(index=False).encode()))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {place.parent}: {error.strerror}", do="Name a file with -o.") from None
+    save_table(table, place)
     if as_json:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
         return

@@ -26,10 +26,11 @@ from stitching.nets.fetching import fetch
 from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format
 from stitching.nets.similarity import MinibatchCKA, Residuals, centred_gram
+from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.known import Known
 from stitching.sweeps.plan import PART, folder_of, parts_of
-from stitching.sweeps.settings import Images, make_settings
+from stitching.sweeps.settings import Images, Setting, make_settings
 from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
 from stitching.training.devices import device_of
 from stitching.training.distributed import World
@@ -136,7 +137,7 @@ def score(sweep: Sweep, path: Path, images: int, known: Known | None = None, tol
     (task,) = job.train_config.task_list
     return Scores(
         list(rows.values()), task.dataset, job.train_config.seed, train.num_images, test.num_images,
-        folder_of(sweep, path), _notes(sweep, first.values),
+        folder_of(sweep, path), _notes(sweep, first, measured),
     )  # fmt: skip
 
 
@@ -269,11 +270,14 @@ def _right(network: Network, first: int, x: Tensor, labels: Tensor) -> int:
     return int((network(x, first).argmax(1) == labels).sum())
 
 
-def _notes(sweep: Sweep, values: dict[str, Any]) -> list[str]:
+def _notes(sweep: Sweep, setting: Setting, measured: Sequence[_Measured]) -> list[str]:
+    """What a user should know of the scores."""
     notes = []
-    if values:
-        said = ", ".join(f"{key}: {value}" for key, value in values.items())
+    if setting.values:
+        said = ", ".join(f"{key}: {value}" for key, value in setting.values.items())
         notes.append(f"of the grid, only the first values are scored ({said})")
     if len(sweep.seeds or []) > 1:
-        notes.append(f"of the seeds, only the first is used ({sweep.seeds[0]})")  # type: ignore[index]
+        notes.append(f"of the seeds, only the first is used ({setting.seed})")
+    for spec in dict.fromkeys(front.spec for front in fronts_of(measured)):
+        notes += normalization_note(spec, *setting.normalization)
     return notes

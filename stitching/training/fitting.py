@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from stitching.config.errors import at
 from stitching.config.job import JobSettings
 from stitching.data.loading import Batches
 from stitching.data.transforms import Preprocessing
@@ -86,10 +87,11 @@ def chosen_images(job: JobSettings, count: int, *, train: bool) -> Batches:
     config = job.train_config
     (task,) = config.task_list
     given = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
-    return Batches(
-        task.dataset, job.data_path, preprocessing=replace(given, data_augmentation="none", train_crop=None),
-        batch_size=_BATCH, seed=config.seed, train=train, only=count, drop_last=False,
-    )  # fmt: skip
+    with at("train_config", *(("tasks", 0) if config.tasks else ()), "dataset"):
+        return Batches(
+            task.dataset, job.data_path, preprocessing=replace(given, data_augmentation="none", train_crop=None),
+            batch_size=_BATCH, seed=config.seed, train=train, only=count, drop_last=False,
+        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_sweeps import CONVNET, NINE_GAPS, RESNET, VIT, frame_of, gaps, go, write_sweep
+from small_sweeps import CONVNET, NINE_GAPS, RESNET, VIT, frame_of, gaps, go, plan_of, write_sweep
 from typer.testing import CliRunner
 
 import stitching.data.loading as loading
 import stitching.training.trunk as trunk
 from stitching.cli import app
+from stitching.config.errors import UserError
 from stitching.config.sweep import load_sweep
 from stitching.sweeps.scoring import Scores, score
 
@@ -116,3 +117,20 @@ def test_the_command_prints_and_saves(tmp_path):
     assert (first["first_deleted_block"], second["last_deleted_block"]) == (1, 2)
     assert first["r2"] == pytest.approx(saved["r2"][0])
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "other.csv"), saved)
+
+
+def test_wrong_words_are_told(tmp_path):
+    with pytest.raises(UserError, match="of no table"):
+        call(write_sweep(tmp_path / "small.yml"), "-o", "scores.xlsx")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        call(write_sweep(tmp_path / "small.yml", models=[CONVNET]), "--images", 4, "-o", tmp_path / "file" / "x.csv")
+    with pytest.raises(UserError, match="least squares fits an adapter between frozen parts"):
+        plan_of(write_sweep(tmp_path / "small.yml", stitchers=["affine_least_squares"], unfrozen=True))
+
+
+def test_a_missing_data_set_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("stitching.sweeps.scoring.build_network", lambda *_: pytest.fail("built a network"))
+    with pytest.raises(UserError) as error:
+        scored(write_sweep(tmp_path / "small.yml", data_path=str(tmp_path), train_config={"dataset": "cifar10"}))
+    assert error.value.path[:2] == ("train_config", "dataset")
