@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 FIT_IMAGES = 500  # what `init: least_squares` is fitted to
-_BATCH = 100  # fixed, as it decides the order in which the sums are rounded
+_BATCH = 50  # fixed, as it decides the order in which the sums are rounded
 
 
 @dataclass(eq=False)

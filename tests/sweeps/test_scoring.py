@@ -47,9 +47,9 @@ def test_nine_gaps_take_one_pass_over_the_images(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(loading.Batches, "epoch", lambda self, *args: batches.append(len(self)) or epoch(self, *args))
     scored(write_sweep(tmp_path / "small.yml", gaps=gaps(*NINE_GAPS)), images=250)
-    assert batches == [3, 3]  # one pass over the training images, one over the test images
+    assert batches == [5, 5]  # one pass over the training images, one over the test images
     assert (
-        computed == [8 - 1] * 6
+        computed == [8 - 1] * 10
     )  # every place is computed once a batch, be it a source's end or a destination's start
 
 
