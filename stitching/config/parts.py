@@ -114,6 +114,7 @@ class SimpleAdapterPart(BasePart):
     trailing_norm: bool = True
     nonlinearity: bool = True
     init_identity: bool = False
+    init: Literal["least_squares"] | None = None
     fc_format: Literal["token", "bert", "bhwc", "vector"] | None = None
 
     @model_validator(mode="after")

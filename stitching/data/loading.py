@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError, at
@@ -55,11 +55,13 @@ class Batches:
         share: (i, n) for the i-th of n processes, from 0, which has an n-th of every batch, and only that is loaded.
             The shares differ by one image at most. A process for whose share a small last batch has no image gets its
             first image without a label: something to compute with that must not count.
+        only: have so many of the images alone, or all if there are fewer; which ones depends on the seed.
         drop_last: whether a last batch that is not full is left out. None: of the training images, only if it is a
             single image, which BatchNorm cannot train with; of held-out images, never. An only batch is always kept.
 
     Attributes:
         num_classes, channels, image_size: of what the batches hold.
+        num_images: how many different images there are.
         notes: what to tell the user: a line for each setting that is ignored.
 
     Raises:
@@ -78,6 +80,7 @@ class Batches:
         workers: int = 0,
         pin_memory: bool = False,
         max_batches: int | None = None,
+        only: int | None = None,
         drop_last: bool | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
@@ -88,7 +91,9 @@ class Batches:
         self.num_classes = info.num_classes
         self.channels = preprocessing.channels or info.channels
         self.image_size = preprocessing.image_size or info.image_size
-        images = _Images(open_dataset(dataset_name, data_path, train), dataset_name, transform, seed)
+        opened = open_dataset(dataset_name, data_path, train)
+        images = _Images(_chosen(opened, only, seed) if only else opened, dataset_name, transform, seed)
+        self.num_images = len(images)
         if train and drop_last is None:
             drop_last = len(images) % batch_size == 1
         self._order = _Order(len(images), batch_size, seed if train else None, bool(drop_last), max_batches, share)
@@ -154,6 +159,12 @@ class Batches:
         self._started = True
         with _signals_held():  # the first call starts the workers
             return iter(self._loader)
+
+
+def _chosen(images: ImageDataset, only: int, seed: int) -> ImageDataset:
+    """So many of the images, in their old order."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "chosen"))
+    return Subset(images, torch.randperm(len(images), generator=generator)[:only].sort().values.tolist())  # type: ignore[arg-type]
 
 
 class _Order(Sampler[list[Key]]):

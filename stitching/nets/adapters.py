@@ -41,11 +41,13 @@ class SimpleAdapter(nn.Module):
         trailing_norm: whether a norm stands after the last layer.
         nonlinearity: whether LeakyReLUs stand after the layers, the last one included.
         init_identity: start as the identity: in eval mode nothing is changed.
+        init: least_squares marks an adapter that is to be fitted before training (`stitching.nets.fitting`); it must
+            be one linear map: one layer on single positions, without norms and nonlinearity.
         fc_format: what the linear layers work on: token, bert, bhwc or vector, channels last in all of them.
 
     Raises:
-        UserError: if both or neither of `num_conv` and `num_fc` are given, a number is too small, or an adapter that
-            cannot be the identity is to start as it.
+        UserError: if both or neither of `num_conv` and `num_fc` are given, a number is too small, an adapter that
+            cannot be the identity is to start as it, or one that is no linear map is to be fitted as one.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SimpleAdapter(nn.Module):
         trailing_norm: bool = True,
         nonlinearity: bool = True,
         init_identity: bool = False,
+        init: str | None = None,
         fc_format: str = "token",
     ) -> None:
         super().__init__()
@@ -93,7 +96,24 @@ class SimpleAdapter(nn.Module):
                 trailing_norm=trailing_norm,
                 nonlinearity=nonlinearity,
             )
+        if init is not None:
+            wrong = {
+                f"{counted}: 1": number > 1,
+                "kernel_size: 1": num_conv is not None and kernel_size != 1,
+                "stride: 1": stride != 1,
+                "padding: 0": num_conv is not None and padding != 0,
+                "leading_norm: false": leading_norm,
+                "trailing_norm: false": trailing_norm,
+                "nonlinearity: false": nonlinearity,
+                "init_identity: false": init_identity,
+            }
+            if any(wrong.values()):
+                raise UserError(
+                    "least squares fits one linear map of single positions, and this adapter is another one",
+                    do=f"Set {', '.join(key for key, is_wrong in wrong.items() if is_wrong)}.", path=("init",),
+                )  # fmt: skip
 
+        self.init = init
         self.in_kind = self.out_kind = "img" if num_conv is not None else fc_format
         norm: Callable[[int], nn.Module] = nn.LayerNorm
         if num_conv is not None:

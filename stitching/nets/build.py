@@ -18,6 +18,7 @@ from stitching.config.errors import UserError, at
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, ParallelPart, SubnetPart
 from stitching.nets import adapters, blocks, dery, graphs, zoo
 from stitching.nets.assembly import Network, Parallel, Piece
+from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format, Reformat, converted
 
 __all__ = ["BuildOptions", "build_network", "first_model", "forget_models", "model_spec", "traced_model"]
@@ -75,11 +76,26 @@ def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> N
     with torch.random.fork_rng(devices=[]), device:
         torch.manual_seed(options.seed)
         root = _build(part, in_format, options)
-    return (
-        root.net
-        if isinstance(root.net, Network) and not root.before.changes and not root.after.changes
-        else Network([root])
-    )
+    row = isinstance(root.net, Network) and not root.before.changes and not root.after.changes
+    network: Network = root.net if row else Network([root])  # type: ignore[assignment]
+    with at(part.kind):
+        _check_fit(network, in_format, options)
+    return network
+
+
+def _check_fit(network: Network, arriving: Format, options: BuildOptions) -> None:
+    """Raise if the network has an adapter to be fitted, and that is impossible."""
+    fit = fit_of(network)
+    if fit is None:
+        return
+    try:
+        graphs.cut_points(traced_model(fit.model, options.seed, options.meta), arriving.shape(1)[1:])  # type: ignore[arg-type]
+    except UserError as error:
+        raise UserError(
+            f"least squares fits to what {fit.model.title} computes of the same images, and it cannot take them: "
+            f"{error.problem}",
+            path=("parts", fit.place, "SimpleAdapter", "init"),
+        ) from None
 
 
 def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:

@@ -28,11 +28,11 @@ from stitching.sweeps.known import Known
 from stitching.sweeps.rows import subnets
 from stitching.sweeps.settings import Images, Setting, images_of, make_settings
 from stitching.sweeps.status import Expected
-from stitching.sweeps.stitchers import Declined, Joint, stitcher
+from stitching.sweeps.stitchers import LEAST_SQUARES, Declined, Joint, stitcher
 from stitching.training.files import RunFolder
 from stitching.training.network_outputs import TappedOutputs
 
-__all__ = ["Cell", "Plan", "PlannedRun", "Told", "make_plan"]
+__all__ = ["Cell", "Plan", "PlannedRun", "Told", "folder_of", "make_plan", "parts_of"]
 
 Told = Callable[[int, int, str], None]
 PART: TypeAdapter[Any] = TypeAdapter(PartField)
@@ -188,8 +188,13 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
             raise _of_cells(errors)
     mistakes.told()
     _all_named_differently(made)
+    return Plan(path.stem, folder_of(sweep, path), made, list(notes))
+
+
+def folder_of(sweep: Sweep, path: Path) -> Path:
+    """Where the sweep in the file `path` keeps its runs."""
     root = project_root(path.parent) / "experiments" / sweep.project / path.stem
-    return Plan(path.stem, Path(sweep.save_dir) if sweep.save_dir else root, made, list(notes))
+    return Path(sweep.save_dir) if sweep.save_dir else root
 
 
 def _runs_of(
@@ -197,7 +202,7 @@ def _runs_of(
 ) -> Iterator[PlannedRun]:
     """The runs of a cell, one for each setting, or what stands for them where its stitcher declines."""
     try:
-        model = PART.validate_python({"Assembly": {"parts": _parts(cell)}})
+        model = PART.validate_python({"Assembly": {"parts": parts_of(cell)}})
     except Declined as declined:
         for setting, _ in settings:
             yield PlannedRun(names.of(cell, setting), cell, setting.seed, setting.values, declined=str(declined))
@@ -241,8 +246,8 @@ def _notes(cell: Cell, normalized: tuple[tuple[float, ...], tuple[float, ...]]) 
     return normalization_note(model_spec(ModelEntry.model_validate(part["Subnet"])), *normalized)
 
 
-def _parts(cell: Cell) -> list[dict[str, Any]]:
-    """The network of a cell: src[:a] + adapter + dest[b+1:]."""
+def parts_of(cell: Cell) -> list[dict[str, Any]]:
+    """The network of a cell, as YAML: src[:a] + adapter + dest[b+1:]. Raises `Declined` if there is none."""
     first, last = cell.gap
     front, back = cell.source.stages[:first], cell.dest.stages[last + 1 :]
     recipe = stitcher(cell.stitcher)
@@ -273,6 +278,8 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
         # At the source's size a destination of fixed size (window attention, a pooled head) may not run at all.
         if cell.stitcher.endswith("no_downsample"):
             raise Declined(f"the destination does not run at the source's size: {error.problem}") from None
+        if cell.stitcher == LEAST_SQUARES and not job.unfrozen:  # a destination for images of another size
+            raise Declined(error.problem) from None
         error.path = ("stitchers",)
         raise
     tapped = TappedOutputs(network, job)

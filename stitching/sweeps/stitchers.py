@@ -14,7 +14,7 @@ from typing import Any
 from stitching.config.errors import unknown_name
 from stitching.nets.formats import Format
 
-__all__ = ["DEFAULT_STITCHERS", "STITCHERS", "Bridge", "Declined", "Joint", "stitcher"]
+__all__ = ["DEFAULT_STITCHERS", "LEAST_SQUARES", "STITCHERS", "Bridge", "Declined", "Joint", "stitcher"]
 
 PartYaml = dict[str, dict[str, Any]]
 
@@ -186,7 +186,17 @@ def _no_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
     return recipe
 
 
+def _least_squares(joint: Joint) -> Bridge:
+    """One affine map at the destination's size, however many downsamplings: a row of them has no closed form."""
+    bridge = STITCHERS["affine"](replace(joint, num_downsamples=1))  # type: ignore[misc]
+    for part in bridge.parts:
+        part["SimpleAdapter"]["init"] = "least_squares"
+    return bridge
+
+
 _CONV, _BOTTLENECK, _BLOCK = _conv3x3, _residual("ResNetBottleneck"), _residual("ResNetBasicBlock")
+
+LEAST_SQUARES = "affine_least_squares"
 
 # finetune has no adapter of its own; the plan puts the network together from the models' own pieces.
 STITCHERS: dict[str, Callable[[Joint], Bridge] | None] = {
@@ -205,6 +215,7 @@ STITCHERS: dict[str, Callable[[Joint], Bridge] | None] = {
     "block_with_downsample": _with_downsample(_BLOCK),
     "linear_post_downsample": _post_downsample(_linear(nonlinearity=False)),
     "affine": _downsample_then(_linear(nonlinearity=False, norm=False)),
+    LEAST_SQUARES: _least_squares,
 }
 
 DEFAULT_STITCHERS = (

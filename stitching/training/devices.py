@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import Job
+from stitching.config.job import JobSettings
 from stitching.training.distributed import World
 
 __all__ = ["deterministic", "device_of"]
@@ -32,7 +32,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def device_of(job: Job, everyone: World) -> torch.device:
+def device_of(job: JobSettings, everyone: World) -> torch.device:
     """The device that this process computes on: the job's, or a GPU if there is one.
 
     Raises:

@@ -19,12 +19,14 @@ from stitching.data.loading import derive_seed
 from stitching.nets.assembly import Network
 from stitching.nets.build import BuildOptions, build_network, first_model
 from stitching.nets.cost import cost
+from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format
 from stitching.nets.zoo import normalization_note
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights
 from stitching.training.distributed import World
 from stitching.training.files import RunFolder, write_whole
+from stitching.training.fitting import stitched_of
 from stitching.training.metrics import Averages, make_loss, make_metrics
 from stitching.training.network_outputs import TappedOutputs, try_outputs
 from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
@@ -83,15 +85,23 @@ class Run:
         self.notes: list[str] = []  # for the log, once there is one
         if first := first_model(job.network):
             self.notes += normalization_note(first, *data.train[0].normalization)
+        fit = fit_of(self.network)
+        if fit and len(data.train) > 1:
+            raise UserError(f"least squares fits an adapter on one data set, and there are {len(data.train)}")
         if job.load_from:
+            fresh = fit.layer.weight.clone() if fit else None
             with at("load_from"):
                 self.notes += load_weights(self.network, Path(job.load_from), strict=job.strict_load)
+            if fit and fresh is not None and not torch.equal(fresh, fit.layer.weight):
+                self.notes.append("the adapter is not fitted by least squares: load_from has its weights")
+                fit = None
 
         # Outputs inside the network are only there when all of it is computed here, and a shared front has the
         # weights that its model came with, not those that were loaded over them.
         alone = bool(self.tapped.names or job.load_from)
         self.front = None if alone else front_of(self.network, self.seed)
         self.first_piece = self.front.pieces if self.front else 0
+        self.to_fit = stitched_of(self.network, fit, self.front, self.seed) if fit else None
         for piece in self.network.pieces[self.first_piece :]:
             piece.to(device)
             if job.channels_last:

@@ -19,6 +19,7 @@ from stitching.training.checkpoints import read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import World, world
 from stitching.training.files import FolderBusy, RunFolder
+from stitching.training.fitting import fit_adapters
 from stitching.training.metadata import record_end, record_start
 from stitching.training.metrics import Averages
 from stitching.training.run import Run
@@ -109,6 +110,8 @@ def train(
                     run.resume(read_checkpoint(run.folder.checkpoint, run.job))
                 elif run in given:
                     run.resume(given[run])
+            new = [run for run, goes_on in zip(ours, going_on, strict=True) if not goes_on and run not in given]
+            _fit(new, device)
             notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
             for run in ours:
                 for note in (*notes, *run.notes):
@@ -128,6 +131,17 @@ def train(
                 alone=len(setups) == 1,
             ).go()
     return runs
+
+
+def _fit(runs: list[Run], device: torch.device) -> None:
+    """Fit the adapters that are to be fitted before the first step; every process does all of it, alike."""
+    to_fit = [run.to_fit for run in runs if run.to_fit]
+    if to_fit:
+        fit_adapters(to_fit, runs[0].job, device)
+    for run in runs:
+        if run.to_fit:
+            run.say(f"the adapter was fitted by least squares, to {run.to_fit.moments.count} positions of images")
+            run.to_fit = None  # with its sums
 
 
 def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:

@@ -13,7 +13,7 @@ from stitching.config.errors import UserError
 from stitching.config.job import Job
 from stitching.nets.build import BuildOptions, build_network
 from stitching.nets.formats import Format
-from stitching.sweeps.stitchers import DEFAULT_STITCHERS, STITCHERS, Bridge, Declined, Joint, stitcher
+from stitching.sweeps.stitchers import DEFAULT_STITCHERS, LEAST_SQUARES, STITCHERS, Bridge, Declined, Joint, stitcher
 
 IMG_56 = Format("img", 32, (56, 56))
 IMG_7 = Format("img", 256, (7, 7))
@@ -62,7 +62,7 @@ def test_the_default_set_is_as_documented():
     assert stitcher("finetune") is None
 
 
-@pytest.mark.parametrize("name", [name for name in STITCHERS if name != "finetune"])
+@pytest.mark.parametrize("name", [name for name in STITCHERS if name not in ("finetune", LEAST_SQUARES)])
 @pytest.mark.parametrize(
     ("downsamples", "expected"),
     [
@@ -74,6 +74,13 @@ def test_the_default_set_is_as_documented():
 )
 def test_channels_double_step_by_step_and_end_at_the_destinations(name, downsamples, expected):
     assert channels(bridge(name, IMG_56, IMG_7, downsamples)) == expected
+
+
+@pytest.mark.parametrize("downsamples", [0, 1, 3])
+def test_what_is_fitted_in_closed_form_is_one_step_at_the_destinations_size(downsamples):
+    (part,) = bridge(LEAST_SQUARES, IMG_56, IMG_7, downsamples).parts
+    (expected,) = bridge("affine", IMG_56, IMG_7, 1).parts
+    assert part["SimpleAdapter"] == {**expected["SimpleAdapter"], "init": "least_squares"}
 
 
 def test_channels_that_would_have_to_shrink_are_forced_in_the_last_step_only():
@@ -244,6 +251,8 @@ def test_linear_is_norm_layer_norm():
 
 
 def _built(found: Bridge, source: Format):
+    for part in found.parts:
+        next(iter(part.values())).pop("init", None)  # there is no destination here to fit to
     job = Job.model_validate({"assembly": found.parts, "train_config": {"dataset": "digits"}})
     return build_network(job.network, source, BuildOptions(meta=True))
 

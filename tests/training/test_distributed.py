@@ -16,6 +16,12 @@ from stitching.processes import Place, first_host, place_in_job
 from stitching.training.files import read_yaml
 
 BLOCK = {"ResNetBasicBlock": {"out_channels": 8, "init_identity": False}}
+FITTED = {
+    "SimpleAdapter": {
+        "num_conv": 1, "kernel_size": 1, "leading_norm": False, "trailing_norm": False, "nonlinearity": False,
+        "init": "least_squares", "in_format": ["img", [8, 2, 2]],
+    }
+}  # fmt: skip
 
 
 def _small(*cut: str, adapter: dict | None = None, batch_size: int = 256, **settings) -> dict:
@@ -67,14 +73,15 @@ def _jobs(data: Path) -> dict[str, dict]:
         "two tasks": _two_tasks(data),
         "outputs inside": _outputs_inside(),
         "only tested": _small(test_only=True, batch_size=7),
+        "least squares": _small("layer1", "layer3", adapter=FITTED, checkpoint_initial_model=True),
     }
 
 
 ALONE = [
     "frozen parts", "unfrozen", "batch statistics", "two images at the end", "one image in the last test", "two tasks",
-    "outputs inside", "only tested",
+    "outputs inside", "only tested", "least squares",
 ]  # fmt: skip
-PACK = ["frozen parts", "unfrozen", "batch statistics"]
+PACK = ["frozen parts", "unfrozen", "batch statistics", "least squares"]
 
 
 def _trained_by(processes: int, tasks: list[list[str]], folder: Path) -> Path:

@@ -1,0 +1,79 @@
+"""The command `score`: what a few hundred images tell of the gaps of a sweep before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stitching.cli.console import AsJson, app, err, located, out, print_table
+from stitching.config.errors import UserError
+from stitching.config.yaml import load_yaml
+from stitching.progress import shown_progress
+
+
+@app.command(
+    epilog="""
+Examples: `stitching score across-scales/digits.yml`, `stitching score sweep.yml --images 1000 -o scores.csv`
+"""
+)
+def score(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yml", help="A sweep; its stitchers do not matter.")],
+    images: Annotated[
+        int, typer.Option(min=4, help="Training images to fit to, and as many test images to try the fit on.")
+    ] = 500,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The table to write: .csv or .parquet; default: in the sweep's folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which gaps of a sweep are likely to work, without training.
+
+    For every gap: how alike the source's output and the destination's input are (CKA: 1 is the same up to a rotation;
+    Procrustes: 0 is), how well the best affine map predicts one from the other (R2), and the accuracy of the network
+    that is stitched with this map. CKA and Procrustes are of training images, to which the map is fitted; R2 and the
+    accuracies are of test images.
+    """
+    from stitching.analysis.collect import check_ending, save_table
+    from stitching.config.sweep import read_sweep
+    from stitching.sweeps.known import Known, cache_file
+    from stitching.sweeps.scoring import score as score_sweep
+
+    if output:
+        check_ending(output)
+    document = load_yaml(sweep)
+    known = Known(cache_file())
+    try:
+        with located(document), shown_progress(err, "steps") as told:
+            found = score_sweep(read_sweep(document), document.path, images, known, told)
+    finally:
+        known.save()
+    table = found.table()
+    place = output or found.folder / "scores.csv"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {place.parent}: {error.strerror}", do="Name a file with -o.") from None
+    save_table(table, place)
+    if as_json:
+        print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
+        return
+    rows = []
+    for row in found.rows:
+        numbers = (row.cka, row.procrustes, row.r2, row.accuracy, row.destination_accuracy)
+        shown = [f"{number:.3f}" if number is not None else "" for number in numbers]
+        gap = f"{row.first_deleted_block}-{row.last_deleted_block}"
+        rows.append([row.source, row.destination, gap, *shown, f"declined: {row.declined}" if row.declined else ""])
+    columns = ["source", "destination", "gap", "CKA", "Procrustes", "R2", "stitched", "destination", ""]
+    print_table(f"Scores of {sweep.stem}", columns, rows)
+    out.print(
+        f"Fitted to {found.fit_images} training images of {found.dataset}; R2 and the accuracies (stitched by the map, "
+        f"and the destination's own) are of {found.test_images} test images; both chosen by seed {found.seed}",
+        soft_wrap=True,
+    )  # fmt: skip
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print(f"Table: {place}", markup=False, soft_wrap=True)

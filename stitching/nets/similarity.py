@@ -1,0 +1,191 @@
+"""How alike two representations of the same images are, and the linear map that carries one into the other.
+
+Everything is added up batch by batch in float64, so that memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from stitching.config.errors import UserError
+
+__all__ = ["AffineMap", "MinibatchCKA", "Moments", "Residuals", "centred_gram", "unbiased_hsic"]
+
+_ELEMENTS = 2**24  # of a float64 copy that is made at once: 128 MiB
+
+
+# ------------------------------------------------------------------------ centred kernel alignment
+
+
+def centred_gram(features: Tensor) -> Tensor:
+    """The linear kernel of a batch: inner products of the images' features, centred over the batch.
+
+    Args:
+        features: (N, ...), flattened for each image.
+
+    Returns:
+        (N, N), float64. Centring changes no unbiased HSIC; it keeps large means from eating digits.
+    """
+    flat = features.flatten(1)
+    gram = torch.zeros((len(flat), len(flat)), dtype=torch.float64, device=flat.device)
+    for columns in flat.split(max(1, _ELEMENTS // len(flat)), dim=1):
+        centred = columns.double()
+        centred = centred - centred.mean(0)
+        gram += centred @ centred.T
+    return gram
+
+
+def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are what the papers call them
+    """The unbiased estimate of the Hilbert-Schmidt independence criterion of two kernels of the same n images.
+
+    HSIC_1 of Song et al. (2012, "Feature selection via dependence maximization"): with the diagonals of K and L set
+    to zero, (tr(KL) + 1'K1 1'L1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'KL1) / (n (n - 3)).
+
+    Args:
+        k, l: (n, n), n at least 4.
+    """
+    n = len(k)
+    if n < 4:
+        raise ValueError(f"{n} images are too few for an unbiased estimate, which takes 4")
+    k, l = (each - torch.diag(each.diagonal()) for each in (k, l))  # noqa: E741
+    rows_k, rows_l = k.sum(0), l.sum(0)
+    total = (k * l).sum() + rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (rows_k @ rows_l)
+    return total / (n * (n - 3))
+
+
+class MinibatchCKA:
+    """Linear centred kernel alignment (Kornblith et al., 2019, arXiv:1905.00414), added up over batches.
+
+    Unbiased HSIC estimates of every batch are averaged before they are divided, as by Nguyen et al. (2021,
+    arXiv:2010.15327): on average the result does not depend on the batch size, and no pair of images of different
+    batches has to be in memory together. An image's features are all its activations, flattened, so that maps of
+    different sizes are compared as they are. 1 for representations that differ by a rotation, a scale and a shift;
+    about 0, and sometimes a little below, for unrelated ones.
+    """
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, k: Tensor, l: Tensor) -> None:  # noqa: E741
+        """Add a batch, by its `centred_gram` in both representations; one of fewer than 4 images does not count."""
+        if len(k) >= 4:
+            self.sums += torch.stack([unbiased_hsic(k, l), unbiased_hsic(k, k), unbiased_hsic(l, l)]).cpu()
+
+    @property
+    def value(self) -> float:
+        """The alignment; not a number where one of the representations is constant."""
+        both, first, second = self.sums.tolist()
+        return both / (first * second) ** 0.5 if first > 0 and second > 0 else float("nan")
+
+
+# ------------------------------------------------------------------------ maps between channels
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """y = x @ weight + bias.
+
+    Attributes:
+        weight: (channels of x, channels of y), float64.
+        bias: (channels of y,), float64.
+        rank: of what x varies in; below the channels of x, they depend on each other.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    rank: int
+
+
+class Moments:
+    """Means and centred second moments of pairs of vectors, from which both maps below have a closed form.
+
+    The sums of squares are centred within each batch and put together as Chan et al. (1979) do: sums of raw squares
+    would cancel where a channel's mean is large.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean_x = self.mean_y = self.xx = self.xy = torch.zeros(0, dtype=torch.float64)
+        self.yy = 0.0  # the trace: no more of it is needed
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add pairs: x (..., C) and y (..., D), of the same leading shape."""
+        x, y = x.flatten(0, -2), y.flatten(0, -2)
+        if self.count == 0:
+            self.mean_x, self.mean_y = (each.new_zeros(each.shape[1], dtype=torch.float64) for each in (x, y))
+            self.xx = x.new_zeros((x.shape[1], x.shape[1]), dtype=torch.float64)
+            self.xy = x.new_zeros((x.shape[1], y.shape[1]), dtype=torch.float64)
+        rows = max(1, _ELEMENTS // max(x.shape[1], y.shape[1]))
+        for some_x, some_y in zip(x.split(rows), y.split(rows), strict=True):
+            self._add(some_x.double(), some_y.double())
+
+    def _add(self, x: Tensor, y: Tensor) -> None:
+        mean_x, mean_y, n = x.mean(0), y.mean(0), len(x)
+        x, y = x - mean_x, y - mean_y
+        shift_x, shift_y = mean_x - self.mean_x, mean_y - self.mean_y
+        total = self.count + n
+        weight = self.count * n / total
+        self.xx += x.T @ x + weight * torch.outer(shift_x, shift_x)
+        self.xy += x.T @ y + weight * torch.outer(shift_x, shift_y)
+        self.yy += float(y.square().sum() + weight * shift_y.square().sum())
+        self.mean_x = self.mean_x + shift_x * (n / total)
+        self.mean_y = self.mean_y + shift_y * (n / total)
+        self.count = total
+
+    def least_squares(self) -> AffineMap:
+        """The affine map of x that is nearest to y in squared error; of several such, the one of the least norm.
+
+        It solves the normal equations by eigenvectors, without a ridge. Directions of x whose variance is below
+        C * 2^-52 of the largest, C its channels, are left out, as numpy's `lstsq` does with singular values: their
+        variance is of rounding in float32 (2^-48 and less), and a map would only enlarge it. It is computed on the
+        CPU, the same way whatever the sums were made on.
+
+        Raises:
+            UserError: x or y had values that are not finite numbers.
+        """
+        if not (self.xx.isfinite().all() and self.xy.isfinite().all() and isfinite(self.yy)):
+            raise UserError("the networks give values that are not finite numbers: nothing can be fitted to them")
+        variances, directions = torch.linalg.eigh(self.xx.cpu())
+        kept = variances > variances.max().clamp(min=0) * len(variances) * torch.finfo(torch.float64).eps
+        variances, directions = variances[kept], directions[:, kept]
+        weight = directions @ ((directions.T @ self.xy.cpu()) / variances[:, None])
+        return AffineMap(weight, self.mean_y.cpu() - self.mean_x.cpu() @ weight, int(kept.sum()))
+
+    def procrustes(self) -> float:
+        """The orthogonal Procrustes distance: what is left between x and y after the best rotation.
+
+        Both are centred and scaled to a Frobenius norm of one; then it is 2 - 2 |X'Y|_*, the nuclear norm (Ding et
+        al., 2021, arXiv:2108.01661). 0 for representations that differ by a rotation, a scale and a shift, 2 at most;
+        not a number where one is constant. Vectors of different positions of an image are turned by one and the same
+        rotation, and the narrower of the two is filled up with channels of zeros (both as Williams et al., 2021,
+        arXiv:2110.14739).
+        """
+        size = (float(self.xx.diagonal().sum()) * self.yy) ** 0.5
+        nuclear = float(torch.linalg.svdvals(self.xy.cpu()).sum())
+        return max(0.0, 2 - 2 * nuclear / size) if size > 0 else float("nan")
+
+
+class Residuals:
+    """The share of the variance of vectors y that predictions of them explain: R2, of all channels together.
+
+    R2 = 1 - sum |y - prediction|^2 / sum |y - mean(y)|^2, the mean being that of the vectors added here. For images
+    that the predictions were not fitted to it may be negative.
+    """
+
+    def __init__(self) -> None:
+        self.left = 0.0
+        self.moments = Moments()
+
+    def add(self, prediction: Tensor, y: Tensor) -> None:
+        """Add predictions and what they are of, (..., D) both."""
+        self.left += float((prediction.double() - y.double()).square().sum())
+        self.moments.add(y[..., :0], y)
+
+    @property
+    def r2(self) -> float:
+        """R2; not a number where y is constant."""
+        return 1 - self.left / self.moments.yy if self.moments.yy > 0 else float("nan")
