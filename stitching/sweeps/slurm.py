@@ -178,9 +178,23 @@ def ended_jobs(ids: Sequence[str]) -> dict[str, Ended]:
         job, state, nodes = line.split("|", 2)
         state = (state.split() or [""])[0]
         failed = _node_names(nodes) if state in ("NODE_FAIL", "BOOT_FAIL") else ()
-        before = ended[job].failed_nodes if job in ended else ()
-        ended[job] = Ended(state, tuple(dict.fromkeys((*before, *failed))))
+        for each in _elements(job):
+            before = ended[each].failed_nodes if each in ended else ()
+            ended[each] = Ended(state, tuple(dict.fromkeys((*before, *failed))))
     return ended
+
+
+def _elements(job: str) -> list[str]:
+    """The tasks that a line of sacct is about: one, or those that never began, together as `12_[3-5,8%2]`."""
+    found = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job)
+    if not found:
+        return [job]
+    elements: list[str] = []
+    for part in found[2].split(","):
+        span, _, step = part.partition(":")
+        first, _, last = span.partition("-")
+        elements += [f"{found[1]}_{n}" for n in range(int(first), int(last or first) + 1, int(step or 1))]
+    return elements
 
 
 def _node_names(nodes: str) -> tuple[str, ...]:
@@ -251,7 +265,10 @@ def _asked(command: list[str], given: str | None = None) -> str:
     """What a command of Slurm's prints; `given` is its standard input."""
     _need(command[0])
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # else sacct cuts long lists of tasks off
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False, env=whole
+        )
     except subprocess.TimeoutExpired:
         raise UserError(f"Slurm does not answer: {' '.join(command[:2])} took more than {PATIENCE} s") from None
     if done.returncode:

@@ -219,7 +219,8 @@ def _status(
     if task and task.id in ended:
         end = ended[task.id]
         cause, words = _ENDS.get(end.state, ("error", f"Slurm says {end.state}"))
-        return replace(found, state="stopped" if state == "stopped" else "failed", words=words, cause=cause)
+        ended_well = state == "stopped" or cause == "cancelled"  # somebody wanted it
+        return replace(found, state="stopped" if ended_well else "failed", words=words, cause=cause)
     if state == "stopped":
         return replace(found, words="submit goes on with it", cause="cancelled")
     if state == "missing":
