@@ -41,8 +41,9 @@ lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff format --check -q stitching tests
 	@$(BIN)/mypy
 
-test: lint  ## the whole test suite but what is marked slow, in two processes
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+test: lint  ## the whole test suite but what is marked slow: in two processes, then what needs a Slurm
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --ignore=tests/slurm --cov --cov-report=
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" tests/slurm --cov --cov-append --cov-report=term:skip-covered
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
 	@$(BIN)/pytest -q -m slow
