@@ -22,11 +22,16 @@ def results(
     ] = None,
 ) -> None:
     """Print the accuracies of finished runs by pair, gap and stitcher; optionally draw them."""
+    import pandas as pd
+
     from stitching.analysis.figures import plot_accuracy_by_gap
-    from stitching.analysis.tables import accuracy_table, base_accuracies, load_runs
+    from stitching.analysis.style import save_figure
+    from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs
 
     runs = load_runs(folder)
-    bases = base_accuracies(base or [])
+    if base:
+        runs = pd.concat([runs, load_bases(base)], ignore_index=True)
+    bases = base_networks(runs)["accuracy"].to_dict()
     table = accuracy_table(runs)
     rows = []
     for place, values in zip(table.index, table.to_numpy(), strict=True):
@@ -39,7 +44,7 @@ def results(
     means = f", means of {seeds} seeds" if seeds > 1 else ""
     print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
     if figure:
-        plot_accuracy_by_gap(runs, bases, figure)
+        save_figure(plot_accuracy_by_gap(runs), figure)
         out.print(f"Figure: {figure}", soft_wrap=True)
 
 
@@ -53,11 +58,12 @@ def collect_runs(
     steps: Annotated[bool, typer.Option("--steps", help="A row for every step, not for every epoch.")] = False,
 ) -> None:
     """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
-    from stitching.analysis.collect import check_ending, collect, save_table
+    from stitching.analysis.collect import check_ending, save_table
+    from stitching.analysis.results import read_results
 
     check_ending(output)
-    table, missing = collect(folder, steps=steps)
+    table, runs = read_results(folder, steps=steps)
     save_table(table, output)
-    for place, reason in missing.items():
+    for place, reason in runs.dropna(subset="problem").drop_duplicates("run")[["folder", "problem"]].to_numpy():
         err.print(f"left out {place}: {reason}", markup=False, soft_wrap=True)
-    out.print(f"{len(table)} rows of {table['folder'].nunique()} runs in {output}", markup=False, soft_wrap=True)
+    out.print(f"{len(table)} rows of {table['run'].nunique()} runs in {output}", markup=False, soft_wrap=True)

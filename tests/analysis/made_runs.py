@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from stitching.analysis.tables import ACCURACY
-from stitching.training.results import StepLog
+from stitching.training.results import ACCURACY, StepLog
 
 RESNET, VIT = "timm/resnet18", "timm/vit_tiny"
 
@@ -25,7 +24,8 @@ def make_run(
     }  # fmt: skip
     (run / "metadata.yml").write_text(yaml.safe_dump(metadata))
     # The first epoch's accuracy is a wrong answer; the row after the last test is of no epoch's end.
-    StepLog([{"Step": 1, ACCURACY: 0.99}, {"Step": 2, ACCURACY: accuracy}, {"Step": 3}]).save(run / "result.pkl")
+    log = [{"Epoch": 1, ACCURACY: 0.99}, {"Epoch": 2, ACCURACY: accuracy}, {"Epoch": 3}]
+    StepLog([{"Step": step, **row} for step, row in enumerate(log, 1)]).save(run / "result.pkl")
     return run
 
 
