@@ -47,7 +47,8 @@ def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
         gaps = gaps_in(ours)
         for number, one in enumerate(series):
             found = _summary(one.rows(ours), _GAP).set_index(_GAP).reindex(pd.MultiIndex.from_tuples(gaps, names=_GAP))
-            _draw(axis, np.arange(len(gaps)) + _beside(number, len(series)), found, one)
+            x = np.arange(len(gaps)) + _beside(number, len(series))
+            _draw(axis, *_parted(x, found, [first for first, _ in gaps]), one)
         _base_lines(axis, source, dest, bases)
         axis.set_xticks(range(len(gaps)), [f"{first}–{last}" for first, last in gaps])
         axis.set_xlabel("blocks dropped (first–last)")
@@ -128,7 +129,7 @@ def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Fig
         for one in series:
             # Networks of one cell have one size; cells of one size are still networks of their own.
             found = _summary(one.rows(ours), [*_GAP, column])
-            _draw(axis, found[column] / unit, found, one, size=5 + 1.5 * one.number, lines=False)
+            _draw(axis, found[column] / unit, found, one, lines=False)
         for title, role, face in ((dest, "destination alone", GREY), (source, "source alone", "white")):
             if title in bases.index and (face == GREY or source != dest):
                 size, height = bases[column][title] / unit, bases["accuracy"][title]
@@ -154,6 +155,15 @@ def _beside(number: int, count: int) -> float:
     return min(0.08, 0.7 / count) * (number - (count - 1) / 2)
 
 
+def _parted(x: np.ndarray, found: pd.DataFrame, groups: Sequence[int]) -> tuple[np.ndarray, pd.DataFrame]:
+    """`x` and `found` with blanks where the group changes, so that no line joins what does not belong together."""
+    places: list[int] = []
+    for place, group in enumerate(groups):
+        places += [-1, place] if place and group != groups[place - 1] else [place]
+    at = np.array(places)
+    return np.where(at < 0, np.nan, x[at]), found.reset_index(drop=True).reindex(at)
+
+
 def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: float = 5, lines: bool = True) -> None:
     colour, marker, inside = adapter_style(one.adapter)
     mean = found["mean"].astype(float)
@@ -164,7 +174,7 @@ def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: floa
         yerr=bars if np.isfinite(bars).any() else None,
         color=colour,
         marker=marker,
-        markersize=size,
+        markersize=size + 1.2 * one.number,
         mfc=inside,
         ls=one.line if lines else "",
         lw=1,

@@ -152,7 +152,7 @@ def _in_order(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True)
     table = table.sort_values(RUN, kind="stable", ignore_index=True)  # the steps of a run are in order already
     # A column that no run fills any more must not come back with the rows that were kept.
-    empty = {name for name in table.columns if name not in _FIRST and table[name].isna().all()}
+    empty = {name for name in table.columns if name not in (RUN, *_FIRST) and table[name].isna().all()}
     names = set(table.columns) - empty
     others = sorted(
         names - {RUN, *_FIRST, *TIMING_COLUMNS}, key=lambda name: (str(name).startswith("Overall"), str(name))

@@ -126,8 +126,8 @@ def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
         first, last = table["first_deleted_block"].astype("string"), table["last_deleted_block"].astype("string")
         table = table.assign(gap=(first + "-" + last).astype(object))
     leading = [name for name in _LEADING if name in table]
-    settings = [name for name in varied if name in table]
-    return table[[*leading, *settings, *(name for name in table if name not in {*leading, *settings})]]
+    first_ones = [*leading, *(name for name in varied if name in table)]
+    return table[[*first_ones, *(name for name in table if name not in first_ones)]]
 
 
 def _varied(settings: list[dict[str, Any]]) -> list[str]:

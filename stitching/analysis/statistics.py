@@ -84,9 +84,8 @@ def best_by_validation(
     rows = stitched(rows).drop_duplicates(_RUN, keep="last")
     others = [key for key in cell_keys(rows) if key not in over]
     means = rows.groupby([*others, *over], dropna=False, sort=False)["_better"].mean().reset_index()
-    best = (
-        means.groupby(others, dropna=False, sort=False)["_better"].idxmax() if others else [means["_better"].idxmax()]
-    )
+    means["_cell"] = means.groupby(others, dropna=False, sort=False).ngroup() if others else 0
+    best = means.groupby("_cell")["_better"].idxmax()
     chosen = means.loc[best, [*others, *over]]
     return rows.drop(columns="_better").merge(chosen, on=[*others, *over])[list(results.columns)]
 

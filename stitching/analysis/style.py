@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -60,7 +62,7 @@ class Series:
     adapter: str
     line: str
     number: int  # of the choice of settings
-    settings: dict[str, Hashable]
+    settings: dict[str, Any]
 
     def rows(self, results: pd.DataFrame) -> pd.DataFrame:
         """The rows of `results` that belong to it."""
@@ -113,13 +115,11 @@ def gaps_in(runs: pd.DataFrame) -> list[tuple[int, int]]:
     return sorted({(int(a), int(b)) for a, b in runs[["first_deleted_block", "last_deleted_block"]].to_numpy()})
 
 
-def new_panels(
-    rows: int, columns: int, width: float, height: float, **sharing: bool | str
-) -> tuple[Figure, np.ndarray]:
+def new_panels(rows: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, np.ndarray]:
     """A figure of `rows` x `columns` axes of a size in inches each, tidied by `finish`."""
     # Not pyplot's, which would keep every figure of a notebook in memory and needs a backend.
     figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.3), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **sharing)  # type: ignore[arg-type]
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#dddddd", lw=0.6)
@@ -127,9 +127,9 @@ def new_panels(
     return figure, axes
 
 
-def finish(figure: Figure, note: str = "") -> Figure:
-    """Put a note and one legend of all panels below them, and make the figure as much higher as these take."""
-    handles = {
+def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Figure:
+    """Put a note and one legend (of all panels, or as given) below, and make the figure higher by what they take."""
+    entries = {str(one.get_label()): one for one in handles} or {
         label: handle
         for axis in figure.axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -137,12 +137,12 @@ def finish(figure: Figure, note: str = "") -> Figure:
     }
     width, height = figure.get_size_inches()
     note = textwrap.fill(note, max(40, int(width * 14)))
-    if handles:
-        widest = max(map(len, handles)) * _LEGEND * 0.6 / 72 + 0.55  # inches
-        columns = min(len(handles), max(1, math.floor(width / widest)))
+    if entries:
+        widest = max(map(len, entries)) * _LEGEND * 0.6 / 72 + 0.55  # inches
+        columns = min(len(entries), max(1, math.floor(width / widest)))
         figure.legend(
-            handles.values(),
-            handles.keys(),
+            entries.values(),
+            entries.keys(),
             loc="outside lower center",
             ncols=columns,
             frameon=False,
@@ -150,7 +150,7 @@ def finish(figure: Figure, note: str = "") -> Figure:
             title=note or None,
             title_fontproperties={"size": _LEGEND - 0.5, "style": "italic"},
         )
-        height += math.ceil(len(handles) / columns) * 0.19 + 0.1
+        height += math.ceil(len(entries) / columns) * 0.19 + 0.1
     elif note:
         figure.supxlabel(note, fontsize=_LEGEND - 0.5, style="italic")
     figure.set_size_inches(width, height + 0.16 * len(note.splitlines()))

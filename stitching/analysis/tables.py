@@ -62,7 +62,7 @@ def base_networks(results: pd.DataFrame) -> pd.DataFrame:
 def adapters_in(runs: pd.DataFrame) -> list[str]:
     """The stitchers of `runs`, in the order of the documentation; unknown ones last."""
     known = {name: place for place, name in enumerate(STITCHERS)}
-    names = runs["adapter"].dropna().unique() if "adapter" in runs else []
+    names: list[str] = list(runs["adapter"].dropna().unique()) if "adapter" in runs else []
     return sorted(names, key=lambda name: (known.get(name, len(known)), name))
 
 

@@ -1,4 +1,4 @@
-"""The commands for what runs have left: results, collect."""
+"""The commands for what runs have left: results, plot, collect."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stitching.cli.console import app, err, out, print_table
+from stitching.config.errors import UserError
 
 
 @app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")
@@ -46,6 +47,36 @@ def results(
     if figure:
         save_figure(plot_accuracy_by_gap(runs), figure)
         out.print(f"Figure: {figure}", soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples: `stitching plot --list`, `stitching plot experiments/demo/digits --figure depth -o depth.pdf`, "
+    "`stitching plot FOLDER --base experiments/digits/resnet --figure penalties -o penalties.png`"
+)
+def plot(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, at any depth.")] = None,
+    figure: Annotated[str, typer.Option(help="Which figure; --list names them.")] = "gap",
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Its file: .png, .pdf or .svg; without an ending, PDF and PNG."),
+    ] = Path("figure.png"),
+    base: Annotated[
+        list[Path] | None, typer.Option("--base", help="The folder of a base network's run; may be repeated.")
+    ] = None,
+    setting: Annotated[str | None, typer.Option(help="For the figure `setting`: which one, `lr` say.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="Print the figures there are.")] = False,
+) -> None:
+    """Draw one figure of what runs have left, finished or not."""
+    from stitching.analysis.gallery import FIGURES, about, draw
+    from stitching.analysis.style import save_figure
+
+    if names:
+        print_table("Figures", ["name", "shows"], [[name, about(name)] for name in FIGURES])
+        return
+    if not folders:
+        raise UserError("no folder of runs is given", do="`stitching plot FOLDER --figure NAME -o FILE`")
+    for path in save_figure(draw(figure, [*folders, *(base or [])], setting), output):
+        out.print(f"Figure: {path}", markup=False, soft_wrap=True)
 
 
 @app.command(

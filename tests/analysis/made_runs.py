@@ -31,4 +31,7 @@ def make_run(
 
 def make_base(folder: Path, accuracy: float, model: dict[str, Any]) -> Path:
     """A base network's run: its config names what it is."""
-    return make_run(folder.parent, folder.name, accuracy, config={"model": model})
+    run = make_run(folder.parent, folder.name, accuracy)
+    metadata = {"name": folder.name, "seed": 1, "state": "done", "parameters": 2 * 10**6, "macs": 10**9}
+    (run / "metadata.yml").write_text(yaml.safe_dump({**metadata, "config": {"model": model}}))
+    return run
