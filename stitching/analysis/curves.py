@@ -17,6 +17,8 @@ from stitching.training.results import ACCURACY
 
 __all__ = ["plot_learning_curves", "plot_setting"]
 
+MOST_GAPS = 16  # beside each other
+
 
 def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Figure:
     """A logged number against the epoch, of runs that are still at it, too: means over seeds with 95% intervals.
@@ -91,6 +93,11 @@ def _by_pair_and_gap(
 ) -> Figure:
     pairs, names, runs = pairs_in(results), short_names(results), stitched(results)
     gaps = gaps_in(runs)
+    if len(gaps) > MOST_GAPS:
+        raise UserError(
+            f"{len(gaps)} gaps are too many panels to read",
+            do=f"In Python, draw at most {MOST_GAPS}: `results[results['gap'].isin(['1-2', '3-4'])]`.",
+        )
     few = len(gaps) * len(pairs) == 1
     figure, axes = new_panels(len(pairs), len(gaps), 5.2 if few else 2.3, 3.3 if few else 2.1, sharey=True)
     for row, (source, dest) in zip(axes, pairs, strict=True):

@@ -50,10 +50,13 @@ def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
             x = np.arange(len(gaps)) + _beside(number, len(series))
             _draw(axis, *_parted(x, found, [first for first, _ in gaps]), one)
         _base_lines(axis, source, dest, bases)
-        axis.set_xticks(range(len(gaps)), [f"{first}–{last}" for first, last in gaps])
+        labels = [f"{first}–{last}" for first, last in gaps]
+        axis.set_xticks(range(len(gaps)), labels, **({"rotation": 90, "fontsize": 7} if len(gaps) > 12 else {}))
+        axis.set_xlim(-0.5, len(gaps) - 0.5)
         axis.set_xlabel("blocks dropped (first–last)")
 
-    return _finished(*on_each_pair(results, draw, 5.2, 3.3))
+    most = len(gaps_in(stitched(results))) if pairs_in(results) else 0
+    return _finished(*on_each_pair(results, draw, max(5.2, 0.15 * most), 3.3))
 
 
 def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
@@ -165,8 +168,10 @@ def _parted(x: np.ndarray, found: pd.DataFrame, groups: Sequence[int]) -> tuple[
 
 
 def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: float = 5, lines: bool = True) -> None:
-    colour, marker, inside = adapter_style(one.adapter)
     mean = found["mean"].astype(float)
+    if mean.isna().all():  # nothing yet, and no entry in the legend
+        return
+    colour, marker, inside = adapter_style(one.adapter)
     bars = np.array([mean - found["low"].clip(lower=0), found["high"].clip(upper=1) - mean], dtype=float)
     axis.errorbar(
         np.asarray(x, dtype=float),
