@@ -1,125 +1,206 @@
-"""Figures of a sweep's results."""
+"""Figures of accuracy: a panel for each pair of networks, a colour for each stitcher, intervals over seeds.
+
+All take the dataframe of `load_results`, whole networks in it or not, and draw what there is of a half-finished sweep.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures are files here; a notebook sets its own backend before it imports this
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stitching.analysis.tables import adapters_in, varied_settings
+from stitching.analysis.statistics import last_epoch, stitched, summarize
+from stitching.analysis.style import (
+    GREY,
+    Series,
+    adapter_style,
+    finish,
+    gaps_in,
+    new_panels,
+    on_each_pair,
+    pairs_in,
+    series_in,
+    short_names,
+)  # fmt: skip
+from stitching.analysis.tables import base_networks
 from stitching.config.errors import UserError
-from stitching.sweeps.stitchers import STITCHERS
 
-__all__ = ["adapter_style", "plot_accuracy_by_gap"]
+__all__ = [
+    "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
+    "plot_accuracy_by_source_stage",
+]  # fmt: skip
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-
-def adapter_style(name: str) -> tuple[str, str]:
-    """A stitcher's colour and marker: the same in every figure, whatever else is drawn."""
-    # The demo's and the most used ones come first, so that the colours of a small figure are far apart.
-    common = (
-        "downsample_then_linear",
-        "downsample_then_3x3conv",
-        "downsample_then_block",
-        "affine",
-        "downsample_then_bottleneck",
-        "finetune",
-    )
-    order = [*common, *(other for other in STITCHERS if other not in common)]
-    place = order.index(name) if name in order else len(order)
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)]
+NOTE = "Means of finished runs over seeds. Bars, where there are several: 95% intervals (Student's t)."
+_GAP = ["first_deleted_block", "last_deleted_block"]
 
 
-def plot_accuracy_by_gap(runs: pd.DataFrame, bases: dict[str, float], path: Path | None = None) -> Figure:
-    """Test accuracy (0 to 1) against the gap, a panel for each pair of networks and a colour for each stitcher.
+def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
+    """Test accuracy (0 to 1) against the gap, lines from gap to gap for each stitcher and setting that varies."""
+    bases = base_networks(results)["accuracy"].to_dict()
+    series = series_in(results)
 
-    Several runs of one cell (seeds) are drawn as their mean with a bar from the least to the greatest. Settings that
-    vary, learning rates for example, are lines of their own.
-
-    Args:
-        runs: as `load_runs` gives them.
-        bases: the accuracy of each base network, by its title; drawn as lines.
-        path: where to save the figure; its ending says as what.
-    """
-    pairs = list(dict.fromkeys(zip(runs["source"], runs["destination"], strict=True)))
-    series = _series(runs)
-    columns = min(2, len(pairs))
-    rows = -(-len(pairs) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(5.2 * columns, 3.3 * rows + 0.7),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (source, dest) in zip(axes.flat, pairs, strict=False):
-        ours = runs[(runs["source"] == source) & (runs["destination"] == dest)]
-        gaps = sorted(set(zip(ours["first_deleted_block"], ours["last_deleted_block"], strict=True)))
-        for offset, (name, adapter, line, members) in enumerate(series):
-            group = ours[ours.index.isin(members)].groupby(["first_deleted_block", "last_deleted_block"])["accuracy"]
-            found = group.agg(["mean", "min", "max"]).reindex(gaps)
-            x = [i + min(0.08, 0.7 / len(series)) * (offset - (len(series) - 1) / 2) for i in range(len(gaps))]
-            colour, marker = adapter_style(adapter)
-            spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
-            axis.errorbar(
-                x,
-                found["mean"],
-                yerr=spread,
-                color=colour,
-                marker=marker,
-                markersize=6,
-                ls=line,
-                lw=1,
-                alpha=0.9,
-                label=name,
-            )
-        for title, line, role in ((dest, "--", "destination"), (source, ":", "source")):
-            if title in bases and (role == "destination" or source != dest):
-                axis.axhline(bases[title], color="#444444", ls=line, lw=1.2, label=f"{role} alone")
-        axis.set_title(f"{source} → {dest}", fontsize=10)
-        axis.set_xticks(range(len(gaps)), [f"{first}–{last}" for first, last in gaps])
+    def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
+        gaps = gaps_in(ours)
+        for number, one in enumerate(series):
+            found = _summary(one.rows(ours), _GAP).set_index(_GAP).reindex(pd.MultiIndex.from_tuples(gaps, names=_GAP))
+            x = np.arange(len(gaps)) + _beside(number, len(series))
+            _draw(axis, *_parted(x, found, [first for first, _ in gaps]), one)
+        _base_lines(axis, source, dest, bases)
+        labels = [f"{first}–{last}" for first, last in gaps]
+        axis.set_xticks(range(len(gaps)), labels, **({"rotation": 90, "fontsize": 7} if len(gaps) > 12 else {}))
+        axis.set_xlim(-0.5, len(gaps) - 0.5)
         axis.set_xlabel("blocks dropped (first–last)")
-        axis.grid(axis="y", color="#dddddd", lw=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes.flat[len(pairs) :]:
-        axis.set_visible(False)
+
+    most = len(gaps_in(stitched(results))) if pairs_in(results) else 0
+    return _finished(*on_each_pair(results, draw, max(5.2, 0.15 * most), 3.3))
+
+
+def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
+    """Test accuracy against the fraction of the destination that is left out.
+
+    A line joins the gaps that begin at the same block of the source, which several do.
+    """
+    _needs(results, "destination_depth")
+    bases = base_networks(results)["accuracy"].to_dict()
+    series = series_in(results)
+
+    def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
+        shift = 0.05 / max(1, len(series))  # of the whole depth, so that points of equal depth stand side by side
+        for number, one in enumerate(series):
+            found = _summary(one.rows(ours), ["first_deleted_block", "destination_depth"])
+            for _, line in found.groupby("first_deleted_block"):
+                line = line.sort_values("destination_depth")
+                x = line["destination_depth"] + shift * (number - (len(series) - 1) / 2)
+                _draw(axis, x, line, one)
+        _base_lines(axis, source, dest, bases)
+        axis.set_xlabel("destination depth (fraction of it that is left out)")
+
+    return _finished(*on_each_pair(results, draw, 5.2, 3.3))
+
+
+def plot_accuracy_by_parameters(results: pd.DataFrame) -> Figure:
+    """Test accuracy against the parameters of the whole stitched network; stars are base networks."""
+    return _by_size(results, "parameters", 1e6, "parameters (millions)")
+
+
+def plot_accuracy_by_macs(results: pd.DataFrame) -> Figure:
+    """Test accuracy against the multiply-adds for one image ("FLOPs" in much of the field); stars are base networks."""
+    return _by_size(results, "macs", 1e9, "multiply-adds for one image (10⁹; often called FLOPs)")
+
+
+def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
+    """The grid of pairs (rows) and source stages (columns): test accuracy against the last block dropped."""
+    bases = base_networks(results)["accuracy"].to_dict()
+    pairs, names = pairs_in(results), short_names(results)
+    runs = stitched(results)
+    stages = sorted(runs["first_deleted_block"].dropna().unique())
+    series = series_in(results)
+    figure, axes = new_panels(len(pairs), len(stages), 2.7 if len(stages) > 1 else 4.6, 2.3, sharey=True)
+    for row, (source, dest) in zip(axes, pairs, strict=True):
+        for axis, stage in zip(row, stages, strict=True):
+            ours = runs[
+                (runs["source"] == source) & (runs["destination"] == dest) & (runs["first_deleted_block"] == stage)
+            ]
+            lasts = sorted(ours["last_deleted_block"].unique())
+            for number, one in enumerate(series):
+                found = _summary(one.rows(ours), ["last_deleted_block"]).set_index("last_deleted_block").reindex(lasts)
+                _draw(axis, np.arange(len(lasts)) + _beside(number, len(series)), found, one, size=4)
+            _base_lines(axis, source, dest, bases)
+            axis.set_xticks(range(len(lasts)), [str(last) for last in lasts])
+            axis.set_xlim(-0.5, max(len(lasts), 1) - 0.5)
+        row[0].set_ylabel(f"{names[source]} →\n{names[dest]}\ntest accuracy", fontsize=8.5)
+    for axis, stage in zip(axes[0], stages, strict=True):
+        axis.set_title(f"source up to block {stage - 1}", fontsize=9.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("last block dropped")
+    return finish(figure, NOTE)
+
+
+# ------------------------------------------------------------------------ shared
+
+
+def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Figure:
+    _needs(results, column)
+    bases = base_networks(results)
+    series = series_in(results)
+
+    def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
+        for one in series:
+            # Networks of one cell have one size; cells of one size are still networks of their own.
+            found = _summary(one.rows(ours), [*_GAP, column])
+            _draw(axis, found[column] / unit, found, one, lines=False)
+        for title, role, face in ((dest, "destination alone", GREY), (source, "source alone", "white")):
+            if title in bases.index and (face == GREY or source != dest):
+                size, height = bases[column][title] / unit, bases["accuracy"][title]
+                axis.plot(
+                    size, height, "*", ms=14, color=GREY, mfc=face, ls="", label=role, zorder=3, clip_on=False
+                )  # fmt: skip
+        axis.set_xlabel(label)
+        axis.grid(axis="x", color="#eeeeee", lw=0.6)
+
+    return _finished(*on_each_pair(results, draw, 5.2, 3.5))
+
+
+def _summary(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, low, high and n of the test accuracy; no row where no run was tested yet."""
+    tested = last_epoch(runs)
+    if tested.empty:
+        return pd.DataFrame(columns=[*by, "mean", "low", "high", "n"], dtype=float)
+    return summarize(tested, by)
+
+
+def _beside(number: int, count: int) -> float:
+    """How far the series are from the place where they belong, so that they stand side by side."""
+    return min(0.08, 0.7 / count) * (number - (count - 1) / 2)
+
+
+def _parted(x: np.ndarray, found: pd.DataFrame, groups: Sequence[int]) -> tuple[np.ndarray, pd.DataFrame]:
+    """`x` and `found` with blanks where the group changes, so that no line joins what does not belong together."""
+    places: list[int] = []
+    for place, group in enumerate(groups):
+        places += [-1, place] if place and group != groups[place - 1] else [place]
+    at = np.array(places)
+    return np.where(at < 0, np.nan, x[at]), found.reset_index(drop=True).reindex(at)
+
+
+def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: float = 5, lines: bool = True) -> None:
+    mean = found["mean"].astype(float)
+    if mean.isna().all():  # nothing yet, and no entry in the legend
+        return
+    colour, marker, inside = adapter_style(one.adapter)
+    bars = np.array([mean - found["low"].clip(lower=0), found["high"].clip(upper=1) - mean], dtype=float)
+    axis.errorbar(
+        np.asarray(x, dtype=float),
+        mean,
+        yerr=bars if np.isfinite(bars).any() else None,
+        color=colour,
+        marker=marker,
+        markersize=size + 1.2 * one.number,
+        mfc=inside,
+        ls=one.line if lines else "",
+        lw=1,
+        elinewidth=0.8,
+        alpha=0.9,
+        label=one.label,
+    )
+
+
+def _base_lines(axis: Axes, source: str, dest: str, bases: dict[Any, float]) -> None:
+    for title, line, role in ((dest, "--", "destination"), (source, ":", "source")):
+        if title in bases and (role == "destination" or source != dest):
+            axis.axhline(bases[title], color=GREY, ls=line, lw=1.2, label=f"{role} alone")
+
+
+def _finished(figure: Figure, axes: np.ndarray) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("test accuracy")
-    handles = {
-        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    if path is not None:
-        try:
-            figure.savefig(path, dpi=150)
-        except (ValueError, OSError) as error:
-            raise UserError(f"cannot write the figure {path}: {error}") from None
-        finally:
-            plt.close(figure)
-    return figure
+    return finish(figure, NOTE)
 
 
-def _series(runs: pd.DataFrame) -> list[tuple[str, str, str, pd.Index]]:
-    """What is drawn as one line: label, stitcher, line style and rows, for each stitcher and setting that varies."""
-    varied = varied_settings(runs)
-    settings = list(runs[varied].drop_duplicates().itertuples(index=False, name=None)) if varied else [()]
-    styles = ["-", "--", ":", "-."] * (1 + len(settings) // 4)
-    found = []
-    for adapter in adapters_in(runs):
-        for values, style in zip(settings, styles, strict=False):
-            ours = runs["adapter"] == adapter
-            for key, value in zip(varied, values, strict=True):
-                ours &= (runs[key] == value) | (pd.isna(value) & runs[key].isna())
-            words = [f"{key.split('.')[-1]}={value}" for key, value in zip(varied, values, strict=True)]
-            if ours.any():
-                found.append((", ".join([adapter, *words]), adapter, style, runs.index[ours]))
-    return found
+def _needs(results: pd.DataFrame, column: str) -> None:
+    if column not in results or stitched(results)[column].isna().all():
+        raise UserError(f"these runs do not tell {column!r}", do="Run them again: metadata.yml of newer runs has it.")

@@ -1,4 +1,4 @@
-"""The commands for what runs have left: results, collect."""
+"""The commands for what runs have left: results, plot, collect."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stitching.cli.console import app, err, out, print_table
+from stitching.config.errors import UserError
 
 
 @app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")
@@ -22,11 +23,16 @@ def results(
     ] = None,
 ) -> None:
     """Print the accuracies of finished runs by pair, gap and stitcher; optionally draw them."""
+    import pandas as pd
+
     from stitching.analysis.figures import plot_accuracy_by_gap
-    from stitching.analysis.tables import accuracy_table, base_accuracies, load_runs
+    from stitching.analysis.style import save_figure
+    from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs
 
     runs = load_runs(folder)
-    bases = base_accuracies(base or [])
+    if base:
+        runs = pd.concat([runs, load_bases(base)], ignore_index=True)
+    bases = base_networks(runs)["accuracy"].to_dict()
     table = accuracy_table(runs)
     rows = []
     for place, values in zip(table.index, table.to_numpy(), strict=True):
@@ -39,8 +45,38 @@ def results(
     means = f", means of {seeds} seeds" if seeds > 1 else ""
     print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
     if figure:
-        plot_accuracy_by_gap(runs, bases, figure)
+        save_figure(plot_accuracy_by_gap(runs), figure)
         out.print(f"Figure: {figure}", soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples: `stitching plot --list`, `stitching plot experiments/demo/digits --figure depth -o depth.pdf`, "
+    "`stitching plot FOLDER --base experiments/digits/resnet --figure penalties -o penalties.png`"
+)
+def plot(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, at any depth.")] = None,
+    figure: Annotated[str, typer.Option(help="Which figure; --list names them.")] = "gap",
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Its file: .png, .pdf or .svg; without an ending, PDF and PNG."),
+    ] = Path("figure.png"),
+    base: Annotated[
+        list[Path] | None, typer.Option("--base", help="The folder of a base network's run; may be repeated.")
+    ] = None,
+    setting: Annotated[str | None, typer.Option(help="For the figure `setting`: which one, `lr` say.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="Print the figures there are.")] = False,
+) -> None:
+    """Draw one figure of what runs have left, finished or not."""
+    from stitching.analysis.gallery import FIGURES, about, draw
+    from stitching.analysis.style import save_figure
+
+    if names:
+        print_table("Figures", ["name", "shows"], [[name, about(name)] for name in FIGURES])
+        return
+    if not folders:
+        raise UserError("no folder of runs is given", do="`stitching plot FOLDER --figure NAME -o FILE`")
+    for path in save_figure(draw(figure, [*folders, *(base or [])], setting), output):
+        out.print(f"Figure: {path}", markup=False, soft_wrap=True)
 
 
 @app.command(
@@ -53,11 +89,12 @@ def collect_runs(
     steps: Annotated[bool, typer.Option("--steps", help="A row for every step, not for every epoch.")] = False,
 ) -> None:
     """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
-    from stitching.analysis.collect import check_ending, collect, save_table
+    from stitching.analysis.collect import check_ending, save_table
+    from stitching.analysis.results import read_results
 
     check_ending(output)
-    table, missing = collect(folder, steps=steps)
+    table, runs = read_results(folder, steps=steps)
     save_table(table, output)
-    for place, reason in missing.items():
+    for place, reason in runs.dropna(subset="problem").drop_duplicates("run")[["folder", "problem"]].to_numpy():
         err.print(f"left out {place}: {reason}", markup=False, soft_wrap=True)
-    out.print(f"{len(table)} rows of {table['folder'].nunique()} runs in {output}", markup=False, soft_wrap=True)
+    out.print(f"{len(table)} rows of {table['run'].nunique()} runs in {output}", markup=False, soft_wrap=True)

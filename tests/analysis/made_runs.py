@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from stitching.analysis.tables import ACCURACY
-from stitching.training.results import StepLog
+from stitching.training.results import ACCURACY, StepLog
 
 RESNET, VIT = "timm/resnet18", "timm/vit_tiny"
 
@@ -25,10 +24,14 @@ def make_run(
     }  # fmt: skip
     (run / "metadata.yml").write_text(yaml.safe_dump(metadata))
     # The first epoch's accuracy is a wrong answer; the row after the last test is of no epoch's end.
-    StepLog([{"Step": 1, ACCURACY: 0.99}, {"Step": 2, ACCURACY: accuracy}, {"Step": 3}]).save(run / "result.pkl")
+    log = [{"Epoch": 1, ACCURACY: 0.99}, {"Epoch": 2, ACCURACY: accuracy}, {"Epoch": 3}]
+    StepLog([{"Step": step, **row} for step, row in enumerate(log, 1)]).save(run / "result.pkl")
     return run
 
 
 def make_base(folder: Path, accuracy: float, model: dict[str, Any]) -> Path:
     """A base network's run: its config names what it is."""
-    return make_run(folder.parent, folder.name, accuracy, config={"model": model})
+    run = make_run(folder.parent, folder.name, accuracy)
+    metadata = {"name": folder.name, "seed": 1, "state": "done", "parameters": 2 * 10**6, "macs": 10**9}
+    (run / "metadata.yml").write_text(yaml.safe_dump({**metadata, "config": {"model": model}}))
+    return run

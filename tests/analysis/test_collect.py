@@ -8,7 +8,7 @@ import yaml
 from made_runs import ACCURACY, make_run
 from told import assert_told
 
-from stitching.analysis.collect import collect
+from stitching import load_results
 from stitching.training.results import StepLog
 
 ROWS = [
@@ -44,16 +44,18 @@ def test_a_row_for_each_run_and_epoch(cli, sweep, tmp_path, ending):
 
 
 def test_a_row_for_each_step(sweep):
-    table, missing = collect(sweep, steps=True)
-    assert table["Step"].tolist() == [0, 1, 2, 3] * 2
-    assert not missing
+    assert load_results(sweep, steps=True)["Step"].tolist() == [0, 1, 2, 3] * 2
 
 
 def test_cells_of_the_same_network_have_their_rows_each(sweep):
     path = sweep / "a" / "metadata.yml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "also": [{"last_deleted_block": 7}]}))
-    table, _ = collect(sweep)
-    assert table[table["name"] == "a"]["last_deleted_block"].tolist() == [2] * 3 + [7] * 3
+    path.write_text(
+        yaml.safe_dump({**yaml.safe_load(path.read_text()), "also": [{"name": "a2", "last_deleted_block": 7}]})
+    )
+    table = load_results(sweep)
+    assert table[table["name"] == "a"]["last_deleted_block"].tolist() == [2] * 3
+    assert table[table["name"] == "a2"]["last_deleted_block"].tolist() == [7] * 3
+    assert set(table[table["name"].isin(["a", "a2"])]["run"]) == {str(sweep / "a" / "result.pkl")}
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_collected(cli, sweep, tmp_path):

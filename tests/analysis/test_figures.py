@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from made_runs import RESNET, VIT, make_run
+from made_runs import VIT, make_base, make_run
 
-from stitching import load_runs
-from stitching.analysis.figures import adapter_style, plot_accuracy_by_gap
+from stitching import load_results
+from stitching.analysis.figures import plot_accuracy_by_gap
+from stitching.analysis.style import adapter_style, save_figure
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 
@@ -27,13 +28,15 @@ def test_it_shows_every_pair_gap_and_stitcher(tmp_path):
     make_run(tmp_path, "b", 0.7, gap=(3, 4))
     make_run(tmp_path, "c", 0.9, adapter="finetune")
     make_run(tmp_path, "d", 0.3, pair=(VIT, VIT))
-    figure = plot_accuracy_by_gap(load_runs(tmp_path), {RESNET: 0.97, VIT: 0.95})
+    for name, accuracy in (("resnet18", 0.97), ("vit_tiny", 0.95)):
+        make_base(tmp_path / name, accuracy, {"Net": {"backend": "timm", "model_name": name}})
+    figure = plot_accuracy_by_gap(load_results(tmp_path))
     first, second = figure.axes
-    assert first.get_title() == f"{RESNET} → {VIT}"
+    assert first.get_title() == "resnet18 → vit_tiny"
     assert [label.get_text() for label in first.get_xticklabels()] == ["1–2", "3–4"]
     drawn = _drawn(first)
-    assert drawn["affine"][0] == [0.5, 0.7]
-    assert drawn["finetune"][0] == [0.9, pytest.approx(float("nan"), nan_ok=True)]
+    assert drawn["affine"][0] == pytest.approx([0.5, float("nan"), 0.7], nan_ok=True)  # no line from 1–2 to 3–4
+    assert drawn["finetune"][0] == pytest.approx([0.9, float("nan"), float("nan")], nan_ok=True)
     assert {line.get_ydata()[0] for line in first.lines if "alone" in line.get_label()} == {0.97, 0.95}
     assert _drawn(second)["affine"][0] == [0.3]
     assert {line.get_ydata()[0] for line in second.lines if "alone" in line.get_label()} == {0.95}
@@ -42,19 +45,19 @@ def test_it_shows_every_pair_gap_and_stitcher(tmp_path):
     }  # fmt: skip
 
 
-def test_bars_go_from_the_least_to_the_greatest(tmp_path):
-    for seed, accuracy in enumerate((0.4, 0.5, 0.9)):
+def test_bars_are_95_percent_intervals_over_seeds(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
         make_run(tmp_path, f"a{seed}", accuracy, seed=seed)
-    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    (axis,) = plot_accuracy_by_gap(load_results(tmp_path)).axes
     assert _drawn(axis)["affine"][0] == [0.6]
     (bar,) = axis.containers[0].lines[2][0].get_segments()
-    assert list(bar[:, 1]) == pytest.approx([0.4, 0.9])
+    assert list(bar[:, 1]) == pytest.approx([0.6 - 4.302653 * 0.1 / 3**0.5, 0.6 + 4.302653 * 0.1 / 3**0.5])
 
 
 def test_settings_are_lines_of_their_own(tmp_path):
     make_run(tmp_path, "a", 0.5, **{LR: 0.1})
     make_run(tmp_path, "b", 0.7, **{LR: 0.01})
-    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    (axis,) = plot_accuracy_by_gap(load_results(tmp_path)).axes
     drawn = _drawn(axis)
     assert {label: heights for label, (heights, _) in drawn.items()} == {
         "affine, lr=0.1": [0.5],
@@ -66,10 +69,10 @@ def test_settings_are_lines_of_their_own(tmp_path):
 
 def test_a_stitcher_has_one_look_everywhere(tmp_path):
     make_run(tmp_path, "a", 0.5)
-    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    (axis,) = plot_accuracy_by_gap(load_results(tmp_path)).axes
     alone = _drawn(axis)["affine"][1]
     make_run(tmp_path, "b", 0.5, adapter="downsample_then_linear")
-    (axis,) = plot_accuracy_by_gap(load_runs(tmp_path), {}).axes
+    (axis,) = plot_accuracy_by_gap(load_results(tmp_path)).axes
     assert {container.lines[0].get_linestyle() for container in axis.containers} == {"-"}
     assert _drawn(axis)["affine"][1] == alone == adapter_style("affine")[0]
     styles = [adapter_style(name) for name in STITCHERS]
@@ -80,7 +83,7 @@ def test_a_stitcher_has_one_look_everywhere(tmp_path):
 def test_it_is_saved(tmp_path, ending):
     make_run(tmp_path, "a", 0.5)
     path = tmp_path / f"figure.{ending}"
-    plot_accuracy_by_gap(load_runs(tmp_path), {}, path)
+    save_figure(plot_accuracy_by_gap(load_results(tmp_path)), path)
     assert path.stat().st_size > 1000
 
 
@@ -88,4 +91,4 @@ def test_it_is_saved(tmp_path, ending):
 def test_a_path_that_cannot_be_written_is_told(tmp_path, name):
     make_run(tmp_path, "a", 0.5)
     with pytest.raises(UserError, match="cannot write the figure"):
-        plot_accuracy_by_gap(load_runs(tmp_path), {}, tmp_path / name)
+        save_figure(plot_accuracy_by_gap(load_results(tmp_path)), tmp_path / name)

@@ -8,7 +8,8 @@ import yaml
 from made_runs import RESNET, VIT, make_base, make_run
 
 from stitching import load_runs
-from stitching.analysis.tables import accuracy_table, adapters_in, base_accuracies, varied_settings
+from stitching.analysis.statistics import varied_settings
+from stitching.analysis.tables import accuracy_table, adapters_in, base_networks, load_bases
 from stitching.config.errors import UserError
 from stitching.training.results import StepLog
 
@@ -78,19 +79,17 @@ def test_unknown_stitchers_come_last(tmp_path):
     assert adapters_in(load_runs(tmp_path))[-2:] == ["ape", "zebra"]
 
 
-def test_base_accuracies(tmp_path):
+def test_base_networks(tmp_path):
     net = {"backend": "timm", "model_name": "resnet18"}
     make_base(tmp_path / "base", 0.97, {"Net": net})
-    assert base_accuracies([tmp_path / "base"]) == {RESNET: 0.97}
+    assert base_networks(load_bases(tmp_path / "base"))["accuracy"].to_dict() == {RESNET: 0.97}
     make_base(tmp_path / "stitched", 0.9, {"Assembly": {"parts": []}})
-    with pytest.raises(UserError, match=r"is of Assembly\n.*whole network"):
-        base_accuracies([tmp_path / "stitched"])
-    with pytest.raises(UserError, match="there are 2 runs"):
-        base_accuracies([tmp_path])
+    with pytest.raises(UserError, match=r"stitched is of a stitched network\n.*base network"):
+        load_bases([tmp_path / "base", tmp_path / "stitched"])
 
 
 def _no_accuracy(run):
-    StepLog([{"Step": 1, "Overall/Test Loss": 1.0}]).save(run / "result.pkl")
+    StepLog([{"Step": 1, "Epoch": 1, "Overall/Test Loss": 1.0}]).save(run / "result.pkl")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,207 @@
+"""Figures that are grids of cells with numbers in them; what is missing is blank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, last_epoch, stitched, summarize
+from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels, pairs_in, series_in, short_names
+from stitching.analysis.tables import add_measures
+from stitching.config.errors import UserError
+
+__all__ = ["best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress"]
+
+_GAP = ["first_deleted_block", "last_deleted_block"]
+
+
+def plot_penalties(results: pd.DataFrame) -> Figure:
+    """The stitching penalty (percentage points, against the destination), adapter x gap, a panel for each pair.
+
+    Raises:
+        UserError: the results hold no base network that is a destination.
+    """
+    measured = add_measures(last_epoch(results))
+    ours = stitched(measured)
+    pairs, names = pairs_in(results), short_names(results)
+    if ours["penalty"].isna().all():
+        raise UserError(
+            "there is no base network of a destination in these results, so nothing to compare with",
+            do="Load its folder, too; on the command line: --base FOLDER.",
+        )
+    series, gaps = series_in(results), gaps_in(stitched(results))
+    grids = []
+    for source, dest in pairs:
+        pair = ours[(ours["source"] == source) & (ours["destination"] == dest)]
+        grids.append(np.array([_means(one.rows(pair), _GAP, "penalty", gaps) for one in series]) * 100)
+    columns = min(2, len(pairs))
+    figure, axes = new_panels(-(-len(pairs) // columns), columns, *_size(gaps, series))
+    _heat(
+        figure, axes, grids, [f"{first}–{last}" for first, last in gaps], [one.label for one in series], "{:.1f}",
+        "penalty (% points)",
+    )  # fmt: skip
+    for number, (axis, (source, dest)) in enumerate(zip(axes.flat, pairs, strict=False)):
+        axis.set_title(f"{names[source]} → {names[dest]}", fontsize=9.5)
+        axis.set_xlabel("blocks dropped (first–last)", fontsize=9)
+        if number % columns:
+            axis.set_yticklabels([])
+    return finish(
+        figure, "Base accuracy of the destination minus stitched accuracy; means of finished runs over seeds."
+    )
+
+
+def plot_depths(results: pd.DataFrame) -> Figure:
+    """Test accuracy (percent), source depth x destination depth, a panel for each pair and stitcher.
+
+    Raises:
+        UserError: the runs do not tell their depths.
+    """
+    runs = stitched(results)
+    if not {"source_depth", "destination_depth"} <= set(runs.columns):
+        raise UserError(
+            "these runs do not tell their depths", do="Run them again: metadata.yml of newer runs has them."
+        )
+    pairs, names, series = pairs_in(results), short_names(results), series_in(results)
+    sources, dests = (sorted(runs[name].dropna().unique()) for name in ("source_depth", "destination_depth"))
+    grids = []
+    for source, dest in pairs:
+        pair = runs[(runs["source"] == source) & (runs["destination"] == dest)]
+        for one in series:
+            flat = [(s, d) for s in sources for d in dests]
+            found = _means(one.rows(pair), ["source_depth", "destination_depth"], "", flat)
+            grids.append(np.array(found).reshape(len(sources), len(dests)) * 100)
+    figure, axes = new_panels(
+        len(pairs), len(series), max(2.6, 0.34 * len(dests) + 0.7), max(1.8, 0.27 * len(sources) + 0.8)
+    )
+    _heat(
+        figure, axes, grids, [f"{d:.2f}" for d in dests], [f"{s:.2f}" for s in sources], "{:.0f}", "test accuracy (%)"
+    )
+    for row, (source, dest) in zip(axes, pairs, strict=True):
+        row[0].set_ylabel(f"{names[source]} →\n{names[dest]}\nsource depth (used)", fontsize=8.5)
+    for axis, one in zip(axes[0], series, strict=True):
+        axis.set_title(one.label, fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("destination depth (left out)", fontsize=8.5)
+    return finish(figure, "Fractions of the networks' stages; means of finished runs over seeds.")
+
+
+def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
+    """The best adapter of each pair and gap, and of each varied setting the best value, chosen by validation accuracy.
+
+    Returns:
+        A row for each pair and gap, with `summarize`'s columns of the test accuracy, which had no part in the choice.
+
+    Raises:
+        UserError: the runs have no validation accuracy.
+    """
+    runs = results[results["state"] == "done"]
+    settings = [key for one in series_in(results)[:1] for key in one.settings]
+    chosen = best_by_validation(runs, ["adapter", *settings])
+    return summarize(chosen, ["source", "destination", "gap", *_GAP, "adapter", *settings])
+
+
+def plot_best_adapters(results: pd.DataFrame) -> Figure:
+    """`best_adapters` as a grid of pairs x gaps, in the colours of the adapters, with test accuracies in percent."""
+    best = best_adapters(results)
+    pairs, names, gaps = pairs_in(results), short_names(results), gaps_in(stitched(results))
+    figure, axes = new_panels(1, 1, max(4.5, 0.62 * len(gaps) + 2.2), 0.4 * len(pairs) + 0.8)
+    axis = axes[0, 0]
+    for row in best.to_dict("records"):
+        x = gaps.index((int(row["first_deleted_block"]), int(row["last_deleted_block"])))
+        y = pairs.index((row["source"], row["destination"]))
+        colour, marker, inside = adapter_style(row["adapter"])
+        axis.plot(x, y + 0.2, marker, ms=7, color=colour, mfc=inside, ls="", label=row["adapter"])
+        axis.text(x, y - 0.18, f"{100 * row['mean']:.1f}", ha="center", va="center", fontsize=8.5)
+    _ticks(axis, [f"{a}–{b}" for a, b in gaps], [f"{names[source]} → {names[dest]}" for source, dest in pairs])
+    axis.set_xlim(-0.5, len(gaps) - 0.5)
+    axis.set_ylim(len(pairs) - 0.5, -0.5)
+    axis.set_xlabel("blocks dropped (first–last)", fontsize=9)
+    return finish(figure, f"Chosen by {VAL_ACCURACY.removeprefix('Overall/')}; the numbers are test accuracies (%).")
+
+
+def plot_progress(runs: pd.DataFrame) -> Figure:
+    """How many runs of each adapter and gap are done, and where some failed or are missing, a panel for each pair.
+
+    Args:
+        runs: as `list_runs` gives them.
+    """
+    runs = runs.assign(done=(runs["state"] == "done") & runs["problem"].isna(), failed=runs["state"] == "failed")
+    pairs, names, gaps = pairs_in(runs), short_names(runs), gaps_in(stitched(runs))
+    adapters = list(dict.fromkeys(one.adapter for one in series_in(runs)))
+    colours = {"all done": "#9ccfb9", "some done": "#dcefe7", "none done yet": "#f2f2f2", "some failed": "#f2b08a"}
+    columns = min(2, len(pairs))
+    figure, axes = new_panels(-(-len(pairs) // columns), columns, *_size(gaps, adapters))
+    for number, (axis, (source, dest)) in enumerate(zip(axes.flat, pairs, strict=False)):
+        pair = runs[(runs["source"] == source) & (runs["destination"] == dest)]
+        for _, cell in pair.groupby(["adapter", *_GAP]):
+            done, failed = int(cell["done"].sum()), int(cell["failed"].sum())
+            state = "some failed" if failed else "all done" if done == len(cell) else "some done" if done else ""
+            x, y = gaps.index(gaps_in(cell)[0]), adapters.index(cell["adapter"].iloc[0])
+            colour = colours[state or "none done yet"]
+            axis.add_patch(_square(x, y, colour))
+            axis.text(x, y, f"{done}/{len(cell)}", ha="center", va="center", fontsize=8)
+        _ticks(axis, [f"{a}–{b}" for a, b in gaps], [] if number % columns else adapters)
+        axis.set_xlim(-0.5, len(gaps) - 0.5)
+        axis.set_ylim(len(adapters) - 0.5, -0.5)
+        axis.set_title(f"{names[source]} → {names[dest]}", fontsize=9.5)
+        axis.set_xlabel("blocks dropped (first–last)", fontsize=9)
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_visible(False)
+    legend = [Patch(color=colour, label=label) for label, colour in colours.items()]
+    return finish(figure, "Runs done of runs that there are; blank where the sweep has none.", handles=legend)
+
+
+# ------------------------------------------------------------------------ shared
+
+
+def _means(runs: pd.DataFrame, by: Sequence[str], value: str, places: Sequence[tuple[float, ...]]) -> list[float]:
+    """The mean over seeds at each place, NaN where there is none."""
+    done = runs[runs["state"] == "done"]
+    found = summarize(done, by, value=value) if value else summarize(done, by)
+    means = {tuple(row[:-1]): row[-1] for row in found[[*by, "mean"]].itertuples(index=False, name=None)}
+    return [float(means.get(tuple(place), np.nan)) for place in places]
+
+
+def _heat(
+    figure: Figure, axes: np.ndarray, grids: Sequence[np.ndarray], x: list[str], y: list[str], form: str, label: str
+) -> None:
+    """Draw each grid on its axis, all with one scale of colours, the numbers in the cells."""
+    every = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
+    low, high = (every.min(), every.max()) if every.size else (0.0, 1.0)
+    image = None
+    for axis, grid in zip(axes.flat, grids, strict=False):
+        image = axis.imshow(grid, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for (row, column), value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                dark = (value - low) < 0.55 * (high - low)
+                axis.text(
+                    column, row, form.format(value), ha="center", va="center", fontsize=7.5,
+                    color="white" if dark else "black",
+                )  # fmt: skip
+        _ticks(axis, x, y)
+    for axis in axes.flat[len(grids) :]:
+        axis.set_visible(False)
+    if image is not None:
+        figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(label, fontsize=9)
+
+
+def _size(columns: Sequence[object], rows: Sequence[object]) -> tuple[float, float]:
+    """Width and height of a panel in inches, so that a cell has room for its number, and the words for theirs."""
+    return max(4.4, 0.48 * len(columns) + 1.6), max(1.6, 0.26 * len(rows) + 0.7)
+
+
+def _ticks(axis: Axes, x: list[str], y: list[str]) -> None:
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    axis.set_xticks(range(len(x)), x, fontsize=8.5 if len(x) < 12 else 7)
+    axis.set_yticks(range(len(y)), y, fontsize=8.5)
+
+
+def _square(x: int, y: int, colour: str) -> Patch:
+    return Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, color=colour, lw=0)

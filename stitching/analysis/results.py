@@ -1,0 +1,136 @@
+"""Run folders as one tidy dataframe, and the runs that are missing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stitching.analysis.reading import RUN, FoundRun, read_runs
+from stitching.config.errors import UserError
+
+__all__ = ["list_runs", "load_results", "read_results", "unfinished_runs"]
+
+Folders = str | Path | Iterable[str | Path]
+
+_LEADING = (
+    "run", "folder", "name", "arch", "base", "source", "destination", "gap", "first_deleted_block",
+    "last_deleted_block", "dropped_blocks", "source_depth", "destination_depth", "num_downsamples", "adapter", "seed",
+)  # fmt: skip
+_COUNTS = ("first_deleted_block", "last_deleted_block", "dropped_blocks", "num_downsamples")
+
+
+def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
+    """What the runs below one folder or several have logged, finished or not, as one tidy dataframe.
+
+    A row for each run and epoch (or step), with
+
+    - who it is: `run` (the path of its result), `folder`, `name`, `seed`, `state` (`done`, `running`, `stopped`,
+      `failed` as the folder says; `stitching status` asks Slurm, too);
+    - of a stitched network: `source`, `destination`, `adapter`, `gap` ("1-2": first and last deleted block),
+      `first_deleted_block`, `last_deleted_block`, `dropped_blocks` (how many), `source_depth` (the fraction of the
+      source's stages that are used), `destination_depth` (the fraction of the destination's stages that are left out),
+      `num_downsamples`;
+    - of a whole network: `base`, its title, such as `timm/resnet50`, by which sources and destinations go;
+    - each key of the config that differs between the runs, with its dotted name: `train_config.optimizer_args.lr`;
+    - `parameters` and `trainable_parameters` (numbers), `macs` (multiply-adds for one image), and the rest of what
+      metadata.yml has;
+    - what was logged, as in result.pkl: `Step`, `Epoch`, `Loss`, `LR`, `Overall/Test Accuracy` (0 to 1), ...
+
+    A network that stands for several cells of a sweep (finetune over [1,1] and [1,2], say) has its rows for each of
+    them, with the same `run` and another `name`. Runs that have logged nothing are in `unfinished_runs`.
+
+    Args:
+        folders: where run folders are, at any depth; of a sweep and of its base networks, say.
+        steps: a row for every training step; by default one for every epoch, with the last value of each column in it
+            (of the loss that is the epoch's last step).
+
+    Raises:
+        UserError: there is no such folder, or nothing was logged in any of them yet.
+    """
+    return read_results(folders, steps=steps)[0]
+
+
+def list_runs(folders: Folders) -> pd.DataFrame:
+    """The runs below one folder or several, a row each (or for each cell), also those that have logged nothing.
+
+    The columns are those of `load_results`, with `problem` (why nothing of the run is in the results) and without what
+    was logged.
+    """
+    return _tables(folders, steps=False)[1]
+
+
+def unfinished_runs(folders: Folders) -> pd.DataFrame:
+    """The runs that are not done, or whose result is missing or broken: a row each with `state` and `reason`."""
+    runs = list_runs(folders)
+    left = runs[(runs["state"] != "done") | runs["problem"].notna()]
+    failure = left["failure"] if "failure" in left else pd.Series(index=left.index, dtype=object)
+    left = left.assign(reason=failure.fillna(left["problem"]))
+    names = ("name", "state", "reason", "source", "destination", "gap", "adapter", "seed", "folder")
+    return left[[name for name in names if name in left]].reset_index(drop=True)
+
+
+def read_results(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`load_results` and `list_runs` at once."""
+    rows, runs = _tables(folders, steps)
+    if rows.empty:
+        problems = [problem for problem in runs["problem"].dropna() if problem]
+        names = ", ".join(map(str, _as_list(folders)))
+        first = f" ({problems[0]})" if problems else ""
+        raise UserError(
+            f"no run in {names} has logged anything yet{first}",
+            do="`stitching status FOLDER` says how its runs stand, `stitching submit SWEEP.yml` starts them.",
+        )
+    return rows, runs
+
+
+def _as_list(folders: Folders) -> list[str | Path]:
+    return [folders] if isinstance(folders, (str, Path)) else list(folders)
+
+
+def _tables(folders: Folders, steps: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows that were logged with what is known of their runs, and the runs."""
+    found: dict[str, tuple[FoundRun, int]] = {}  # by result, so that a folder within another is read once
+    logged: list[pd.DataFrame] = []
+    count = 0
+    for folder in _as_list(folders):
+        runs, rows = read_runs(folder, steps=steps)
+        new = {number for number, run in enumerate(runs) if str(Path(run.result).resolve()) not in found}
+        found |= {str(Path(runs[number].result).resolve()): (runs[number], count + number) for number in sorted(new)}
+        logged.append(rows[rows[RUN].isin(new)].assign(**{RUN: lambda rows, first=count: rows[RUN] + first}))
+        count += len(runs)
+    table = _run_table([run for run, _ in found.values()], [number for _, number in found.values()])
+    rows = pd.concat(logged, ignore_index=True) if logged else pd.DataFrame({RUN: []})
+    joined = table.drop(columns=[name for name in table if name in rows and name != RUN]).merge(rows, on=RUN)
+    return joined.drop(columns=[RUN, "problem"]), table.drop(columns=RUN)
+
+
+def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
+    varied = _varied([run.settings for run in runs if run.settings])
+    cells = []
+    for run, number in zip(runs, numbers, strict=True):
+        same = {RUN: number, "run": run.result, "folder": run.folder, "base": run.base, "problem": run.problem}
+        settings = {key: run.settings.get(key) for key in varied}
+        suffix = Path(run.result).stem.removeprefix("result")
+        for cell in [run.metadata, *run.metadata.get("also", [])]:
+            about = {
+                key: value for key, value in {**run.metadata, **cell}.items() if not isinstance(value, (dict, list))
+            }
+            cells.append({"name": Path(run.folder).name + suffix, "state": "missing", **settings, **about, **same})
+    table = pd.DataFrame(cells, columns=None if cells else [RUN, "run", "folder", "base", "problem", "state"])
+    if {"first_deleted_block", "last_deleted_block"} <= set(table.columns):
+        table = table.assign(dropped_blocks=table["last_deleted_block"] - table["first_deleted_block"] + 1)
+        table = table.astype({name: "Int64" for name in _COUNTS if name in table})
+        first, last = table["first_deleted_block"].astype("string"), table["last_deleted_block"].astype("string")
+        table = table.assign(gap=(first + "-" + last).astype(object))
+    leading = [name for name in _LEADING if name in table]
+    first_ones = [*leading, *(name for name in varied if name in table)]
+    return table[[*first_ones, *(name for name in table if name not in first_ones)]]
+
+
+def _varied(settings: list[dict[str, Any]]) -> list[str]:
+    """The keys that are not the same in all configs, in the order of the first one that has them."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    return [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]

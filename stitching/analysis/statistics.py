@@ -1,0 +1,137 @@
+"""From epochs to runs, from runs to numbers with intervals, and choosing without looking at the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from stitching.analysis.measures import wilson_interval
+from stitching.config.errors import UserError
+from stitching.config.identity import LEFT_OUT
+from stitching.config.job import JobSettings
+from stitching.training.results import ACCURACY
+
+__all__ = ["best_by_validation", "cell_keys", "last_epoch", "stitched", "summarize", "varied_settings"]
+
+VAL_ACCURACY = "Overall/Val Accuracy"
+_CELL = ("source", "destination", "first_deleted_block", "last_deleted_block", "adapter", "control")
+_RUN = ["run", "name"]  # a network that stands for several cells has one run, and names
+
+
+def stitched(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of stitched networks: those that are not of a whole one."""
+    return results[results["base"].isna()]
+
+
+def varied_settings(results: pd.DataFrame) -> list[str]:
+    """The config's keys that differ between stitched networks, a grid's for example; seed and device apart."""
+    runs = stitched(results)
+    left_out = {*LEFT_OUT, "device", "train_config.seed"}
+    keys = [name for name in runs.columns if name.split(".")[0] in JobSettings.model_fields and name not in left_out]
+    return [name for name in keys if runs[name].nunique(dropna=False) > 1]
+
+
+def cell_keys(results: pd.DataFrame) -> list[str]:
+    """The columns that tell stitched networks apart but for the seed: pair, gap, adapter and varied settings."""
+    return [*(name for name in _CELL if name in results), *varied_settings(results)]
+
+
+def last_epoch(results: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run: the last epoch after which it was tested. Runs that were not tested yet have none."""
+    tested = [name for name in results.columns if name.startswith("Overall/Test ")]
+    rows = results[results[tested].notna().any(axis=1)]
+    return rows.drop_duplicates(_RUN, keep="last").reset_index(drop=True)
+
+
+def best_by_validation(
+    results: pd.DataFrame, over: str | Sequence[str] = "Epoch", *, metric: str = VAL_ACCURACY
+) -> pd.DataFrame:
+    """The rows of the best epochs or settings, chosen on data that was held out of the training data.
+
+    The test columns of the rows that come back report on data that had no part in the choice.
+
+    Args:
+        results: as `load_results` gives them.
+        over: what is chosen. `Epoch`: of each run the row with its best epoch. Columns, such as
+            `train_config.optimizer_args.lr` or `adapter`: of the networks that differ in nothing else (and the seed)
+            those with the best mean over seeds, as they were after their last epoch.
+        metric: a column that begins with `Overall/Val `; of a loss the least is the best, else the greatest. Of equal
+            ones the first is taken.
+
+    Raises:
+        UserError: the metric is not of a validation set, or the runs have none.
+    """
+    if not metric.startswith("Overall/Val "):
+        raise UserError(
+            f"choosing by {metric!r} is choosing on the test or training data: what it then shows is too good",
+            allowed="a column that begins with 'Overall/Val '",
+        )
+    if metric not in results or results[metric].isna().all():
+        raise UserError(
+            f"there is no {metric!r} in these runs, so nothing can be chosen",
+            do="Train with a validation split. The test accuracy is for reporting: choosing by it makes it too good.",
+        )
+    better = results[metric] * (-1 if metric.endswith("Loss") else 1)
+    rows = results.assign(_better=better).reset_index(drop=True).dropna(subset="_better")
+    if over == "Epoch":
+        best = rows.groupby(_RUN, sort=False)["_better"].idxmax()
+        return rows.loc[best, list(results.columns)].reset_index(drop=True)
+    over = [over] if isinstance(over, str) else list(over)
+    _check_columns(rows, over)
+    rows = stitched(rows).drop_duplicates(_RUN, keep="last")
+    others = [key for key in cell_keys(rows) if key not in over]
+    means = rows.groupby([*others, *over], dropna=False, sort=False)["_better"].mean().reset_index()
+    means["_cell"] = means.groupby(others, dropna=False, sort=False).ngroup() if others else 0
+    best = means.groupby("_cell")["_better"].idxmax()
+    chosen = means.loc[best, [*others, *over]]
+    return rows.drop(columns="_better").merge(chosen, on=[*others, *over])[list(results.columns)]
+
+
+def summarize(
+    results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY, images: int | None = None
+) -> pd.DataFrame:
+    """Mean over seeds with its 95% interval, for each group of runs.
+
+    `low` and `high` are mean ± t(0.975, n - 1) · std / √n (Student's t), which says how far another choice of seeds
+    could have moved the mean, and is blank for one seed. What groups hold beside seeds, several gaps for example, is
+    averaged for each seed first, so that n is the number of seeds and never of runs.
+
+    Args:
+        results: as `load_results` gives them. Runs count if they are done, as they were after their last test; where
+            `by` has `Epoch`, all do. Whole networks count only where `by` has `base`.
+        by: columns; by default those that tell stitched networks apart (`cell_keys`).
+        value: the column that is averaged.
+        images: the number of test images, for `test_low` and `test_high`: the Wilson interval of an accuracy, which
+            says how far another test set of that size could have moved it. All seeds share their test set, so it does
+            not shrink with their number.
+
+    Returns:
+        A row for each group: `by`, then `mean`, `std`, `low`, `high`, `n`.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    by = [by] if isinstance(by, str) else list(by) if by is not None else cell_keys(results)
+    rows = results if "base" in by else stitched(results)
+    rows = rows if "Epoch" in by else last_epoch(rows[rows["state"] == "done"])
+    _check_columns(rows, [*by, "seed", value])
+    seeds = rows.dropna(subset=value).groupby([*by, "seed"], dropna=False, sort=False)[value].mean()
+    found = seeds.groupby(level=by, dropna=False, sort=False).agg(["mean", "std", "count"])
+    n = found["count"].to_numpy()
+    half = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan)) * found["std"] / np.sqrt(n)
+    found = found.assign(low=found["mean"] - half, high=found["mean"] + half, n=n)
+    columns = ["mean", "std", "low", "high", "n"]
+    if images is not None:
+        low, high = wilson_interval(found["mean"].to_numpy(), images)
+        found = found.assign(test_low=low, test_high=high)
+        columns += ["test_low", "test_high"]
+    return found[columns].reset_index()
+
+
+def _check_columns(rows: pd.DataFrame, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in rows:
+            raise UserError(f"the results have no column {name!r}", allowed=", ".join(map(str, rows.columns)))

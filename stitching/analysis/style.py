@@ -1,0 +1,189 @@
+"""How figures look: one colour for each adapter, panels of readable size, legends that are not cut off."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stitching.analysis.statistics import stitched, varied_settings
+from stitching.analysis.tables import adapters_in
+from stitching.config.errors import UserError
+from stitching.sweeps.stitchers import STITCHERS
+
+__all__ = [
+    "GREY", "Series", "adapter_style", "finish", "gaps_in", "new_panels", "on_each_pair", "pairs_in", "save_figure",
+    "series_in", "short_names",
+]  # fmt: skip
+
+# Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GREY = "#444444"
+_LINES = ("-", "--", ":", "-.")
+_LEGEND = 8.5  # points
+
+
+def adapter_style(name: str) -> tuple[str, str, str]:
+    """A stitcher's colour, marker, and the colour of the marker's inside: the same in every figure.
+
+    There are more stitchers than colours that everyone can tell apart: those that share one differ in the others.
+    """
+    # The demo's and the most used ones come first, so that the colours of a small figure are far apart.
+    common = (
+        "downsample_then_linear",
+        "downsample_then_3x3conv",
+        "downsample_then_block",
+        "affine",
+        "downsample_then_bottleneck",
+        "finetune",
+    )
+    order = [*common, *(other for other in STITCHERS if other not in common)]
+    place = order.index(name) if name in order else len(order)
+    colour = _COLOURS[place % len(_COLOURS)]
+    marker = _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)]
+    return colour, marker, colour if place < len(_COLOURS) else "white"
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is drawn alike: a stitcher with one choice of the settings that vary."""
+
+    label: str
+    adapter: str
+    line: str
+    number: int  # of the choice of settings
+    settings: dict[str, Any]
+
+    def rows(self, results: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `results` that belong to it."""
+        ours = results["adapter"] == self.adapter
+        for key, value in self.settings.items():
+            ours &= (results[key] == value) | (pd.isna(value) & results[key].isna())
+        return results[ours]
+
+
+def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:
+    """Each stitcher with each choice of the settings that vary, but one that is shown otherwise."""
+    varied = [key for key in varied_settings(results) if key != but]
+    runs = stitched(results)
+    choices = list(runs[varied].drop_duplicates().itertuples(index=False, name=None)) if varied else [()]
+    found = []
+    for adapter in adapters_in(runs):
+        for number, values in enumerate(choices):
+            words = [f"{key.split('.')[-1]}={value}" for key, value in zip(varied, values, strict=True)]
+            settings = dict(zip(varied, values, strict=True))
+            one = Series(", ".join([adapter, *words]), adapter, _LINES[number % len(_LINES)], number, settings)
+            if not one.rows(runs).empty:
+                found.append(one)
+    return found
+
+
+def pairs_in(results: pd.DataFrame) -> list[tuple[str, str]]:
+    """The pairs of source and destination, in the order of the rows.
+
+    Raises:
+        UserError: no row is of a stitched network with a stitcher.
+    """
+    runs = stitched(results)
+    if runs.empty or not {"source", "destination", "adapter", "first_deleted_block"} <= set(runs.columns):
+        raise UserError("there are no runs of a sweep to draw: none names a source, a destination and a stitcher")
+    return list(dict.fromkeys(zip(runs["source"], runs["destination"], strict=True)))
+
+
+def short_names(results: pd.DataFrame) -> dict[str, str]:
+    """What each model is called in a figure: `resnet50`, with as much more of its title as tells it from others."""
+    titles = list(dict.fromkeys(title for pair in pairs_in(results) for title in pair))
+    for short in (lambda title: title.split("/")[-1].split(".")[0], lambda title: title.split("/")[-1]):
+        names = {title: short(title) for title in titles}
+        if len(set(names.values())) == len(titles):
+            return names
+    return {title: title for title in titles}
+
+
+def gaps_in(runs: pd.DataFrame) -> list[tuple[int, int]]:
+    """The gaps (first and last deleted block) in order."""
+    return sorted({(int(a), int(b)) for a, b in runs[["first_deleted_block", "last_deleted_block"]].to_numpy()})
+
+
+def new_panels(rows: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, np.ndarray]:
+    """A figure of `rows` x `columns` axes of a size in inches each, tidied by `finish`."""
+    # Not pyplot's, which would keep every figure of a notebook in memory and needs a backend.
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#dddddd", lw=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Figure:
+    """Put a note and one legend (of all panels, or as given) below, and make the figure higher by what they take."""
+    entries = {str(one.get_label()): one for one in handles} or {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        if not label.startswith("_")
+    }
+    width, height = figure.get_size_inches()
+    note = textwrap.fill(note, max(40, int(width * 14)))
+    if entries:
+        widest = max(map(len, entries)) * _LEGEND * 0.6 / 72 + 0.55  # inches
+        columns = min(len(entries), max(1, math.floor(width / widest)))
+        figure.legend(
+            entries.values(),
+            entries.keys(),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=_LEGEND,
+            title=note or None,
+            title_fontproperties={"size": _LEGEND - 0.5, "style": "italic"},
+        )
+        height += math.ceil(len(entries) / columns) * 0.19 + 0.1
+    elif note:
+        figure.supxlabel(note, fontsize=_LEGEND - 0.5, style="italic")
+    figure.set_size_inches(width, height + 0.16 * len(note.splitlines()))
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write a figure as its name ends; without an ending, as PDF for the paper and PNG for the screen.
+
+    Raises:
+        UserError: the ending is of no format, or the file cannot be written.
+    """
+    path = Path(path)
+    paths = [path] if path.suffix else [path.with_name(f"{path.name}.{ending}") for ending in ("pdf", "png")]
+    for one in paths:
+        try:
+            figure.savefig(one, dpi=150)
+        except (ValueError, OSError) as error:
+            raise UserError(f"cannot write the figure {one}: {error}") from None
+    return paths
+
+
+def on_each_pair(
+    results: pd.DataFrame, draw: Callable[[Axes, str, str, pd.DataFrame], None], width: float, height: float
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a panel for each pair of networks, at most two beside each other."""
+    pairs, names = pairs_in(results), short_names(results)
+    runs = stitched(results)
+    columns = min(2, len(pairs))
+    figure, axes = new_panels(-(-len(pairs) // columns), columns, width, height, sharey=True)
+    for axis, (source, dest) in zip(axes.flat, pairs, strict=False):
+        draw(axis, source, dest, runs[(runs["source"] == source) & (runs["destination"] == dest)])
+        axis.set_title(f"{names[source]} → {names[dest]}", fontsize=10)
+    for axis in axes.flat[len(pairs) :]:
+        axis.set_visible(False)
+    return figure, axes

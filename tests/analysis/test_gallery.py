@@ -1,0 +1,117 @@
+"""Every figure draws a half-finished sweep and the smallest one; what cannot be drawn is told."""
+
+from __future__ import annotations
+
+import pytest
+from made_runs import RESNET, VIT, make_base, make_run
+from matplotlib.figure import Figure
+from told import assert_told
+
+from stitching import list_runs, load_results
+from stitching.analysis.curves import plot_setting
+from stitching.analysis.gallery import FIGURES, draw
+from stitching.analysis.heatmaps import plot_penalties, plot_progress
+from stitching.analysis.style import save_figure
+from stitching.training.results import ACCURACY, StepLog
+
+LR = "train_config.optimizer_args.lr"
+SIZE = {"source_depth": 0.25, "destination_depth": 0.5, "parameters": 10**6, "macs": 10**9}
+
+
+def _bases(folder):
+    for name, accuracy in (("resnet18", 0.9), ("vit_tiny", 0.8)):
+        make_base(folder / name, accuracy, {"Net": {"backend": "timm", "model_name": name}})
+
+
+@pytest.fixture
+def smallest(tmp_path):
+    make_run(tmp_path, "a", 0.5, **SIZE)
+    _bases(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def half_finished(tmp_path):
+    """Two pairs, not the same gaps and adapters in both, two rates, some runs failed, going or not started."""
+    states = {"done": 0.6, "running": 0.3, "failed": None, "submitted": None}
+    for pair in ((RESNET, VIT), (VIT, RESNET)):
+        for gap in ((1, 2), (3, 4)):
+            for number, (state, accuracy) in enumerate(states.items()):
+                for seed, adapter in enumerate(("affine", "finetune")):
+                    if pair[0] == VIT and (adapter == "finetune" or gap == (3, 4)):
+                        continue
+                    name = f"{pair[0][-3:]}{gap[0]}{number}{seed}"
+                    run = make_run(tmp_path, name, accuracy or 0, pair=pair, gap=gap, adapter=adapter, seed=number,
+                                   state=state, **SIZE, **{LR: [0.1, 0.001][seed]})  # fmt: skip
+                    if accuracy is None:
+                        (run / "result.pkl").unlink()
+                    else:
+                        StepLog([{"Step": 1, "Epoch": 1, ACCURACY: accuracy, "Overall/Val Accuracy": 0.5}]).save(
+                            run / "result.pkl"
+                        )
+    _bases(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_half_finished(half_finished, name):
+    figure = draw(name, half_finished)
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("setting", "best-adapters")])
+def test_smallest(smallest, name):
+    draw(name, smallest).draw_without_rendering()
+
+
+def _numbers(axis):
+    return {tuple(map(round, text.get_position())): text.get_text() for text in axis.texts}
+
+
+def test_the_penalty_is_in_percentage_points_and_missing_cells_are_blank(half_finished):
+    second, first = plot_penalties(load_results(half_finished)).axes[:2]
+    assert first.get_title() == "resnet18 → vit_tiny"
+    assert set(_numbers(first).values()) == {"20.0"}
+    assert len(_numbers(first)) == 4
+    assert list(_numbers(second).values()) == ["30.0"]
+
+
+def test_progress_counts_runs(half_finished):
+    second, first = plot_progress(list_runs(half_finished)).axes
+    assert set(_numbers(first).values()) == {"1/4"}
+    assert len(_numbers(first)) == 4
+    assert len(_numbers(second)) == 1
+
+
+def test_a_setting_is_the_axis_and_no_line_of_its_own(tmp_path):
+    for lr, accuracy in ((0.001, 0.5), (0.01, 0.7), (0.1, 0.6)):
+        make_run(tmp_path, str(lr), accuracy, **{LR: lr})
+    (axis,) = plot_setting(load_results(tmp_path), "lr").axes
+    (line,) = axis.containers
+    assert list(line.lines[0].get_xdata()) == [0.001, 0.01, 0.1]
+    assert list(line.lines[0].get_ydata()) == [0.5, 0.7, 0.6]
+    assert axis.get_xscale() == "log"
+
+
+def test_without_an_ending_pdf_and_png_are_written(smallest, tmp_path):
+    paths = save_figure(draw("gap", smallest), tmp_path / "figure")
+    assert [path.name for path in paths] == ["figure.pdf", "figure.png"]
+    assert paths[0].read_bytes().startswith(b"%PDF")
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command(cli, tmp_path):
+    make_run(tmp_path / "sweep", "a", 0.5, **SIZE)
+    make_base(tmp_path / "base", 0.8, {"Net": {"backend": "timm", "model_name": "vit_tiny"}})
+    outcome = cli("plot", "--list")
+    assert outcome.code == 0
+    assert all(name in outcome.out for name in FIGURES)
+    path = tmp_path / "out.png"
+    arguments = ("plot", tmp_path / "sweep", "--figure", "penalties", "-o", path)
+    assert_told(cli(*arguments), "there is no base network of a destination", "--base FOLDER")
+    assert cli(*arguments, "--base", tmp_path / "base").code == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert_told(cli("plot", tmp_path / "sweep", "--figure", "penaltys"), "there is no figure", "penalties")
+    assert_told(cli("plot", tmp_path / "sweep", "--figure", "setting"), "0 settings vary", "grid")
+    assert_told(cli("plot"), "no folder of runs", "plot FOLDER")
