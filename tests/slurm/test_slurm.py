@@ -13,7 +13,6 @@ from on_slurm import (
     folder_of,
     frames,
     status,
-    wait,
     wait_until_over,
 )
 
@@ -48,14 +47,11 @@ def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch):
     assert launching._max_array_size() == 1001
     path = sweep()
     monkeypatch.setattr(launching, "_max_array_size", lambda: 3)
-    outcome = cli("submit", path, "--cluster", "test", "--pack", "1", "--slurm", "sbatch.hold=true")
+    outcome = cli("submit", path, "--cluster", "test", "--pack", "1")
     assert outcome.code == 0, outcome.err
     ids = [task.id for task in submitted_tasks(folder_of(path) / SLURM_FOLDER)]
     assert [each.partition("_")[2] for each in ids] == ["0", "1", "2", ""]  # the last one is alone, and no array
-    assert {run["state"] for run in status(cli, path).values()} == {"pending"}
     assert "4 runs in 4 tasks cancelled" in cli("cancel", path).out
-    wait_until_over(path)
-    wait(lambda: {(run["state"], run["cause"]) for run in status(cli, path).values()} == {("stopped", "cancelled")})
 
 
 def test_tasks_that_sacct_tells_of_together():
