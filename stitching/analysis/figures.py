@@ -51,7 +51,9 @@ def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
             _draw(axis, *_parted(x, found, [first for first, _ in gaps]), one)
         _base_lines(axis, source, dest, bases)
         labels = [f"{first}–{last}" for first, last in gaps]
-        axis.set_xticks(range(len(gaps)), labels, **({"rotation": 90, "fontsize": 7} if len(gaps) > 12 else {}))
+        axis.set_xticks(range(len(gaps)), labels)
+        if len(gaps) > 12:
+            axis.tick_params("x", rotation=90, labelsize=7)
         axis.set_xlim(-0.5, len(gaps) - 0.5)
         axis.set_xlabel("blocks dropped (first–last)")
 
