@@ -53,7 +53,7 @@ def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
         labels = [f"{first}–{last}" for first, last in gaps]
         axis.set_xticks(range(len(gaps)), labels)
         if len(gaps) > 12:
-            axis.tick_params("x", labelrotation=90, labelsize=7)
+            axis.tick_params("x", rotation=90, labelsize=7)
         axis.set_xlim(-0.5, len(gaps) - 0.5)
         axis.set_xlabel("blocks dropped (first–last)")
 

@@ -80,12 +80,18 @@ def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:
     found = []
     for adapter in adapters_in(runs):
         for number, values in enumerate(choices):
-            words = [f"{key.split('.')[-1]}={value}" for key, value in zip(varied, values, strict=True)]
+            words = [f"{key.split('.')[-1]}={_worded(value)}" for key, value in zip(varied, values, strict=True)]
             settings = dict(zip(varied, values, strict=True))
             one = Series(", ".join([adapter, *words]), adapter, _LINES[number % len(_LINES)], number, settings)
             if not one.rows(runs).empty:
                 found.append(one)
     return found
+
+
+def _worded(value: Any) -> str:
+    if pd.isna(value):
+        return "unset"
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def pairs_in(results: pd.DataFrame) -> list[tuple[str, str]]:

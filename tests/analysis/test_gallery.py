@@ -12,6 +12,7 @@ from stitching.analysis.curves import plot_setting
 from stitching.analysis.gallery import FIGURES, draw
 from stitching.analysis.heatmaps import plot_penalties, plot_progress
 from stitching.analysis.style import save_figure
+from stitching.config.errors import UserError
 from stitching.training.results import ACCURACY, StepLog
 
 LR = "train_config.optimizer_args.lr"
@@ -82,6 +83,15 @@ def test_progress_counts_runs(half_finished):
     assert set(_numbers(first).values()) == {"1/4"}
     assert len(_numbers(first)) == 4
     assert len(_numbers(second)) == 1
+
+
+def test_more_gaps_than_can_be_read_beside_each_other_are_told(tmp_path):
+    for last in range(1, 18):
+        make_run(tmp_path, str(last), 0.5, gap=(1, last))
+    with pytest.raises(UserError, match="17 gaps are too many"):
+        draw("learning-curves", tmp_path)
+    labels = draw("gap", tmp_path).axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {90}
 
 
 def test_a_setting_is_the_axis_and_no_line_of_its_own(tmp_path):
