@@ -244,4 +244,4 @@ def test_wrong_inspect_input(cli, arguments, words):
 
 def test_results_of_nothing(cli, tmp_path):
     assert_told(cli("results", tmp_path / "nowhere"), "there is no folder", "nowhere")
-    assert_told(cli("results", tmp_path), "there is no finished run", "stitching submit")
+    assert_told(cli("results", tmp_path), f"no run in {tmp_path} has logged anything yet", "stitching submit")
