@@ -30,7 +30,7 @@ __all__ = ["RUN", "FoundRun", "read_runs"]
 RUN = "number of the run"  # joins rows and runs; not part of what users see
 
 _FIRST = ("Step", "Epoch", "Loss", "LR")
-_NO_SETTINGS = {*LEFT_OUT, "model", "assembly", "head", "device"}
+_NO_SETTINGS = {*LEFT_OUT, "model", "assembly", "head", "reference", "device"}
 _SETTLED_NS = 2_000_000_000  # a file younger than this may change again within one tick of its file system's clock
 
 

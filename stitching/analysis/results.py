@@ -108,7 +108,9 @@ def _tables(folders: Folders, steps: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
-    varied = _varied([run.settings for run in runs if run.settings])
+    told = [run.settings for run in runs if run.settings]
+    # Networks that are only tested have no part in what was tried out.
+    varied = _varied([settings for settings in told if not settings.get("test_only")] or told)
     cells = []
     for run, number in zip(runs, numbers, strict=True):
         same = {RUN: number, "run": run.result, "folder": run.folder, "base": run.base, "problem": run.problem}

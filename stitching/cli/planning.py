@@ -102,7 +102,7 @@ def _table(found: Any, states: dict[str, str]) -> list[list[str]]:
     groups: dict[Any, list[Any]] = {}
     for run in found.cells:
         cell = run.cell
-        key = (cell.source.title, cell.dest.title, cell.gap, cell.stitcher, run.cost, run.trainable, run.declined)
+        key = (*_words(cell), run.cost, run.trainable, run.declined)
         groups.setdefault((*key, run.same_as is not None), []).append(run)
     rows = []
     for (source, dest, gap, stitcher, cost, trainable, declined, _), runs in groups.items():
@@ -115,11 +115,21 @@ def _table(found: Any, states: dict[str, str]) -> list[list[str]]:
             verdict = ", ".join(state if len(runs) == 1 else f"{n} {state}" for state, n in counts.items())
         rows.append(
             [
-                source, dest, f"{gap[0]}-{gap[1]}", stitcher, str(len(runs)), f"{trainable:,}" if cost else "",
+                source, dest, gap, stitcher, str(len(runs)), f"{trainable:,}" if cost else "",
                 f"{cost.macs / 1e6:,.1f}" if cost else "", verdict,
             ]
         )  # fmt: skip
     return rows
+
+
+def _words(cell: Any) -> tuple[str, str, str, str]:
+    """What stands in the table for a cell: source, destination, gap and stitcher."""
+    source, dest, (first, last) = cell.source.title, cell.dest.title, cell.gap
+    if cell.control == "base":
+        return "", dest, "", "alone (only tested)"
+    if cell.control == "self":
+        return source, dest, f"at {first}", "identity (self, only tested)"
+    return source, dest, f"{first}-{last}", cell.stitcher + (f" ({cell.control})" if cell.control else "")
 
 
 def _print_estimate(found: Any, statuses: list[Any], calibrate: bool) -> None:

@@ -22,7 +22,7 @@ Examples: `stitching score across-scales/digits.yml`, `stitching score sweep.yml
 def score(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yml", help="A sweep; its stitchers do not matter.")],
     images: Annotated[
-        int, typer.Option(min=4, help="Training images to fit to, and as many test images to try the fit on.")
+        int, typer.Option(min=4, help="Training images to fit to, and as many held-out images to try the fit on.")
     ] = 500,
     output: Annotated[
         Path | None,
@@ -35,7 +35,7 @@ def score(
     For every gap: how alike the source's output and the destination's input are (CKA: 1 is the same up to a rotation;
     Procrustes: 0 is), how well the best affine map predicts one from the other (R2), and the accuracy of the network
     that is stitched with this map. CKA and Procrustes are of training images, to which the map is fitted; R2 and the
-    accuracies are of test images.
+    accuracies are of held-out ones: of the sweep's validation images if it has them, else of test images.
     """
     from stitching.analysis.collect import check_ending, save_table
     from stitching.config.sweep import read_sweep
@@ -71,7 +71,8 @@ def score(
     print_table(f"Scores of {sweep.stem}", columns, rows)
     out.print(
         f"Fitted to {found.fit_images} training images of {found.dataset}; R2 and the accuracies (stitched by the map, "
-        f"and the destination's own) are of {found.test_images} test images; both chosen by seed {found.seed}",
+        f"and the destination's own) are of {found.held_out_images} {found.held_out} images; both chosen by "
+        f"seed {found.seed}",
         soft_wrap=True,
     )  # fmt: skip
     for note in found.notes:

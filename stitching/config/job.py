@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stitching.config.parts import AssemblyPart, PartField, ReformatOptions
+from stitching.config.parts import AssemblyPart, NetPart, PartField, ReformatOptions
 from stitching.config.schema import Schema, complaint, validated
 from stitching.config.yaml import Document, load_yaml
 
@@ -18,6 +18,7 @@ __all__ = [
     "Preprocessing",
     "TaskConfig",
     "TrainConfig",
+    "Validation",
     "checkpoints_of",
     "load_job",
     "model_parts",
@@ -40,6 +41,17 @@ class Preprocessing(Schema):
     channels: Literal[1, 3] | None = None
     mean: Annotated[list[float], Field(min_length=1)] | None = None
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
+
+
+class Validation(Schema):
+    """The part of the training images that is held out, for choosing a learning rate or an epoch by it.
+
+    Which images these are depends on the seed that stands here, and not on that of the training: all runs of a sweep
+    have the same.
+    """
+
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+    seed: NonNegative = 0
 
 
 class TaskConfig(Schema):
@@ -110,6 +122,7 @@ class TrainConfig(Schema):
     tasks: Annotated[list[TaskConfig], Field(min_length=1)] | None = None
     data_preprocessing: Preprocessing = Preprocessing()
     data_augmentation: Literal[True, False, "default", "none"] | None = None
+    validation: Validation | None = None
     seed: NonNegative = 12345
     epochs: NonNegative = 10
     max_steps: PositiveInt | None = None
@@ -215,6 +228,7 @@ class Job(JobSettings):
     model: PartField | None = None
     assembly: Annotated[list[PartField], Field(min_length=1)] | None = None
     head: PartField | None = None
+    reference: PartField | None = None  # a whole network whose predictions those on the test images are compared with
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:
@@ -227,6 +241,12 @@ class Job(JobSettings):
                 "assembly with head, or a head inside `model: {Assembly: ...}`",
                 key="head",
             )
+        if self.reference is not None and not isinstance(self.reference, NetPart):
+            raise complaint(
+                f"the reference is a {self.reference.kind}", "a whole network: `Net: {...}`", key="reference"
+            )
+        if self.reference is not None and len(self.train_config.task_list) > 1:
+            raise complaint("a reference, and several tasks", "a reference with one data set", key="reference")
         return self
 
     @property
@@ -287,9 +307,7 @@ def with_paths(settings: Any, folder: Path) -> Any:
     for name in ("data_path", "save_dir", "resume_from", "load_from"):
         if value := getattr(settings, name, None):
             setattr(settings, name, str((folder / Path(value).expanduser()).resolve()))
-    for part in model_parts(
-        getattr(settings, "model", None), getattr(settings, "assembly", None), getattr(settings, "head", None)
-    ):
+    for part in model_parts(*(getattr(settings, name, None) for name in ("model", "assembly", "head", "reference"))):
         if part.ckp_path:
             part.ckp_path = str((folder / Path(part.ckp_path).expanduser()).resolve())
     return settings
@@ -297,7 +315,7 @@ def with_paths(settings: Any, folder: Path) -> Any:
 
 def checkpoints_of(job: Job) -> list[str]:
     """The files of weights that a job starts from."""
-    found = [part.ckp_path for part in model_parts(job.network)] + [job.load_from, job.resume_from]
+    found = [part.ckp_path for part in model_parts(job.network, job.reference)] + [job.load_from, job.resume_from]
     return list(dict.fromkeys(path for path in found if path))
 
 

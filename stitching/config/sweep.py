@@ -65,6 +65,7 @@ class Sweep(JobSettings):
     depths: one_of(text=Literal["stages", "blocks"], list=Several[str]) = "stages"  # type: ignore[valid-type]
     gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
     stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
+    controls: list[Literal["self", "random_source", "random_dest", "adapter_only"]] = []
     seeds: Annotated[list[NonNegative], Field(min_length=1)] | None = None
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     project: str = "across-scales"
@@ -99,7 +100,7 @@ class Sweep(JobSettings):
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         gaps = [gap.blocks_to_drop for gap in self.gaps] if isinstance(self.gaps, list) else []
-        lists: dict[str, list[Any]] = {"gaps": gaps, "seeds": self.seeds or []}
+        lists: dict[str, list[Any]] = {"gaps": gaps, "seeds": self.seeds or [], "controls": self.controls}
         lists |= {name: value for name in ("pairs", "stitchers") if isinstance(value := getattr(self, name), list)}
         for key, values in lists.items():
             _check_all_different(values, key, key)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from stitching.config.errors import UserError, at
 from stitching.data.registry import ImageDataset, dataset_info, open_dataset
 from stitching.data.transforms import Preprocessing, is_random, make_transform, normalization
 
-__all__ = ["Batches", "derive_seed"]
+__all__ = ["Batches", "Split", "derive_seed"]
 
 CACHE_BYTES = 256 * 2**20  # the largest set of tensors that is kept in memory
 
 Key = tuple[int, int]  # of one look at an image: (epoch, index in the data set)
 Batch = tuple[Tensor, Tensor]
+Split = Literal["train", "val", "test"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -38,17 +40,21 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class Batches:
-    """The batches of a data set's training or held-out images.
+    """The batches of a data set's training, validation or test images.
 
     The order of the training images depends only on (seed, epoch), and the randomness of an augmentation only on
-    (seed, epoch, index of the image). Held-out images come in the order of the data set, every one of them once. The
-    random state of the calling process is left alone.
+    (seed, epoch, index of the image). The others come in the order of the data set, every one of them once, and are
+    not augmented. The random state of the calling process is left alone.
 
     Without workers, images whose transform is not random are kept as tensors once they have been made, if the whole set
     takes no more than 256 MiB.
 
     Args:
         dataset_name, data_path: as for `open_dataset`.
+        split: which images: `train`, `test` (those that the data set holds out, often called its validation set), or
+            `val`, the part of the training images that `validation` holds out.
+        validation: (fraction, seed) of the training images that are not trained on; None holds out none. Which they
+            are depends on these two numbers and on how many training images there are.
         workers: processes that load images; 0 loads them in this one. They live as long as this object.
         pin_memory: put batches in page-locked memory, for a faster way to the GPU; nothing happens without one.
         max_batches: end an epoch after so many batches.
@@ -57,15 +63,17 @@ class Batches:
             first image without a label: something to compute with that must not count.
         only: have so many of the images alone, or all if there are fewer; which ones depends on the seed.
         drop_last: whether a last batch that is not full is left out. None: of the training images, only if it is a
-            single image, which BatchNorm cannot train with; of held-out images, never. An only batch is always kept.
+            single image, which BatchNorm cannot train with; of the others, never. An only batch is always kept.
 
     Attributes:
         num_classes, channels, image_size: of what the batches hold.
         num_images: how many different images there are.
+        split: as given.
         notes: what to tell the user: a line for each setting that is ignored.
 
     Raises:
-        UserError: no such data set, its files are missing, or a setting of the preprocessing is wrong.
+        UserError: no such data set, its files are missing, a setting of the preprocessing is wrong, or nothing is left
+            of the training images or of those to validate with.
     """
 
     def __init__(
@@ -76,7 +84,8 @@ class Batches:
         preprocessing: Preprocessing,
         batch_size: int,
         seed: int,
-        train: bool,
+        split: Split,
+        validation: tuple[float, int] | None = None,
         workers: int = 0,
         pin_memory: bool = False,
         max_batches: int | None = None,
@@ -84,6 +93,8 @@ class Batches:
         drop_last: bool | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
+        self.split = split
+        train = split == "train"
         info = dataset_info(dataset_name, data_path)
         with at("data_preprocessing"):
             transform, self.notes = make_transform(info, preprocessing, train)
@@ -91,7 +102,9 @@ class Batches:
         self.num_classes = info.num_classes
         self.channels = preprocessing.channels or info.channels
         self.image_size = preprocessing.image_size or info.image_size
-        opened = open_dataset(dataset_name, data_path, train)
+        opened = open_dataset(dataset_name, data_path, train=split != "test")
+        if split != "test" and validation:
+            opened = _held_out(opened, *validation, split)
         images = _Images(_chosen(opened, only, seed) if only else opened, dataset_name, transform, seed)
         self.num_images = len(images)
         if train and drop_last is None:
@@ -165,6 +178,21 @@ def _chosen(images: ImageDataset, only: int, seed: int) -> ImageDataset:
     """So many of the images, in their old order."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "chosen"))
     return Subset(images, torch.randperm(len(images), generator=generator)[:only].sort().values.tolist())  # type: ignore[arg-type]
+
+
+def _held_out(images: ImageDataset, fraction: float, seed: int, split: Split) -> ImageDataset:
+    """A fraction of the training images (`val`), or the others (`train`), in their old order."""
+    count = round(fraction * len(images))
+    if not 0 < count < len(images):
+        raise UserError(
+            f"{fraction:g} of {len(images)} training images are {count}",
+            allowed="a fraction that leaves images to train with and images to validate with",
+            path=("validation", "fraction"),
+        )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "validation"))
+    order = torch.randperm(len(images), generator=generator)
+    chosen = order[:count] if split == "val" else order[count:]
+    return Subset(images, chosen.sort().values.tolist())  # type: ignore[arg-type]
 
 
 class _Order(Sampler[list[Key]]):

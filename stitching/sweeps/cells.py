@@ -18,13 +18,19 @@ __all__ = ["Cell", "make_cells"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One place in a sweep's table."""
+    """One place in a sweep's table, or something to compare such places with."""
 
     source: Row
     dest: Row
     gap: tuple[int, int]  # the first and the last block that is dropped
     num_downsamples: int
     stitcher: str
+    control: str | None = None  # `base` for a whole network, else one of the sweep's `controls`
+
+    @property
+    def only_tests(self) -> bool:
+        """Whether there is nothing in its network to train."""
+        return self.control in ("base", "self")
 
 
 def make_cells(sweep: Sweep, image: Shape, known: Known) -> list[Cell]:

@@ -71,6 +71,8 @@ def calibrated(plan: Plan, told: Callable[[int, int, str], None]) -> dict[Pair, 
     """
     by_pair: dict[Pair, list[PlannedRun]] = {}
     for run in plan.runs:
+        if run.cell.only_tests:
+            continue
         by_pair.setdefault(_pair(run), []).append(run)
     found = {}
     for number, (pair, runs) in enumerate(by_pair.items()):
@@ -82,7 +84,7 @@ def calibrated(plan: Plan, told: Callable[[int, int, str], None]) -> dict[Pair, 
 def _tried(run: PlannedRun) -> Pace:
     assert run.job is not None
     data = TaskData(run.job)
-    steps, tests = data.batches_per_epoch, sum(map(len, data.test))
+    steps, tests = data.batches_per_epoch, [len(batches) for _, sets in data.tests for batches in sets]
     config = run.job.train_config.model_copy(update={"epochs": 1, "max_batches": TRIAL_STEPS, "max_steps": None})
     job = run.job.model_copy(update={"train_config": config, "save_checkpoints": False})
     with tempfile.TemporaryDirectory(prefix="stitching-trial-") as path:
@@ -92,14 +94,17 @@ def _tried(run: PlannedRun) -> Pace:
     frame = trial.log.dataframe()
     taken = frame["Time/Step"] + frame["Time/Data"]
     per_step = float(taken.iloc[min(WARM_UP, len(taken) - 1) :].median())
-    per_test = max(0.0, trial.seconds - float(taken.sum())) / min(TRIAL_TESTS, tests)
-    return Pace(per_step * steps + per_test * tests, steps, device_name(trial.device))
+    per_test = max(0.0, trial.seconds - float(taken.sum())) / sum(min(TRIAL_TESTS, each) for each in tests)
+    return Pace(per_step * steps + per_test * sum(tests), steps, device_name(trial.device))
 
 
 def estimated(plan: Plan, paces: Mapping[Pair, Pace], done: set[str]) -> Estimate:
-    """What the runs that are not among `done` will take, where the pace of their pair is known."""
+    """What the runs that are not among `done` will take, where the pace of their pair is known.
+
+    Those that are only tested take next to nothing beside the others, and do not count.
+    """
     seconds, unknown = 0.0, 0
-    left = [run for run in plan.runs if run.name not in done]
+    left = [run for run in plan.runs if run.name not in done and not run.cell.only_tests]
     for run in left:
         pace = paces.get(_pair(run))
         assert run.job is not None

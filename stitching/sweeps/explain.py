@@ -83,8 +83,9 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
     ]
     for place in places:
         metadata = place.read_metadata() or {}
-        cell = (metadata.get("first_deleted_block"), metadata.get("last_deleted_block"), metadata.get("adapter"))
-        if metadata.get("state") == "done" and cell == (*run.cell.gap, run.cell.stitcher):
+        names = ("first_deleted_block", "last_deleted_block", "adapter", "control")
+        cell = tuple(metadata.get(name) for name in names)
+        if metadata.get("state") == "done" and cell == (*run.cell.gap, run.cell.stitcher, run.cell.control):
             found.append((place.path.name, _differences(metadata, run.job)))
     return min(found, key=lambda each: len(each[1]), default=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,14 +24,15 @@ from stitching.nets.formats import Format
 from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.known import Known
-from stitching.sweeps.rows import subnets
-from stitching.sweeps.settings import Images, Setting, images_of, make_settings
+from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
+from stitching.sweeps.rows import Row, subnets
+from stitching.sweeps.settings import Images, Setting, evaluation_only, images_of, make_settings
 from stitching.sweeps.status import Expected
-from stitching.sweeps.stitchers import LEAST_SQUARES, Declined, Joint, stitcher
+from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
 from stitching.training.files import RunFolder
 from stitching.training.network_outputs import TappedOutputs
 
-__all__ = ["Cell", "Plan", "PlannedRun", "Told", "folder_of", "make_plan", "parts_of"]
+__all__ = ["Cell", "Plan", "PlannedRun", "Told", "folder_of", "make_plan"]
 
 Told = Callable[[int, int, str], None]
 PART: TypeAdapter[Any] = TypeAdapter(PartField)
@@ -56,9 +56,13 @@ class PlannedRun:
     def metadata(self, arch: str) -> dict[str, Any]:
         """What the analysis groups by."""
         first, last = self.cell.gap
+        costs = {"macs": self.cost.macs} if self.cost else {}
+        if self.cell.control == "base":
+            return {"name": self.name, "arch": arch, **self.settings, **costs}
         return {
             "name": self.name,
             "arch": arch,
+            **({"control": self.cell.control} if self.cell.control else {}),
             "source": self.cell.source.title,
             "destination": self.cell.dest.title,
             "first_deleted_block": first,
@@ -69,7 +73,7 @@ class PlannedRun:
             "adapter": self.cell.stitcher,
             "seed": self.seed,
             **self.settings,
-            **({"macs": self.cost.macs} if self.cost else {}),
+            **costs,
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -81,13 +85,14 @@ class PlannedRun:
             "gap": list(self.cell.gap),
             "num_downsamples": self.cell.num_downsamples,
             "stitcher": self.cell.stitcher,
+            "control": self.cell.control,
             "seed": self.seed,
             "settings": self.settings,
             "declined": self.declined is not None,
             "reason": self.declined,
             "same_as": self.same_as,
             "identity": self.identity,
-            "parts": self.job.to_yaml()["model"]["Assembly"]["parts"] if self.job else [],
+            "network": self.job.to_yaml()["model"] if self.job else None,
             "parameters": self.cost.params if self.cost else None,
             "trainable_parameters": self.trainable if self.job else None,
             "macs": self.cost.macs if self.cost else None,
@@ -154,16 +159,17 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
     settings = make_settings(sweep, mistakes)
     groups: dict[Images, list[tuple[Setting, dict[str, str]]]] = {}  # each with the JSON of what its identity hashes
     for setting in settings:
-        texts = {key: json.dumps(value, sort_keys=True) for key, value in settings_config(setting.job).items()}
-        groups.setdefault(setting.images, []).append((setting, texts))
-    cells: list[tuple[Images, Cell]] = []
+        groups.setdefault(setting.images, []).append((setting, _texts(setting)))
+    cells: list[tuple[Images, Cell]] = []  # and what they are compared with
     wanted = list(groups)
     if not wanted:  # no setting is right, and yet the models can be looked at
         with suppress(UserError):
             wanted = [images_of(sweep)]
     for images in wanted:
         with mistakes.noted():
-            cells += [(images, cell) for cell in make_cells(sweep, images.shape, known)]
+            ordinary = make_cells(sweep, images.shape, known)
+            compared = [*whole_networks(ordinary), *controls_of(ordinary, sweep.controls)]
+            cells += [(images, cell) for cell in (*ordinary, *compared)]
     mistakes.told()
     names = _Names(path.stem, [cell for _, cell in cells], seeds_named=sweep.seeds is not None)
     first_of: dict[str, str] = {}  # by identity, the name of the run that came first
@@ -200,27 +206,64 @@ def folder_of(sweep: Sweep, path: Path) -> Path:
 def _runs_of(
     cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images, names: _Names, known: Known
 ) -> Iterator[PlannedRun]:
-    """The runs of a cell, one for each setting, or what stands for them where its stitcher declines."""
+    """The runs of a cell, one for each setting that matters to it, or what stands for them where it is declined."""
     try:
-        model = PART.validate_python({"Assembly": {"parts": parts_of(cell)}})
+        model = PART.validate_python(network_of(cell))
     except Declined as declined:
         for setting, _ in settings:
             yield PlannedRun(names.of(cell, setting), cell, setting.seed, setting.values, declined=str(declined))
         return
     network = model.model_dump(mode="json")
-    text = json.dumps(canonical(network), sort_keys=True)
-    for setting, texts in settings:
+    reference = _reference(cell, images)
+    both = {"network": _text(network)}
+    if reference:
+        both["reference"] = _text(reference.model_dump(mode="json"))
+    for setting, texts in _tested(cell, settings, images) if cell.only_tests else settings:
         name = names.of(cell, setting)
-        job = Job.model_construct(**{**dict(setting.job), "model": model})
+        job = Job.model_construct(**{**dict(setting.job), "model": model, "reference": reference})
         looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
         made_from = ("network", images, job.unfrozen, job.reformat_options, looked_at, network, cell.stitcher)
         size = known.get(made_from, lambda job=job: _size(job, cell, images))  # type: ignore[misc]
         if isinstance(size, str):
             yield PlannedRun(name, cell, setting.seed, setting.values, declined=size)
             continue
-        known_as = identity_of({}, texts | {"network": text})
+        known_as = identity_of({}, texts | both)
         cost = Cost(size["macs"], size["params"])
         yield PlannedRun(name, cell, setting.seed, setting.values, job, known_as, cost, size["trainable"])
+
+
+def _texts(setting: Setting) -> dict[str, str]:
+    return {key: json.dumps(value, sort_keys=True) for key, value in settings_config(setting.job).items()}
+
+
+def _text(part: dict[str, Any]) -> str:
+    return json.dumps(canonical(part), sort_keys=True)
+
+
+def _tested(
+    cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images
+) -> list[tuple[Setting, dict[str, str]]]:
+    """The settings for a network that is only tested: one, unless they differ in what has a part in a test."""
+    found: dict[str, tuple[Setting, dict[str, str]]] = {}
+    for setting, _ in settings:
+        tested = evaluation_only(setting, _taken(cell.dest, images))
+        texts = _texts(tested)
+        found.setdefault(repr(texts), (tested, texts))
+    return list(found.values())
+
+
+def _taken(row: Row, images: Images) -> Images:
+    """The images that a whole model takes: the sweep's, or as they were made for it if it cannot take those."""
+    channels, size = row.stages[0].in_format.channels, row.stages[0].in_format.spatial
+    return replace(images, shape=(channels or images.shape[0], *(size or images.shape[1:])))
+
+
+def _reference(cell: Cell, images: Images) -> Any:
+    """The destination on its own, with whose predictions those of a stitched network are compared, if it can be."""
+    model = whole_model(cell.dest)
+    if model is None or cell.control == "base" or _taken(cell.dest, images) != images:
+        return None
+    return PART.validate_python({"Net": model})
 
 
 def _of_cells(errors: list[tuple[UserError, Cell]]) -> UserError:
@@ -244,26 +287,6 @@ def _size(job: Job, cell: Cell, images: Images) -> dict[str, int] | str:
 def _notes(cell: Cell, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
     (part,) = subnets(cell.source.stages[:1], frozen=True)
     return normalization_note(model_spec(ModelEntry.model_validate(part["Subnet"])), *normalized)
-
-
-def parts_of(cell: Cell) -> list[dict[str, Any]]:
-    """The network of a cell, as YAML: src[:a] + adapter + dest[b+1:]. Raises `Declined` if there is none."""
-    first, last = cell.gap
-    front, back = cell.source.stages[:first], cell.dest.stages[last + 1 :]
-    recipe = stitcher(cell.stitcher)
-    if recipe is None:
-        kept = tuple(stage for stage in cell.dest.stages[first : last + 1] if stage.downsamples)
-        row = (*front, *kept, *back)
-        for left, right in itertools.pairwise(row):
-            if left.out_format != right.in_format:
-                raise Declined(f"sizes do not meet: {left.out_format} before {right.in_format}")
-        return subnets(row, frozen=False)
-    bridge = recipe(Joint(front[-1].out_format, back[0].in_format, cell.num_downsamples))
-    return [
-        *subnets(front, frozen=True),
-        *bridge.parts,
-        *subnets(back, frozen=True, in_format=bridge.dest_format),
-    ]
 
 
 def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
@@ -303,31 +326,37 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
 class _Names:
     """What the runs of a sweep are called: by its name, the pair if there are several, the gap, and so on.
 
+    Where all are of one pair, the sweep's name stands for it.
+
     A seed is part of the name where the sweep lists its seeds, be it one: adding another renames nothing.
     """
 
     def __init__(self, sweep: str, cells: list[Cell], *, seeds_named: bool) -> None:
         self.sweep = sweep
         self.labels = _labels(cells)
+        self.pairs_named = len({(cell.source.title, cell.dest.title) for cell in cells if not cell.only_tests}) > 1
         self.seeds_named = seeds_named
 
     def of(self, cell: Cell, setting: Setting) -> str:
         """The name of the cell's run with a setting."""
         first, last = cell.gap
-        labels = self.labels
-        pair = f"-{labels[cell.source.title]}-to-{labels[cell.dest.title]}" if labels else ""
+        source, dest = self.labels[cell.source.title], self.labels[cell.dest.title]
+        pair = f"-{source}-to-{dest}" if self.pairs_named else ""
         name = f"train-{self.sweep}{pair}-gap-{first},{last}-adapter-{cell.stitcher}"
+        if cell.control == "base":
+            name = f"base-{self.sweep}-{dest}"
+        elif cell.control == "self":
+            name = f"self-{self.sweep}-{dest}-cut-{first}"
+        elif cell.control:
+            name += f"-control-{cell.control}"
         for key, value in setting.values.items():
             name += f"-{key.split('.')[-1]}-{_fit_for_a_folder(str(value))}"
-        return name + (f"-seed-{setting.seed}" if self.seeds_named else "")
+        return name + (f"-seed-{setting.seed}" if self.seeds_named and not cell.only_tests else "")
 
 
 def _labels(cells: Iterable[Cell]) -> dict[str, str]:
-    """What each model is called in a run's name; nothing if all runs are of one pair, whose name the sweep has."""
-    pairs = {(cell.source.title, cell.dest.title) for cell in cells}
-    if len(pairs) < 2:
-        return {}
-    titles = sorted({title for pair in pairs for title in pair})
+    """What each model is called in a run's name."""
+    titles = sorted({row.title for cell in cells for row in (cell.source, cell.dest)})
     short = {title: _fit_for_a_folder(title.split("/")[-1]) for title in titles}
     clash = len(set(short.values())) < len(titles)  # timm/resnet50 and torchvision/resnet50
     return {title: _fit_for_a_folder(title) for title in titles} if clash else short

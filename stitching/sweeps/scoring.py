@@ -1,8 +1,8 @@
 """Scores: what a few hundred images tell of every gap of a sweep, without any training.
 
 Two passes over the images, however many gaps there are: one over training images, which finds for every gap the affine
-map from the source's output to the destination's input, and how alike the two are; one over test images, which tells
-how good the maps and the networks stitched with them are.
+map from the source's output to the destination's input, and how alike the two are; one over images that were held out,
+which tells how good the maps and the networks stitched with them are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from stitching.nets.similarity import MinibatchCKA, Residuals, centred_gram
 from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.known import Known
-from stitching.sweeps.plan import PART, folder_of, parts_of
+from stitching.sweeps.networks import network_of
+from stitching.sweeps.plan import PART, folder_of
 from stitching.sweeps.settings import Images, Setting, make_settings
 from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
 from stitching.training.devices import device_of
@@ -58,8 +59,8 @@ class Score:
     Attributes:
         cka, procrustes: of the source's output and the destination's input, on training images (`MinibatchCKA`,
             `Moments.procrustes`).
-        r2: of the least-squares map that was fitted to the training images, on the test images (`Residuals`).
-        accuracy: of the network stitched with that map, on the test images.
+        r2: of the least-squares map that was fitted to the training images, on the held-out images (`Residuals`).
+        accuracy: of the network stitched with that map, on the same.
         destination_accuracy: of the destination's own network, on the same.
         declined: why there is no such map.
     """
@@ -85,14 +86,16 @@ class Scores:
     dataset: str
     seed: int
     fit_images: int
-    test_images: int
+    held_out: str  # what held-out images are: validation images if the sweep has them, else test images
+    held_out_images: int
     folder: Path  # the sweep's
     notes: list[str]
 
     def table(self) -> pd.DataFrame:
         """A row for each gap."""
         made_from = {
-            "dataset": self.dataset, "seed": self.seed, "fit_images": self.fit_images, "test_images": self.test_images
+            "dataset": self.dataset, "seed": self.seed, "fit_images": self.fit_images, "held_out": self.held_out,
+            "held_out_images": self.held_out_images,
         }  # fmt: skip
         return pd.DataFrame([{**asdict(row), **made_from} for row in self.rows])
 
@@ -101,8 +104,9 @@ def score(sweep: Sweep, path: Path, images: int, known: Known | None = None, tol
     """Score every gap of the sweep in the file `path`; its stitchers do not matter.
 
     Args:
-        images: how many training images the maps are fitted to, and how many test images they are tried on; fewer if
-            there are fewer. Which ones depends on the sweep's first seed.
+        images: how many training images the maps are fitted to, and how many held-out images they are tried on; fewer
+            if there are fewer. Which ones depends on the sweep's first seed. Held out are the sweep's validation
+            images, so that gaps and adapters can be chosen by scores; where it has none, test images.
         known: what earlier plans found out.
         told: shows progress.
 
@@ -114,7 +118,8 @@ def score(sweep: Sweep, path: Path, images: int, known: Known | None = None, tol
     mistakes.told()
     first = settings[0]
     job = first.job
-    train, test = (chosen_images(job, images, train=train) for train in (True, False))
+    train = chosen_images(job, images, "train")
+    held = chosen_images(job, images, "val" if job.train_config.validation else "test")
     device = device_of(job, World())
     rows: dict[Place, Score] = {}
     wanted: dict[Place, tuple[Cell, Any]] = {}
@@ -132,12 +137,13 @@ def score(sweep: Sweep, path: Path, images: int, known: Known | None = None, tol
     finally:
         forget_models()
     _fit(measured, trunk, train, device, told)
-    _try([each for each in measured if each.declined is None], trunk, test, device, told)
+    _try([each for each in measured if each.declined is None], trunk, held, device, told)
     rows |= {place: each.score() for place, each in zip(wanted, measured, strict=True)}
     (task,) = job.train_config.task_list
     return Scores(
-        list(rows.values()), task.dataset, job.train_config.seed, train.num_images, test.num_images,
-        folder_of(sweep, path), _notes(sweep, first, measured),
+        list(rows.values()), task.dataset, job.train_config.seed, train.num_images,
+        "validation" if held.split == "val" else "test", held.num_images, folder_of(sweep, path),
+        _notes(sweep, first, measured),
     )  # fmt: skip
 
 
@@ -181,7 +187,7 @@ def _options(job: JobSettings, images: Images, *, meta: bool) -> BuildOptions:
 
 def _network_of(cell: Cell, job: JobSettings, images: Images) -> Any:
     """The part that is the cell's network. Raises `Declined` if least squares cannot bridge the gap."""
-    part = PART.validate_python({"Assembly": {"parts": parts_of(replace(cell, stitcher=LEAST_SQUARES))}})
+    part = PART.validate_python(network_of(replace(cell, stitcher=LEAST_SQUARES)))
     try:
         build_network(part, Format.of("img", (1, *images.shape)), _options(job, images, meta=True))
     except UserError as error:

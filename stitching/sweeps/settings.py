@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import Mistakes, UserError, at, unknown_name
-from stitching.config.job import JobSettings, override
+from stitching.config.job import JobSettings, TrainConfig, override
 from stitching.config.schema import validated
 from stitching.config.sweep import Sweep
 from stitching.config.yaml import Document
@@ -20,7 +20,7 @@ from stitching.nets.weights import read_weights
 from stitching.training.metrics import make_loss, make_metrics
 from stitching.training.optim import try_training
 
-__all__ = ["Images", "Setting", "images_of", "make_settings"]
+__all__ = ["Images", "Setting", "evaluation_only", "images_of", "make_settings"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,40 @@ def make_settings(sweep: Sweep, mistakes: Mistakes) -> list[Setting]:
                     images, normalized = _tried(job)
                 settings.append(Setting(job.train_config.seed, values, job, images, normalized))
     return settings
+
+
+_TESTED = ("dataset", "tasks", "batch_size", "loss_fn", "loss_fn_args", "validation")  # of train_config
+_ALSO_TESTED = ("data_path", "workers", "device", "deterministic", "precision", "channels_last", "metrics_output")
+_NOT_TESTED = {"data_augmentation": "none", "train_crop": None}  # of the preprocessing
+
+
+def evaluation_only(setting: Setting, image: Images) -> Setting:
+    """The setting with which a network is only tested: without all that has no part in a test, the seed for one.
+
+    Args:
+        image: what the network takes; other images are resized to it.
+    """
+    job, config = setting.job, setting.job.train_config
+    channels, size, _ = image.shape
+    given = config.data_preprocessing.model_copy(update=_NOT_TESTED)
+    if image != images_of(job):
+        given = given.model_copy(update={"image_size": size, "channels": channels})
+    tested = TrainConfig(data_preprocessing=given, **{name: getattr(config, name) for name in _TESTED})
+    metrics = [metric for metric in job.metrics if metric.output is None]  # others look into a stitched network
+    same = {name: getattr(job, name) for name in _ALSO_TESTED}
+    only = JobSettings(train_config=tested, test_only=True, metrics=metrics, **same)
+    values = {key: value for key, value in setting.values.items() if _has_part_in_test(key)}
+    return replace(setting, seed=tested.seed, values=values, job=only)
+
+
+def _has_part_in_test(key: str) -> bool:
+    """Whether a key of the grid makes a difference where nothing is trained."""
+    top, *below = key.split(".")
+    if top != "train_config" or not below:
+        return top in (*_ALSO_TESTED, "metrics")
+    if below[0] == "data_preprocessing":
+        return len(below) == 1 or below[1] not in _NOT_TESTED
+    return below[0] in _TESTED
 
 
 def images_of(job: JobSettings) -> Images:

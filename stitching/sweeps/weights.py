@@ -15,8 +15,9 @@ __all__ = ["fetch_weights", "weights_of"]
 
 def weights_of(runs: Iterable[PlannedRun]) -> list[ModelSpec]:
     """The models whose published weights the runs need, each once."""
-    networks = {id(run.job.network): run.job.network for run in runs if run.job}  # runs of a cell share theirs
-    parts = (part for network in networks.values() for part in model_parts(network))
+    jobs = [run.job for run in runs if run.job]
+    networks = {id(part): part for job in jobs for part in (job.network, job.reference)}  # runs of a cell share theirs
+    parts = model_parts(*networks.values())
     wanting = {
         repr((part.title, part.model_args)): part for part in parts if part.wants_pretrained and not part.ckp_path
     }

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from stitching.config.errors import at
 from stitching.config.job import JobSettings
-from stitching.data.loading import Batches
+from stitching.data.loading import Batches, Split
 from stitching.data.transforms import Preprocessing
 from stitching.nets.assembly import Network
 from stitching.nets.build import forget_models
 from stitching.nets.fitting import Fit
 from stitching.nets.similarity import Moments
-from stitching.training.trunk import Front, Trunk
+from stitching.training.trunk import Front, Trunk, held_out
 
 __all__ = [
     "FIT_IMAGES", "Features", "Stitched", "add_moments", "chosen_images", "features_of", "fit_adapters", "fronts_of",
@@ -78,7 +78,7 @@ def features_of(several: Sequence[Stitched], trunk: Trunk, images: Tensor) -> Fe
     return dict(trunk(images, {(front.spec, front.end.index) for front in fronts_of(several)}))
 
 
-def chosen_images(job: JobSettings, count: int, *, train: bool) -> Batches:
+def chosen_images(job: JobSettings, count: int, split: Split) -> Batches:
     """So many of the job's images, chosen by its seed, all of them without augmentation.
 
     Raises:
@@ -90,7 +90,7 @@ def chosen_images(job: JobSettings, count: int, *, train: bool) -> Batches:
     with at("train_config", *(("tasks", 0) if config.tasks else ()), "dataset"):
         return Batches(
             task.dataset, job.data_path, preprocessing=replace(given, data_augmentation="none", train_crop=None),
-            batch_size=_BATCH, seed=config.seed, train=train, only=count, drop_last=False,
+            batch_size=_BATCH, seed=config.seed, split=split, validation=held_out(config), only=count, drop_last=False,
         )  # fmt: skip
 
 
@@ -130,6 +130,6 @@ def fit_adapters(several: Sequence[Stitched], job: JobSettings, device: torch.de
         trunk = Trunk(fronts_of(several)).to(device)
     finally:
         forget_models()
-    add_moments(several, trunk, chosen_images(job, FIT_IMAGES, train=True), device)
+    add_moments(several, trunk, chosen_images(job, FIT_IMAGES, "train"), device)
     for each in several:
         each.fit.put(each.moments.least_squares())

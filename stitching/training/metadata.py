@@ -36,6 +36,8 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "trainable_parameters": run.trainable_parameters,
         "total_steps": run.total_steps,
         "first_step": run.step,  # of this start of the run
+        "test_images": sum(batches.num_images for batches in run.data.test),
+        **_validation(run),
         "frozen_norm": run.job.frozen_norm,
         "precision": run.job.precision,
         "device": device_name(run.device),
@@ -66,6 +68,12 @@ def record_end(run: Run, state: str) -> None:
     if state == "done":
         metadata |= {"epoch": run.epoch - 1, "result_bytes": run.folder.result.stat().st_size, "final": run.final}
     write_yaml(run.folder.metadata, metadata)
+
+
+def _validation(run: Run) -> dict[str, Any]:
+    split = run.job.train_config.validation
+    images = sum(batches.num_images for batches in run.data.val)
+    return {"validation": {**split.model_dump(), "images": images}} if split else {}
 
 
 def device_name(device: torch.device) -> str:

@@ -13,7 +13,7 @@ from stitching.config.errors import UserError, at, unknown_name
 from stitching.config.job import Metric
 from stitching.training.distributed import World
 
-__all__ = ["Averages", "BoundMetric", "Loss", "make_loss", "make_metrics"]
+__all__ = ["Averages", "BoundMetric", "Loss", "agreement", "compared", "kl_divergence", "make_loss", "make_metrics"]
 
 # What of torch.nn.functional takes scores (N, classes) and labels (N,), and averages over the batch.
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -138,6 +138,36 @@ def make_metrics(metrics: list[Metric]) -> list[BoundMetric]:
         with at("metrics", i):
             bound.append(BoundMetric(metric))
     return bound
+
+
+def agreement(scores: Tensor, reference: Tensor) -> Tensor:
+    """For N images whether both networks predict the same class: 1 or 0, shape (N).
+
+    The mean over test images is the top-1 agreement that Stanton et al. measure between student and teacher ("Does
+    knowledge distillation really work?", arXiv:2106.05945, section 3); here the stitched network is the student.
+
+    Args:
+        scores, reference: of the stitched network and of the one it is compared with, before the softmax (N, classes).
+    """
+    return (scores.argmax(1) == reference.argmax(1)).double()
+
+
+def kl_divergence(scores: Tensor, reference: Tensor) -> Tensor:
+    """For N images the Kullback-Leibler divergence KL(reference || stitched) of predicted classes: nats, shape (N).
+
+    What is lost when the stitched network's probabilities stand for the reference's (Kullback and Leibler, "On
+    information and sufficiency", 1951); 0 where they are equal. The arguments are as for `agreement`.
+    """
+    ours, theirs = (F.log_softmax(each.double(), dim=1) for each in (scores, reference))
+    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+
+
+def compared(scores: Tensor, reference: Tensor) -> dict[str, float]:
+    """The sums over N images of what a network's predictions have in common with the reference's, by column."""
+    return {
+        "Agreement": agreement(scores, reference).sum().item(),
+        "KL Divergence": kl_divergence(scores, reference).sum().item(),
+    }
 
 
 class Averages:

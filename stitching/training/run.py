@@ -27,9 +27,10 @@ from stitching.training.checkpoints import load_weights
 from stitching.training.distributed import World
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.fitting import stitched_of
-from stitching.training.metrics import Averages, make_loss, make_metrics
+from stitching.training.metrics import Averages, compared, make_loss, make_metrics
 from stitching.training.network_outputs import TappedOutputs, try_outputs
 from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
+from stitching.training.references import reference_of
 from stitching.training.results import StepLog
 from stitching.training.trunk import TaskData, front_of
 
@@ -99,6 +100,7 @@ class Run:
         # Outputs inside the network are only there when all of it is computed here, and a shared front has the
         # weights that its model came with, not those that were loaded over them.
         alone = bool(self.tapped.names or job.load_from)
+        self.reference = reference_of(job)
         self.front = None if alone else front_of(self.network, self.seed)
         self.first_piece = self.front.pieces if self.front else 0
         self.to_fit = stitched_of(self.network, fit, self.front, self.seed) if fit else None
@@ -222,24 +224,25 @@ class Run:
         self.batch += 1
         self.epoch_seconds += seconds + data_seconds
 
-    def test_batch(self, inputs: list[Tensor], labels: list[Tensor], task: int, averages: Averages) -> None:
-        """Add a test batch of one task to `averages`."""
+    def test_batch(
+        self, inputs: Tensor, labels: Tensor, task: int, averages: Averages, reference: Tensor | None = None
+    ) -> None:
+        """Add a test batch of one task to `averages`; with the reference's scores, what they have in common."""
         with torch.no_grad(), self._autocast():
             self.network.eval()
-            part, measured = self._losses_and_metrics(inputs, labels, task)
-        loss, count, measured = self._of_all(part, len(labels[0]), measured)
+            part, measured = self._losses_and_metrics([inputs], [labels], task, reference)
+        loss, count, measured = self._of_all(part, len(labels), measured)
         averages.add({self._prefixed("Loss", task): loss * count}, count)
         for name, (value, samples) in measured.items():
             averages.add({name: value}, samples)
 
-    def close_epoch(self, test: Averages | None) -> None:
-        """End the epoch whose batches are all trained: its averages, the test, the schedule, the result so far."""
+    def close_epoch(self, tested: dict[str, float]) -> None:
+        """End the epoch whose batches are all trained: its averages, the schedule, and what tests gave, by column."""
         means = self.averages.means()
         values = {f"Overall/Train {name}": value for name, value in means.items()}
-        if test is not None:
-            values |= {f"Overall/Test {name}": value for name, value in test.means().items()}
+        values |= tested
         self.log.extend_last(values | {"Time/Per Epoch": self.epoch_seconds})
-        self.final = values if test is not None else self.final
+        self.final = values if tested else self.final
         if self._cadence == "epochs":
             advance(self.scheduler, means["Loss"])
         self.averages = Averages()
@@ -257,9 +260,8 @@ class Run:
         if not all(map(math.isfinite, values.values())):
             self.say("warning: the loss is not a finite number any more; try a smaller lr or max_grad_norm")
 
-    def add_initial_test(self, test: Averages) -> None:
+    def add_initial_test(self, values: dict[str, float]) -> None:
         """The row of step 0: the network as it was before any training."""
-        values = {f"Overall/Test {name}": value for name, value in test.means().items()}
         self.log.add({"Step": 0, "Epoch": 0, "Loss": math.nan, "LR": math.nan, **values})
         self.tested_initially = True
         self.final = values
@@ -273,7 +275,7 @@ class Run:
         )
 
     def _losses_and_metrics(
-        self, inputs: list[Tensor], labels: list[Tensor], only_task: int | None = None
+        self, inputs: list[Tensor], labels: list[Tensor], only_task: int | None = None, reference: Tensor | None = None
     ) -> tuple[Tensor, dict[str, tuple[float, int]]]:
         """The sum of the tasks' losses, and each metric's sum and number of samples.
 
@@ -299,6 +301,9 @@ class Run:
                 seen = self.tapped[metric.output][: len(y)] if metric.output else scores
                 for name, value in metric.sums(seen.detach(), y).items():
                     measured[self._prefixed(name, task)] = (value, len(y))
+            if reference is not None:
+                for name, value in compared(scores, reference[: len(y)]).items():
+                    measured[name] = (value, len(y))
         return total, measured
 
     def _of_all(

@@ -22,6 +22,7 @@ from stitching.training.files import FolderBusy, RunFolder
 from stitching.training.fitting import fit_adapters
 from stitching.training.metadata import record_end, record_start
 from stitching.training.metrics import Averages
+from stitching.training.references import References
 from stitching.training.run import Run
 from stitching.training.stopping import Interrupted, StopRequest
 from stitching.training.trunk import TaskData, Trunk, shared_key
@@ -87,10 +88,13 @@ def train(
         try:
             runs = [Run(setup.job, setup.folder, data, device, everyone) for setup in setups]
             trunk = Trunk(run.front for run in runs if run.front).to(device)
+            compared = [(run.job, run.network.out_format.channels) for run in runs]
+            references = References(compared, data.image_shape).to(device)
         finally:
             forget_models()
         if first.channels_last:
             trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            references = references.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if first.compile:
             # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(runs))
@@ -112,7 +116,7 @@ def train(
                     run.resume(given[run])
             new = [run for run, goes_on in zip(ours, going_on, strict=True) if not goes_on and run not in given]
             _fit(new, device)
-            notes = [note for batches in (*data.train, *data.test) for note in batches.notes]
+            notes = [note for batches in (*data.train, *data.val, *data.test) for note in batches.notes]
             for run in ours:
                 for note in (*notes, *run.notes):
                     run.say(f"note: {note}")
@@ -123,6 +127,7 @@ def train(
             _Loop(
                 ours,
                 trunk,
+                references,
                 data,
                 device,
                 progress if progress and everyone.is_first else (lambda done, total, words: None),
@@ -171,6 +176,7 @@ class _Loop:
         self,
         runs: list[Run],
         trunk: Trunk,
+        references: References,
         data: TaskData,
         device: torch.device,
         progress: Progress,
@@ -183,6 +189,7 @@ class _Loop:
         self.alone = alone  # whether there is one run, whose failure is its caller's to tell
         self.runs = runs
         self.trunk = trunk
+        self.references = references
         self.data = data
         self.device = device
         self.progress = progress
@@ -214,7 +221,7 @@ class _Loop:
             for run in here:
                 if run.epoch == epoch and run.failure is None:
                     with self._failing_alone(run):
-                        run.close_epoch(None)
+                        run.close_epoch({})
                 if run.failure is None and not run.finished:
                     run.save_result()
                     run.save()
@@ -259,28 +266,40 @@ class _Loop:
                 )
             self._tell(run, f"epoch {run.epoch}")
 
-    def _test_where(self, due: Callable[[Run], bool], done: Callable[[Run, Averages], None]) -> None:
-        """Test those runs that `due` picks on the whole test set, and hand each its averages."""
+    def _test_where(self, due: Callable[[Run], bool], done: Callable[[Run, dict[str, float]], None]) -> None:
+        """Test those runs that `due` picks on all test and validation images, and hand each what came of it."""
         runs = [run for run in self._active() if due(run)]
         if not runs:
             return
-        averages = [Averages() for _ in runs]
-        for task, batches in enumerate(self.data.test):
-            for images, labels in batches.epoch(0):
-                x, y = self._placed(images, labels)
-                features = self._features(runs, x)
-                for run, average in zip(runs, averages, strict=True):
-                    if run.failure is None:
-                        with self._failing_alone(run):
-                            inputs = features[run.front.spec, run.front.end.index] if run.front else features[None]
-                            run.test_batch([inputs], [y], task, average)
-                self._count_time(runs)
-                self._heed()
-            self._tell(runs[0], "testing")
-        for run, average in zip(runs, averages, strict=True):
+        found: list[dict[str, float]] = [{} for _ in runs]
+        for split, sets in self.data.tests:
+            averages = [Averages() for _ in runs]
+            for task, batches in enumerate(sets):
+                for images, labels in batches.epoch(0):
+                    self._test_batch(runs, averages, images, labels, task, compares=split == "Test")
+                    self._count_time(runs)
+                    self._heed()
+                self._tell(runs[0], "testing")
+            for values, average in zip(found, averages, strict=True):
+                values |= {f"Overall/{split} {name}": value for name, value in average.means().items()}
+        for run, values in zip(runs, found, strict=True):
             if run.failure is None:
                 with self._failing_alone(run):
-                    done(run, average)
+                    done(run, values)
+
+    def _test_batch(
+        self, runs: list[Run], averages: list[Averages], images: Tensor, labels: Tensor, task: int, *, compares: bool
+    ) -> None:
+        x, y = self._placed(images, labels)
+        features = self._features(runs, x)
+        wanted = [run.reference if compares else None for run in runs]
+        with self._autocast():
+            scores = self.references(x, wanted)
+        for run, average, reference in zip(runs, averages, wanted, strict=True):
+            if run.failure is None:
+                with self._failing_alone(run):
+                    inputs = features[run.front.spec, run.front.end.index] if run.front else features[None]
+                    run.test_batch(inputs, y, task, average, scores.get(reference))
 
     def _count_time(self, runs: list[Run]) -> None:
         """Share the time since the last count among the runs that it was spent on."""
@@ -292,9 +311,12 @@ class _Loop:
     def _features(self, runs: list[Run], images: Tensor) -> dict[Any, Tensor]:
         """What each front makes of the images; the images themselves under None."""
         wanted = {(run.front.spec, run.front.end.index) for run in runs if run.front}
-        job = self.runs[0].job
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+        with self._autocast():
             return {None: images, **(self.trunk(images, wanted) if wanted else {})}
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.runs[0].job.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def _placed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         layout = torch.channels_last if self.runs[0].job.channels_last else torch.preserve_format

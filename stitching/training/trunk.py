@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import Job
-from stitching.data.loading import Batches, derive_seed
+from stitching.config.job import Job, TrainConfig
+from stitching.data.loading import Batches, Split, derive_seed
 from stitching.data.transforms import Preprocessing
 from stitching.nets import graphs
 from stitching.nets.assembly import Network
 from stitching.nets.build import traced_model
 from stitching.nets.zoo import ModelSpec
 
-__all__ = ["Front", "TaskData", "Trunk", "front_of", "shared_key"]
+__all__ = ["Front", "TaskData", "Trunk", "front_of", "held_out", "shared_key"]
 
 Batch = list[tuple[Tensor, Tensor]]  # images and labels, a pair for each task
 
@@ -30,14 +30,19 @@ def shared_key(job: Job) -> str:
     return json.dumps(
         [
             [task.model_dump() for task in config.task_list], config.data_preprocessing.model_dump(), config.seed,
-            config.max_batches, job.data_path, job.workers, job.device, job.precision, job.channels_last,
-            job.deterministic, job.compile,
+            held_out(config), config.max_batches, job.data_path, job.workers, job.device, job.precision,
+            job.channels_last, job.deterministic, job.compile,
         ]
     )  # fmt: skip
 
 
+def held_out(config: TrainConfig) -> tuple[float, int] | None:
+    """The validation split as `Batches` takes it."""
+    return (config.validation.fraction, config.validation.seed) if config.validation else None
+
+
 class TaskData:
-    """The training and test batches of a job's tasks, side by side.
+    """The training, validation and test batches of a job's tasks, side by side; of validation there may be none.
 
     An epoch is as long as the largest task; the smaller ones begin again within it, in a new order. `share` is the part
     of every batch that is loaded here, as for `Batches`.
@@ -55,19 +60,29 @@ class TaskData:
         preprocessing = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
         self.names = [task.dataset for task in config.task_list]
         self.train: list[Batches] = []
+        self.val: list[Batches] = []
         self.test: list[Batches] = []
+        sets: list[tuple[Split, list[Batches]]] = [("train", self.train), ("val", self.val), ("test", self.test)]
         for i, task in enumerate(config.task_list):
             with at("train_config", *(("tasks", i) if config.tasks else ())), _of_dataset():
-                for train, sets in ((True, self.train), (False, self.test)):
-                    sets.append(
+                for split, batches in sets:
+                    if split == "val" and not config.validation:
+                        continue
+                    batches.append(
                         Batches(
                             task.dataset, job.data_path, preprocessing=preprocessing,
                             batch_size=task.batch_size or config.batch_size,
-                            seed=config.seed, train=train, workers=job.workers, pin_memory=pin_memory,
-                            max_batches=config.max_batches if train else max_test_batches, share=share,
+                            seed=config.seed, split=split, validation=held_out(config), workers=job.workers,
+                            pin_memory=pin_memory,
+                            max_batches=config.max_batches if split == "train" else max_test_batches, share=share,
                         )
                     )  # fmt: skip
         self.batches_per_epoch = max(map(len, self.train))
+
+    @property
+    def tests(self) -> list[tuple[str, list[Batches]]]:
+        """What a network is tested on, with the word for it in the columns of the result."""
+        return [("Test", self.test), *([("Val", self.val)] if self.val else [])]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -44,12 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pets(folder: Path, train: bool = True, augment: bool = True, **arguments: object) -> Batches:
     settings = {"batch_size": 4, "seed": 1, **arguments}
     preprocessing = Preprocessing(image_size=16, data_augmentation=augment, train_crop="pad" if augment else None)
-    return Batches("image_folder", folder, preprocessing=preprocessing, train=train, **settings)  # type: ignore[arg-type]
+    return Batches("image_folder", folder, preprocessing=preprocessing, split="train" if train else "test", **settings)  # type: ignore[arg-type]
 
 
 def digits(train: bool = True, **arguments: object) -> Batches:
     settings = {"batch_size": 256, "seed": 1, **arguments}
-    return Batches("digits", None, preprocessing=Preprocessing(), train=train, **settings)  # type: ignore[arg-type]
+    return Batches("digits", None, preprocessing=Preprocessing(), split="train" if train else "test", **settings)  # type: ignore[arg-type]
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
@@ -87,7 +87,7 @@ def test_attributes(folder: Path) -> None:
     assert (batches.num_classes, batches.channels, batches.image_size, len(batches)) == (2, 3, 16, 5)
     assert digits(batch_size=100).image_size == 32
     told = Batches(
-        "digits", None, preprocessing=Preprocessing(data_augmentation=True), batch_size=9, seed=0, train=True
+        "digits", None, preprocessing=Preprocessing(data_augmentation=True), batch_size=9, seed=0, split="train"
     )
     assert "data_augmentation is ignored" in told.notes[0]
 
@@ -269,10 +269,10 @@ def test_broken_image_is_told_in_words(tmp_path: Path, workers: int, augment: bo
 
 def test_wrong_settings_name_their_key() -> None:
     with pytest.raises(UserError) as told:
-        Batches("digits", None, preprocessing=Preprocessing(mean=[1.0, 2.0]), batch_size=1, seed=0, train=True)
+        Batches("digits", None, preprocessing=Preprocessing(mean=[1.0, 2.0]), batch_size=1, seed=0, split="train")
     assert told.value.path == ("data_preprocessing", "mean")
     with pytest.raises(UserError) as told:
-        Batches("digit", None, preprocessing=Preprocessing(), batch_size=1, seed=0, train=True)
+        Batches("digit", None, preprocessing=Preprocessing(), batch_size=1, seed=0, split="train")
     assert told.value.path == ("dataset",)
 
 
@@ -322,7 +322,7 @@ import multiprocessing, os, signal
 from stitching.data.loading import Batches
 from stitching.data.transforms import Preprocessing
 batches = Batches("image_folder", {str(folder)!r}, preprocessing=Preprocessing(image_size=16), batch_size=4, seed=0,
-                  train=True, workers=2)
+                  split="train", workers=2)
 next(batches.epoch(0))
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,123 @@
+"""The network of a cell, as YAML: an ordinary one, a control, or a whole network to compare them with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from stitching.sweeps.cells import Cell
+from stitching.sweeps.rows import Row, RowStage, subnets
+from stitching.sweeps.stitchers import LEAST_SQUARES, Bridge, Declined, Joint, stitcher
+
+__all__ = ["controls_of", "network_of", "whole_model", "whole_networks"]
+
+IDENTITY = "identity"  # the adapter of a self-stitch: it computes nothing, so that equal is equal on every device
+
+
+def network_of(cell: Cell) -> dict[str, Any]:
+    """The network of a cell, as YAML: src[:a] + adapter + dest[b+1:], or what its control puts in their place.
+
+    - `base`: the whole destination;
+    - `self`: all of one network, with an identity where it is cut;
+    - `random_source`, `random_dest`: the source or the destination with the weights of a network that was not trained;
+    - `adapter_only`: the source and the adapter, then a fresh linear head in the place of the destination.
+
+    Raises:
+        Declined: there is none.
+    """
+    if cell.control == "base":
+        return {"Net": whole_model(cell.dest)}
+    first, last = cell.gap
+    front, back = cell.source.stages[:first], cell.dest.stages[last + 1 :]
+    if cell.control == "self":
+        return _assembly([*subnets(front, frozen=True), {"Function": {"name": IDENTITY}}, *subnets(back, frozen=True)])
+    recipe = stitcher(cell.stitcher)
+    if recipe is None:
+        return _assembly(subnets(_finetuned(cell), frozen=False))
+    bridge = recipe(Joint(front[-1].out_format, back[0].in_format, cell.num_downsamples))
+    if cell.control == "adapter_only":
+        return _assembly([*subnets(front, frozen=True), *bridge.parts], head={"ClassifierHead": {}})
+    source, dest = subnets(front, frozen=True), _behind(bridge, back)
+    return _assembly(
+        [
+            *(_untrained(source) if cell.control == "random_source" else source),
+            *bridge.parts,
+            *(_untrained(dest) if cell.control == "random_dest" else dest),
+        ]
+    )
+
+
+def _finetuned(cell: Cell) -> list[RowStage]:
+    """The stages of a network without an adapter: those of the gap that downsample stay in it."""
+    first, last = cell.gap
+    kept = [stage for stage in cell.dest.stages[first : last + 1] if stage.downsamples]
+    row = [*cell.source.stages[:first], *kept, *cell.dest.stages[last + 1 :]]
+    for left, right in itertools.pairwise(row):
+        if left.out_format != right.in_format:
+            raise Declined(f"sizes do not meet: {left.out_format} before {right.in_format}")
+    return row
+
+
+def _behind(bridge: Bridge, back: tuple[RowStage, ...]) -> list[dict[str, Any]]:
+    return subnets(back, frozen=True, in_format=bridge.dest_format)
+
+
+def _untrained(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for part in parts:
+        part["Subnet"].pop("ckp_path", None)
+        part["Subnet"]["pretrained"] = False
+    return parts
+
+
+def _assembly(parts: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {"Assembly": {"parts": parts, **more}}
+
+
+# ------------------------------------------------------------------------ what cells are compared with
+
+
+def whole_model(row: Row) -> dict[str, Any] | None:
+    """The model's YAML keys, if the row is one whole model; a user may have typed out stages of another kind."""
+    first, last = row.stages[0], row.stages[-1]
+    joined = all(left.end == right.start for left, right in itertools.pairwise(row.stages))
+    one = all(stage.model == first.model for stage in row.stages)
+    return first.model if one and joined and first.start == 0 and last.block_output is None else None
+
+
+def whole_networks(cells: Iterable[Cell]) -> list[Cell]:
+    """A cell for each whole network among sources and destinations: it is tested, and gives the base accuracy."""
+    rows = {row.title: row for cell in cells for row in (cell.source, cell.dest)}
+    return [Cell(row, row, (0, -1), 0, "", "base") for row in rows.values() if whole_model(row)]
+
+
+def controls_of(cells: Iterable[Cell], controls: Iterable[str]) -> Iterator[Cell]:
+    """The controls of ordinary cells.
+
+    `self` is one for each whole network and place where it is cut; the others are one for each cell, but of finetune,
+    in which nothing is frozen, and of a least-squares adapter without a destination, to which it would be fitted.
+    """
+    cells = list(cells)
+    for control in controls:
+        if control == "self":
+            yield from _self_stitches(cells)
+            continue
+        for cell in cells:
+            fitted = cell.stitcher == LEAST_SQUARES and control == "adapter_only"
+            if stitcher(cell.stitcher) is not None and not fitted:
+                yield replace(cell, control=control)
+
+
+def _self_stitches(cells: Iterable[Cell]) -> Iterator[Cell]:
+    places = {(row.title, place) for cell in cells for row, place in _cuts(cell)}
+    rows = {row.title: row for cell in cells for row in (cell.source, cell.dest) if whole_model(row)}
+    for title, row in rows.items():
+        for place in sorted(place for named, place in places if named == title):
+            yield Cell(row, row, (place, place - 1), 0, IDENTITY, "self")
+
+
+def _cuts(cell: Cell) -> list[tuple[Row, int]]:
+    """Where the cell's networks are cut, as the number of stages before the cut."""
+    first, last = cell.gap
+    return [(cell.source, first), (cell.dest, last + 1)]
