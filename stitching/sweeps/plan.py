@@ -213,12 +213,15 @@ def _runs_of(
         for setting, _ in settings:
             yield PlannedRun(names.of(cell, setting), cell, setting.seed, setting.values, declined=str(declined))
         return
+    if cell.only_tests:
+        images = _taken(cell.dest, images)
+        settings = _tested(settings, images)
     network = model.model_dump(mode="json")
     reference = _reference(cell, images)
     both = {"network": _text(network)}
     if reference:
         both["reference"] = _text(reference.model_dump(mode="json"))
-    for setting, texts in _tested(cell, settings, images) if cell.only_tests else settings:
+    for setting, texts in settings:
         name = names.of(cell, setting)
         job = Job.model_construct(**{**dict(setting.job), "model": model, "reference": reference})
         looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
@@ -240,13 +243,11 @@ def _text(part: dict[str, Any]) -> str:
     return json.dumps(canonical(part), sort_keys=True)
 
 
-def _tested(
-    cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images
-) -> list[tuple[Setting, dict[str, str]]]:
+def _tested(settings: list[tuple[Setting, dict[str, str]]], images: Images) -> list[tuple[Setting, dict[str, str]]]:
     """The settings for a network that is only tested: one, unless they differ in what has a part in a test."""
     found: dict[str, tuple[Setting, dict[str, str]]] = {}
     for setting, _ in settings:
-        tested = evaluation_only(setting, _taken(cell.dest, images))
+        tested = evaluation_only(setting, images)
         texts = _texts(tested)
         found.setdefault(repr(texts), (tested, texts))
     return list(found.values())

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import several
 from PIL import Image
-from small_jobs import frame_of, stitched, trained, write_config
+from small_jobs import NARROW_RESNET, frame_of, stitched, trained, write_config
 
 from stitching.processes import Place, first_host, place_in_job
 from stitching.training.files import read_yaml
@@ -74,12 +74,15 @@ def _jobs(data: Path) -> dict[str, dict]:
         "outputs inside": _outputs_inside(),
         "only tested": _small(test_only=True, batch_size=7),
         "least squares": _small("layer1", "layer3", adapter=FITTED, checkpoint_initial_model=True),
+        "validation and a reference": _small(
+            reference={"Net": NARROW_RESNET}, train_config={"validation": {"fraction": 0.1}}
+        ),
     }
 
 
 ALONE = [
     "frozen parts", "unfrozen", "batch statistics", "two images at the end", "one image in the last test", "two tasks",
-    "outputs inside", "only tested", "least squares",
+    "outputs inside", "only tested", "least squares", "validation and a reference",
 ]  # fmt: skip
 PACK = ["frozen parts", "unfrozen", "batch statistics", "least squares"]
 

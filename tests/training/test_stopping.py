@@ -8,14 +8,16 @@ import time
 
 import pytest
 import yaml
-from small_jobs import frame_of, same, stitched, trained, write_config
+from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
 ADAPTER = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.2, "in_format": ["token", [8, 4]]}}
 
 
 def _job() -> dict:
-    job = stitched("layer2", "layer3", ADAPTER, checkpoint_minutes=0, workers=0)
+    reference = {"Net": NARROW_RESNET}
+    job = stitched("layer2", "layer3", ADAPTER, checkpoint_minutes=0, workers=0, reference=reference)
     job["train_config"] |= {
+        "validation": {"fraction": 0.1},
         "epochs": 3, "lr_scheduler": "OneCycleLR",
         "lr_scheduler_args": {"cadence": "steps", "max_lr": 0.02, "total_steps": 20},
         "data_preprocessing": {"image_size": 16, "data_augmentation": True, "train_crop": "pad"},
