@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +24,7 @@ from stitching.nets.formats import Format
 from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.known import Known
+from stitching.sweeps.names import Names
 from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
 from stitching.sweeps.rows import Row, subnets
 from stitching.sweeps.settings import Images, Setting, evaluation_only, images_of, make_settings
@@ -171,7 +172,7 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
             compared = [*whole_networks(ordinary), *controls_of(ordinary, sweep.controls)]
             cells += [(images, cell) for cell in (*ordinary, *compared)]
     mistakes.told()
-    names = _Names(path.stem, [cell for _, cell in cells], seeds_named=sweep.seeds is not None)
+    names = Names(path.stem, [cell for _, cell in cells], seeds_named=sweep.seeds is not None)
     first_of: dict[str, str] = {}  # by identity, the name of the run that came first
     made: list[PlannedRun] = []
     wrong: dict[object, list[tuple[UserError, Cell]]] = {}  # by what is wrong
@@ -204,7 +205,7 @@ def folder_of(sweep: Sweep, path: Path) -> Path:
 
 
 def _runs_of(
-    cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images, names: _Names, known: Known
+    cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images, names: Names, known: Known
 ) -> Iterator[PlannedRun]:
     """The runs of a cell, one for each setting that matters to it, or what stands for them where it is declined."""
     try:
@@ -319,52 +320,6 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
             path=(cell.dest.key,),
         )  # fmt: skip
     return cost(network, arriving), trainable
-
-
-# ------------------------------------------------------------------------ names
-
-
-class _Names:
-    """What the runs of a sweep are called: by its name, the pair if there are several, the gap, and so on.
-
-    Where all are of one pair, the sweep's name stands for it.
-
-    A seed is part of the name where the sweep lists its seeds, be it one: adding another renames nothing.
-    """
-
-    def __init__(self, sweep: str, cells: list[Cell], *, seeds_named: bool) -> None:
-        self.sweep = sweep
-        self.labels = _labels(cells)
-        self.pairs_named = len({(cell.source.title, cell.dest.title) for cell in cells if not cell.only_tests}) > 1
-        self.seeds_named = seeds_named
-
-    def of(self, cell: Cell, setting: Setting) -> str:
-        """The name of the cell's run with a setting."""
-        first, last = cell.gap
-        source, dest = self.labels[cell.source.title], self.labels[cell.dest.title]
-        pair = f"-{source}-to-{dest}" if self.pairs_named else ""
-        name = f"train-{self.sweep}{pair}-gap-{first},{last}-adapter-{cell.stitcher}"
-        if cell.control == "base":
-            name = f"base-{self.sweep}-{dest}"
-        elif cell.control == "self":
-            name = f"self-{self.sweep}-{dest}-cut-{first}"
-        elif cell.control:
-            name += f"-control-{cell.control}"
-        for key, value in setting.values.items():
-            name += f"-{key.split('.')[-1]}-{_fit_for_a_folder(str(value))}"
-        return name + (f"-seed-{setting.seed}" if self.seeds_named and not cell.only_tests else "")
-
-
-def _labels(cells: Iterable[Cell]) -> dict[str, str]:
-    """What each model is called in a run's name."""
-    titles = sorted({row.title for cell in cells for row in (cell.source, cell.dest)})
-    short = {title: _fit_for_a_folder(title.split("/")[-1]) for title in titles}
-    clash = len(set(short.values())) < len(titles)  # timm/resnet50 and torchvision/resnet50
-    return {title: _fit_for_a_folder(title) for title in titles} if clash else short
-
-
-def _fit_for_a_folder(words: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_.+" else "-" for c in words)
 
 
 def _all_named_differently(runs: list[PlannedRun]) -> None:
