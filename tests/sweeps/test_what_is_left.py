@@ -36,7 +36,7 @@ def test_the_plan_says_what_is_done_new_and_stale_and_what_differs(cli, tmp_path
     assert "5 runs (5 done)" in cli("plan", sweep).out
     assert explained(cli, sweep, AFFINE).startswith(f"{AFFINE} is done")
     write_sweep(tmp_path / "small.yml", **ROW, train_config={"optimizer_args": {"lr": 0.5}})
-    assert "5 runs (4 stale, 1 done)" in cli("plan", sweep).out
+    assert "5 runs (1 done, 4 stale)" in cli("plan", sweep).out
     assert "train_config.optimizer_args.lr: 0.01 there, 0.5 here" in explained(cli, sweep, AFFINE)
     write_sweep(tmp_path / "small.yml", **ROW, seeds=[3, 4])
     told = explained(cli, sweep, AFFINE + "-seed-4")
