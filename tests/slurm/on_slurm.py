@@ -67,7 +67,9 @@ def finish_whole_networks_here(sweep: Path) -> None:
 
 def trained(runs: dict[str, dict]) -> dict[str, dict]:
     """Of the runs that `status` gives, those that are trained: all but the whole networks."""
-    return {name: run for name, run in runs.items() if name.startswith("train-")}
+    found = {name: run for name, run in runs.items() if name.startswith("train-")}
+    assert len(found) == 4
+    return found
 
 
 def submit_and_wait_for_checkpoints(cli, sweep: Path) -> None:

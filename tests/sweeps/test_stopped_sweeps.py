@@ -136,6 +136,20 @@ def test_a_task_stops_when_it_is_asked_to(sweep):
     assert len(go(sweep)[1].started) == 5
 
 
+def test_a_whole_network_whose_test_was_stopped_is_tested_by_the_next_submit(sweep):
+    plan = plan_of(sweep)
+    tested = plan.runs[-1]
+    assert tested.cell.only_tests
+    assert submitting._prepared(plan, tested)
+    stop = StopRequest()
+    stop.asked = True
+    with pytest.raises(Interrupted):
+        run_task([plan.folder / tested.name], stop=stop)
+    assert state_of(plan, tested) == "stopped"
+    assert len(go(sweep)[1].started) == 5
+    assert times_started(plan.folder / tested.name) == 1
+
+
 def test_a_task_whose_launcher_is_gone_saves_and_ends(tmp_path):
     long = ROW | {"train_config": {"epochs": 30, "batch_size": 32}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
     plan = plan_of(write_sweep(tmp_path / "small.yml", **long))
