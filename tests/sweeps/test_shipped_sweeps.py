@@ -79,7 +79,7 @@ def test_real_models_stitch_in_every_direction(tmp_path):
         tmp_path, models=models, gaps=gaps([1, 2], [3, 6]), stitchers="all",
         train_config={"dataset": "imagenet", "data_preprocessing": {"image_size": 224}},
     )  # fmt: skip
-    assert len(stitched_cells(plan)) == 9 * 2 * 15
+    assert len(stitched_cells(plan)) == 9 * 2 * 16
     assert len(plan.cells) - len(stitched_cells(plan)) == 3
     cells = stitched_cells(plan)
     images = [run for run in cells if "vit" not in run.cell.source.title and run.cell.stitcher != "finetune"]
