@@ -129,7 +129,7 @@ def test_the_sweep_is_right_as_it_stands(cli, write, folder):
     before = files_below(folder)
     outcome = cli("plan", write("sweep.yml", SWEEP))
     assert outcome.code == 0, outcome.err
-    assert "8 runs" in outcome.out
+    assert "10 runs" in outcome.out  # the two whole networks are tested
     assert set(files_below(folder)) - set(before) == {folder / "sweep.yml"}
 
 

@@ -84,6 +84,7 @@ def test_pasted_stages_are_the_runs_that_the_model_alone_gives(cli, write, print
     short = write("short.yml", yaml.safe_dump({"models": [given]}) + SWEEP)
     pasted = write("pasted.yml", printed(*CONVNET, "--yaml") + SWEEP)
     plans = [json.loads(cli("plan", path, "--json").out) for path in (short, pasted)]
-    parts = [[run["parts"] for run in plan] for plan in plans]
-    assert parts[0] == parts[1]
+    networks = [[run["network"] for run in plan] for plan in plans]
+    assert networks[0] == networks[1]
+    assert [run["control"] for run in plans[0]] == [None] * 4 + ["base"]
     assert [run["identity"] for run in plans[0]] == [run["identity"] for run in plans[1]]

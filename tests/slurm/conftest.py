@@ -16,7 +16,7 @@ short: {partition: gpu, gpus: 1, cpus: 1, memory_gb: 1, minutes: 1, signal_secon
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
-    """Write a sweep of four runs into a project of its own."""
+    """Write a sweep of five runs into a project of its own: four stitched networks, and the whole one."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # jobs inherit it
     (tmp_path / "experiments").mkdir()
     (tmp_path / "sbatch").mkdir()

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from stitching.config.sweep import load_sweep
+from stitching.sweeps.plan import make_plan
 from stitching.sweeps.slurm import job_states, submitted_tasks
 from stitching.sweeps.status import SLURM_FOLDER
+from stitching.sweeps.submit import submit
 from stitching.training.results import TIMING_COLUMNS, read_result
 
 
@@ -39,24 +42,42 @@ def wait_until_over(sweep: Path, seconds: float = 120) -> None:
 
 
 def frames(sweep: Path) -> dict[str, pd.DataFrame]:
+    """What the sweep's runs left, by their names without the sweep's."""
     found = {}
     for path in sorted(folder_of(sweep).glob("*/result.pkl")):
         frame = read_result(path)
-        found[path.parent.name] = frame.drop(columns=[name for name in TIMING_COLUMNS if name in frame])
+        name = path.parent.name.replace(f"-{sweep.stem}-", "-", 1)
+        found[name] = frame.drop(columns=[column for column in TIMING_COLUMNS if column in frame])
     return found
 
 
 def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -> None:
-    assert len(left) == 4
-    names = [{name.partition("-gap-")[2]: frame for name, frame in each.items()} for each in (left, right)]
-    assert names[0].keys() == names[1].keys()
-    for name, frame in names[0].items():
-        pd.testing.assert_frame_equal(frame, names[1][name], check_exact=True)
+    assert len(left) == 5
+    assert left.keys() == right.keys()
+    for name, frame in left.items():
+        pd.testing.assert_frame_equal(frame, right[name], check_exact=True)
+
+
+def finish_whole_networks_here(sweep: Path) -> None:
+    """Have only the stitched runs, which have more to lose than a test, left for Slurm."""
+    plan = make_plan(load_sweep(sweep), sweep)
+    whole = [run.name for run in plan.runs if run.cell.control == "base"]
+    assert [run.name for run in submit(plan, "local", pack=1, jobs=1, among=whole).started] == whole
+
+
+def trained(runs: dict[str, dict]) -> dict[str, dict]:
+    """Of the runs that `status` gives, those that are trained: all but the whole networks."""
+    found = {name: run for name, run in runs.items() if name.startswith("train-")}
+    assert len(found) == 4
+    return found
 
 
 def submit_and_wait_for_checkpoints(cli, sweep: Path) -> None:
-    """Until all four runs, in one task, are past their first epoch."""
-    assert cli("submit", sweep, "--cluster", "test", "--pack", "4").code == 0
+    """Until the four stitched runs, in one task, are past their first epoch; the whole network is tested before."""
+    finish_whole_networks_here(sweep)
+    outcome = cli("submit", sweep, "--cluster", "test", "--pack", "4")
+    assert outcome.code == 0, outcome.err
+    assert "4 runs submitted in 1 tasks" in outcome.out
     wait(lambda: len(list(folder_of(sweep).glob("*/checkpoint.pt"))) == 4)
 
 
@@ -68,4 +89,11 @@ def assert_undisturbed(cli, path: Path, undisturbed: Path) -> None:
 
 
 def logs(sweep: Path) -> list[str]:
-    return [path.read_text() for path in sorted(folder_of(sweep).glob("*/log.txt"))]
+    """Of the runs that are trained."""
+    return [path.read_text() for path in sorted(folder_of(sweep).glob("train-*/log.txt"))]
+
+
+def assert_each_ran_once(sweep: Path) -> None:
+    assert [log.count("epoch 1,") for log in logs(sweep)] == [1] * 4
+    (whole,) = folder_of(sweep).glob("base-*/log.txt")
+    assert whole.read_text().count("before training,") == 1

@@ -13,11 +13,13 @@ from pathlib import Path
 import cluster
 import pytest
 from on_slurm import (
+    assert_each_ran_once,
     assert_undisturbed,
     folder_of,
     logs,
     status,
     submit_and_wait_for_checkpoints,
+    trained,
     wait,
     wait_until_over,
 )
@@ -45,8 +47,8 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     killed = subprocess.run(["pkill", "-KILL", "-f", f"submitit.core._submit {folder_of(path)}"], check=False)
     assert killed.returncode == 0
     wait_until_over(path)
-    wait(lambda: {run["state"] for run in status(cli, path).values()} == {"failed"})
-    assert all(run["words"] and run["cause"] == "error" for run in status(cli, path).values())
+    wait(lambda: {run["state"] for run in trained(status(cli, path)).values()} == {"failed"})
+    assert all(run["words"] and run["cause"] == "error" for run in trained(status(cli, path)).values())
     assert "nothing to try again" in cli("retry", path, "--timeout").out
     assert "#SBATCH --time=77" in cli("retry", path, "--dry-run", "--slurm", "minutes=77").out
     assert "4 runs submitted" in cli("retry", path, "--pack", "4").out
@@ -60,7 +62,7 @@ def test_cancelled_runs_are_gone_on_with(cli, sweep):
     submit_and_wait_for_checkpoints(cli, path)
     assert "4 runs in 1 tasks cancelled" in cli("cancel", path).out
     wait_until_over(path)
-    runs = status(cli, path)
+    runs = trained(status(cli, path))
     assert {run["state"] for run in runs.values()} == {"stopped"}
     assert {run["cause"] for run in runs.values()} == {"cancelled"}
     assert "nothing to try again" in cli("retry", path).out
@@ -74,7 +76,7 @@ def test_other_code_is_refused(cli, sweep, monkeypatch):
     assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
     wait_until_over(path)
     runs = status(cli, path)
-    assert {run["state"] for run in runs.values()} == {"failed"}
+    assert [run["state"] for run in runs.values()] == ["failed"] * 5
     assert all("the code changed after it was submitted (of-yesterday then" in run["words"] for run in runs.values())
     assert not list(folder_of(path).glob("*/result.pkl"))
 
@@ -113,7 +115,7 @@ def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
     assert "0 runs submitted" in cli("submit", path, "--cluster", "test").out
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    assert all(log.count("epoch 1,") == 1 for log in logs(path))
+    assert_each_ran_once(path)
 
 
 def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm):
@@ -124,7 +126,7 @@ def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm):
     cluster.start_node(slurm)
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    assert all(log.count("epoch 1,") == 1 for log in logs(path))
+    assert_each_ran_once(path)
 
 
 @pytest.mark.slow
@@ -133,12 +135,12 @@ def test_a_node_that_is_lost_is_not_the_end(cli, sweep, slurm):
     path = sweep(epochs=150)
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmd")
-    wait(lambda: all(run["state"] in ("pending", "failed") for run in status(cli, path).values()), 120)
+    wait(lambda: all(run["state"] in ("pending", "failed") for run in trained(status(cli, path)).values()), 120)
     assert failed_nodes(folder_of(path)) == [socket.gethostname().partition(".")[0]]
     cluster.start_node(slurm)
     wait_until_over(path, 300)
     assert_undisturbed(cli, path, sweep("undisturbed", epochs=150))
-    assert all(log.count("epoch 1,") == 1 for log in logs(path))
+    assert_each_ran_once(path)
 
 
 def test_a_broken_run_fails_once_and_alone(cli, sweep):
@@ -147,11 +149,10 @@ def test_a_broken_run_fails_once_and_alone(cli, sweep):
     assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
     config = folder_of(path) / victim / "config.yml"
     config.write_text(config.read_text().replace("block_input: blocks.", "block_input: blocs."))
-    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
-    subprocess.run(["scontrol", "release", task.id], check=True)
+    _release(folder_of(path))
     wait_until_over(path)
     runs = status(cli, path)
-    assert [run["state"] for name, run in runs.items() if name != victim] == ["done"] * 3
+    assert [run["state"] for name, run in runs.items() if name != victim] == ["done"] * 4
     assert runs[victim]["state"] == "failed"
     assert runs[victim]["cause"] == "error"
     assert "did you mean 'blocks.2'" in runs[victim]["words"]
@@ -171,9 +172,8 @@ def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
     try:
         assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
         _fill(small / "filling")
-        (task,) = submitted_tasks(small / "runs" / SLURM_FOLDER)
-        subprocess.run(["scontrol", "release", task.id], check=True)
-        wait(lambda: task.id not in launching.job_states())
+        held = _release(small / "runs")
+        wait(lambda: not held & launching.job_states().keys())
         runs = status(cli, path)
         assert {run["state"] for run in runs.values()} == {"failed"}, runs
         assert not list((small / "runs").glob("*/result.pkl"))
@@ -184,10 +184,19 @@ def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
         assert "Traceback" not in again.err
         (small / "filling").unlink()
         subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
-        assert "4 runs submitted" in cli("submit", path, "--cluster", "test").out
+        assert "5 runs submitted" in cli("submit", path, "--cluster", "test").out
         wait(lambda: {run["state"] for run in status(cli, path).values()} == {"done"})
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def _release(folder: Path) -> set[str]:
+    """Let the sweep's two tasks begin, which were submitted on hold; returns their ids."""
+    ids = {task.id for task in submitted_tasks(folder / SLURM_FOLDER)}
+    assert len(ids) == 2  # of the stitched runs, and of the whole network
+    for each in ids:
+        subprocess.run(["scontrol", "release", each], check=True)
+    return ids
 
 
 def _fill(path: Path) -> None:
@@ -204,7 +213,7 @@ def test_two_submits_at_once_and_again_train_every_run_once(cli, sweep):
         both = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
         told = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [0, 0], told
-        assert sorted(out.split()[0] for out, _ in told) == ["0", "0" if settled else "4"]
+        assert sorted(out.split()[0] for out, _ in told) == ["0", "0" if settled else "5"]
         wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    assert [log.count("epoch 1,") for log in logs(path)] == [1] * 4
+    assert_each_ran_once(path)

@@ -27,7 +27,7 @@ SWEEP = {
 
 
 def write_project(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a sweep of one run, and a cluster `test`; returns the sweep's file."""
+    """A project with a sweep of two runs (one tests the whole network), and a cluster `test`; returns its file."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # jobs inherit it
     (folder / "experiments").mkdir()
     (folder / "sbatch").mkdir()
@@ -71,8 +71,10 @@ def test_jobs_start_from_weights_that_submit_fetched(cli, tmp_path, monkeypatch)
         assert len(server.downloads) == 1
         wait_for_the_queue()
         assert len(server.asked) == asked, "the job asked the hub"
-    (run,) = runs_of(tmp_path)
-    assert yaml.safe_load(run.read_text())["state"] == "done", (run.parent / "log.txt").read_text()
+    runs = runs_of(tmp_path)
+    assert len(runs) == 2
+    for run in runs:
+        assert yaml.safe_load(run.read_text())["state"] == "done", (run.parent / "log.txt").read_text()
 
 
 def test_a_node_that_does_not_see_the_cache_says_so(cli, tmp_path, monkeypatch) -> None:
@@ -82,7 +84,9 @@ def test_a_node_that_does_not_see_the_cache_says_so(cli, tmp_path, monkeypatch) 
         server.put_on_hub(repository_of(SMALL), "model.safetensors", as_safetensors(weights_of(SMALL)))
         assert cli("submit", path, "--cluster", "test").code == 0
         wait_for_the_queue()
-    (run,) = runs_of(tmp_path)
-    known = yaml.safe_load(run.read_text())
-    assert known["state"] == "failed"
-    assert f"not in {tmp_path}/node/hub, and HF_HUB_OFFLINE=1 forbids to fetch" in known["failure"]
+    runs = runs_of(tmp_path)
+    assert len(runs) == 2
+    for run in runs:
+        known = yaml.safe_load(run.read_text())
+        assert known["state"] == "failed"
+        assert f"not in {tmp_path}/node/hub, and HF_HUB_OFFLINE=1 forbids to fetch" in known["failure"]

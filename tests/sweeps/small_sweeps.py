@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from stitching.config.sweep import load_sweep
-from stitching.sweeps.plan import Plan, make_plan
+from stitching.sweeps.plan import Plan, PlannedRun, make_plan
 from stitching.sweeps.submit import Submission, state_of, submit
 from stitching.sweeps.tasks import run_task
 from stitching.training.files import RunFolder
@@ -56,6 +56,21 @@ def planned(folder: Path, **keys: Any) -> Plan:
     return plan_of(write_sweep(folder / "small.yml", **keys))
 
 
+def stitched_cells(plan: Plan) -> list[PlannedRun]:
+    """The plan's cells without the whole networks, which every plan tests beside what it stitches."""
+    return [run for run in plan.cells if run.cell.control != "base"]
+
+
+def stitched_runs(plan: Plan) -> list[PlannedRun]:
+    """The plan's runs without the whole networks, which every plan tests beside what it stitches."""
+    return [run for run in plan.runs if run.cell.control != "base"]
+
+
+def stitched_planned(folder: Path, **keys: Any) -> list[PlannedRun]:
+    """The stitched runs of a sweep written to `folder`."""
+    return stitched_runs(planned(folder, **keys))
+
+
 def frame_of(folder: Path) -> pd.DataFrame:
     """A run's dataframe without what no two runs have in common: the timings."""
     frame = read_result(folder / "result.pkl")
@@ -97,6 +112,6 @@ def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -
 
 
 def times_started(folder: Path) -> int:
-    """How often a training began from its first step, by the run's log."""
+    """How often a run came through its first epoch, or through its only test if it is a whole network's, by its log."""
     log = (folder / "log.txt").read_text()
-    return log.count("epoch 1,")
+    return log.count("before training," if folder.name.startswith("base-") else "epoch 1,")

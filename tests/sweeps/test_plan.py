@@ -16,14 +16,23 @@ from small_sweeps import (
     gaps,
     plan_of,
     planned,
+    stitched_cells,
+    stitched_planned,
+    stitched_runs,
     write_sweep,
 )
 from told import files_below
 
 from stitching.config.errors import UserError
 from stitching.nets import build, zoo
+from stitching.sweeps.plan import PlannedRun
 
 ROOT = Path(__file__).parents[2]
+
+
+def parts_of(run: PlannedRun) -> list[dict]:
+    """The parts of a stitched network, as `--json` has them."""
+    return run.as_json()["network"]["Assembly"]["parts"]
 
 
 # ------------------------------------------------------------------------ gaps
@@ -36,9 +45,9 @@ def test_the_usual_nine_gaps_have_the_usual_downsamplings(tmp_path, declared):
         {"blocks_to_drop": pair} | ({"num_downsamples": n} if declared else {})
         for pair, n in zip(NINE_GAPS, counts, strict=True)
     ]
-    plan = planned(tmp_path, gaps=listed)
-    assert [list(run.cell.gap) for run in plan.cells] == NINE_GAPS
-    assert [run.cell.num_downsamples for run in plan.cells] == NINE_DOWNSAMPLES
+    cells = stitched_cells(planned(tmp_path, gaps=listed))
+    assert [list(run.cell.gap) for run in cells] == NINE_GAPS
+    assert [run.cell.num_downsamples for run in cells] == NINE_DOWNSAMPLES
 
 
 def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path):
@@ -49,11 +58,11 @@ def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path)
         .replace("'@'", "!include 4-stage-gaps.yml")
     )
     (tmp_path / "vit.yml").write_text(text)
-    plan = plan_of(tmp_path / "vit.yml")
-    assert [list(run.cell.gap) for run in plan.cells] == NINE_GAPS
+    cells = stitched_cells(plan_of(tmp_path / "vit.yml"))
+    assert [list(run.cell.gap) for run in cells] == NINE_GAPS
     # A ViT halves nothing: what is declared is how many steps the adapter takes.
-    assert [run.cell.num_downsamples for run in plan.cells] == NINE_DOWNSAMPLES
-    adapters = [[part for part in run.as_json()["parts"] if "SimpleAdapter" in part] for run in plan.cells]
+    assert [run.cell.num_downsamples for run in cells] == NINE_DOWNSAMPLES
+    adapters = [[part for part in parts_of(run) if "SimpleAdapter" in part] for run in cells]
     assert [len(parts) for parts in adapters] == [max(1, n) for n in NINE_DOWNSAMPLES]
 
 
@@ -67,14 +76,14 @@ def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path)
     ids=["all", "max_dropped", "list"],
 )
 def test_ways_to_say_which_gaps(tmp_path, asked, expected):
-    assert [list(run.cell.gap) for run in planned(tmp_path, gaps=asked).cells] == expected
+    assert [list(run.cell.gap) for run in stitched_cells(planned(tmp_path, gaps=asked))] == expected
 
 
 def test_depths_may_be_blocks_or_names(tmp_path):
     blocks = planned(tmp_path, depths="blocks", gaps="all")
     assert len(blocks.cells[0].cell.source.stages) == 8
     named = planned(tmp_path, depths=["layer1", "layer3"], gaps="all")
-    assert [[stage.block_output for stage in run.cell.source.stages] for run in named.cells] == [
+    assert [[stage.block_output for stage in run.cell.source.stages] for run in stitched_cells(named)] == [
         ["layer1", "layer3", None]
     ]
 
@@ -83,7 +92,7 @@ def test_depths_may_be_blocks_or_names(tmp_path):
 
 
 def test_names_and_metadata(tmp_path):
-    (run,) = planned(tmp_path).runs
+    (run,) = stitched_planned(tmp_path)
     assert run.name == "train-small-gap-1,2-adapter-affine"
     assert planned(tmp_path).folder == tmp_path / "experiments" / "across-scales" / "small"
     assert planned(tmp_path, save_dir="runs").folder == tmp_path / "runs"
@@ -98,21 +107,22 @@ def test_names_and_metadata(tmp_path):
 
 def test_finetune_over_two_gaps_is_one_run_under_both_names(tmp_path):
     plan = planned(tmp_path, gaps=gaps([1, 1], [1, 2], [1, 4]), stitchers=["finetune"])
-    assert [run.name for run in plan.runs] == [
+    first, second = stitched_runs(plan)
+    assert [first.name, second.name] == [
         "train-small-gap-1,1-adapter-finetune",
         "train-small-gap-1,4-adapter-finetune",
     ]
     both = plan.cells[1]
     assert both.same_as == plan.cells[0].name
     assert both.name == "train-small-gap-1,2-adapter-finetune"
-    (also,) = plan.metadata(plan.runs[0])["also"]
+    (also,) = plan.metadata(first)["also"]
     assert (also["name"], also["first_deleted_block"], also["last_deleted_block"]) == (both.name, 1, 2)
-    assert "also" not in plan.metadata(plan.runs[1])
+    assert "also" not in plan.metadata(second)
 
 
 def test_finetune_trains_everything_and_keeps_the_downsampling_pieces(tmp_path):
-    (run,) = planned(tmp_path, gaps=gaps([1, 4]), stitchers=["finetune"]).runs
-    parts = run.as_json()["parts"]
+    (run,) = stitched_planned(tmp_path, gaps=gaps([1, 4]), stitchers=["finetune"])
+    parts = parts_of(run)
     kept = [(part["Subnet"].get("block_input"), part["Subnet"].get("block_output")) for part in parts]
     assert kept == [(None, "layer1.0"), ("layer2.0", "layer2.0"), ("layer3.0", None)]
     assert run.cost is not None
@@ -120,9 +130,10 @@ def test_finetune_trains_everything_and_keeps_the_downsampling_pieces(tmp_path):
 
 
 def test_finetune_checks_every_join(tmp_path):
-    (run,) = planned(
+    plan = planned(
         tmp_path, models=[RESNET, VIT], pairs=[["timm/resnet18", "timm/vit_tiny_patch16_224"]], stitchers=["finetune"]
-    ).cells
+    )
+    (run,) = stitched_cells(plan)
     assert run.job is None
     assert "sizes do not meet: img 8x8x8 before bert 24x16+1" in (run.declined or "")
     # The piece behind the gap would take what the source gives; the downsampling piece that is kept does not.
@@ -133,21 +144,22 @@ def test_finetune_checks_every_join(tmp_path):
         piece(block_input="blocks.1", block_output="blocks.1"),
         piece(block_input="blocks.2"),
     ]
-    (run,) = planned(tmp_path, src_stages=source, dest_stages=dest, gaps=gaps([1, 1]), stitchers=["finetune"]).cells
+    plan = planned(tmp_path, src_stages=source, dest_stages=dest, gaps=gaps([1, 1]), stitchers=["finetune"])
+    (run,) = stitched_cells(plan)
     assert run.declined == "sizes do not meet: img 8x8x8 before img 8x16x16"
 
 
 def test_seeds_times_grid(tmp_path):
     key = "train_config.optimizer_args.lr"
     plan = planned(tmp_path, seeds=[1, 2], grid={key: [0.1, 0.01], "frozen_norm": ["running", "batch"]})
-    names = [run.name.removeprefix("train-small-gap-1,2-adapter-affine") for run in plan.runs]
+    names = [run.name.removeprefix("train-small-gap-1,2-adapter-affine") for run in stitched_runs(plan)]
     assert names == [
         f"-lr-{lr}-frozen_norm-{norm}-seed-{seed}"
         for seed in (1, 2)
         for lr in (0.1, 0.01)
         for norm in ("running", "batch")
     ]
-    assert len({run.identity for run in plan.runs}) == 8
+    assert len({run.identity for run in stitched_runs(plan)}) == 8
     run = plan.runs[5]
     assert run.job is not None
     assert run.job.train_config.seed == run.seed == 2
@@ -159,13 +171,14 @@ def test_seeds_times_grid(tmp_path):
 
 def test_a_grid_may_change_the_seed_or_the_size_of_the_images(tmp_path):
     plan = planned(tmp_path, grid={"train_config.seed": [5, 6]})
-    assert [run.seed for run in plan.runs] == [5, 6]
+    assert [run.seed for run in stitched_runs(plan)] == [5, 6]
+    assert [run.name for run in plan.runs[2:]] == ["base-small-resnet18"]  # a test has no seed
     plan = planned(tmp_path, grid={"train_config.data_preprocessing.image_size": [32, 64]})
-    small, large = plan.runs
+    small, large = stitched_runs(plan)
     assert small.cost is not None
     assert large.cost is not None
     assert large.cost.macs > 3 * small.cost.macs
-    assert [run.cell.source.stages[0].out_format.spatial for run in plan.runs] == [(8, 8), (16, 16)]
+    assert [run.cell.source.stages[0].out_format.spatial for run in stitched_runs(plan)] == [(8, 8), (16, 16)]
 
 
 @pytest.mark.parametrize(
@@ -180,9 +193,13 @@ def test_a_grid_may_change_the_seed_or_the_size_of_the_images(tmp_path):
 def test_pairs(tmp_path, pairs, expected):
     plan = planned(tmp_path, models=[RESNET, VIT], pairs=pairs)
     short = {"timm/resnet18": "r", "timm/vit_tiny_patch16_224": "v"}
-    assert [short[run.cell.source.title] + short[run.cell.dest.title] for run in plan.cells] == expected
-    assert len({run.name for run in plan.cells}) == len(expected)
-    assert ("-to-" in plan.cells[0].name) == (len(expected) > 1)
+    cells = stitched_cells(plan)
+    assert [short[run.cell.source.title] + short[run.cell.dest.title] for run in cells] == expected
+    assert len({run.name for run in plan.cells}) == len(expected) + 2
+    assert {run.name for run in plan.cells} - {run.name for run in cells} == {
+        "base-small-resnet18", "base-small-vit_tiny_patch16_224"
+    }  # fmt: skip
+    assert ("-to-" in cells[0].name) == (len(expected) > 1)
 
 
 def test_models_of_one_name_from_two_places_keep_apart(tmp_path):
@@ -190,7 +207,8 @@ def test_models_of_one_name_from_two_places_keep_apart(tmp_path):
     timms = {"backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10}
     colour = {"data_preprocessing": {"image_size": 32, "channels": 3}}
     plan = planned(tmp_path, models=[timms, torchvisions], train_config=colour)
-    assert len({run.name for run in plan.runs}) == 4
+    assert len({run.name for run in stitched_runs(plan)}) == 4
+    assert [run.name for run in plan.runs[4:]] == ["base-small-timm-resnet18", "base-small-torchvision-resnet18"]
     assert plan.runs[1].name == "train-small-timm-resnet18-to-torchvision-resnet18-gap-1,2-adapter-affine"
 
 
@@ -321,19 +339,22 @@ def _checkpoint(path: Path, model: dict, seed: int) -> Path:
 def test_the_identity_follows_the_config_and_the_weights(tmp_path):
     checkpoint = _checkpoint(tmp_path / "weights.pt", CONVNET, 1)
     model = {**CONVNET, "ckp_path": "weights.pt"}
-    (first,) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
-    (other_lr,) = planned(
+    (first, base) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
+    (other_lr, tested) = planned(
         tmp_path, models=[model], gaps=gaps([1, 1]), train_config={"optimizer_args": {"lr": 0.02}}
     ).runs
-    (elsewhere,) = planned(tmp_path, models=[model], gaps=gaps([1, 1]), save_dir="else", workers=2).runs
+    (elsewhere, tested_there) = planned(tmp_path, models=[model], gaps=gaps([1, 1]), save_dir="else", workers=2).runs
     assert first.identity == elsewhere.identity != other_lr.identity
+    assert base.identity == tested_there.identity == tested.identity  # a test has no learning rate
     copy = tmp_path / "copy.pt"
     copy.write_bytes(checkpoint.read_bytes())
-    (copied,) = planned(tmp_path, models=[{**model, "ckp_path": "copy.pt"}], gaps=gaps([1, 1])).runs
+    (copied, copy_tested) = planned(tmp_path, models=[{**model, "ckp_path": "copy.pt"}], gaps=gaps([1, 1])).runs
     assert copied.identity == first.identity  # by content, not by name
+    assert copy_tested.identity == base.identity
     _checkpoint(checkpoint, CONVNET, 2)
-    (changed,) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
+    (changed, changed_base) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
     assert changed.identity != first.identity
+    assert changed_base.identity != base.identity
 
 
 def test_a_checkpoint_of_another_model_is_told_before_anything_runs(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_sweeps import CONVNET, NINE_GAPS, RESNET, VIT, frame_of, gaps, go, plan_of, write_sweep
+from small_sweeps import CONVNET, NINE_GAPS, RESNET, VIT, frame_of, gaps, go, plan_of, stitched_runs, write_sweep
 from typer.testing import CliRunner
 
 import stitching.data.loading as loading
@@ -34,7 +34,8 @@ def test_every_gap_of_every_pair_is_scored_once_whatever_the_stitchers(tmp_path)
     assert table["procrustes"].between(0, 2).all()
     assert (table["r2"] <= 1).all()
     assert table[["accuracy", "destination_accuracy"]].stack().between(0, 1).all()
-    assert (found.dataset, found.seed, found.fit_images, found.test_images) == ("digits", 3, 100, 100)
+    assert (found.dataset, found.seed, found.fit_images) == ("digits", 3, 100)
+    assert (found.held_out, found.held_out_images) == ("test", 100)
     again = scored(write_sweep(tmp_path / "small.yml", **TWO, stitchers=["affine", "finetune"]))
     pd.testing.assert_frame_equal(table, again.table(), check_exact=True)
 
@@ -67,11 +68,12 @@ def test_the_stitched_accuracy_is_the_untrained_accuracy_of_the_stitcher(tmp_pat
     }  # fmt: skip
     path = write_sweep(tmp_path / "small.yml", **keys)
     table = scored(path, images=500).table()
-    assert set(table["test_images"]) == {360}  # all there are
+    assert set(table["held_out_images"]) == {360}  # all there are
+    assert set(table["held_out"]) == {"test"}
     plan, submission = go(path)
     assert not submission.failures
     untrained = []
-    for run in plan.runs:
+    for run in stitched_runs(plan):
         frame = frame_of(plan.folder / run.name)
         assert frame["Step"][0] == 0
         untrained.append(frame["Overall/Test Accuracy"][0])

@@ -11,6 +11,8 @@ from small_sweeps import (
     gaps,
     plan_of,
     planned,
+    stitched_cells,
+    stitched_runs,
 )
 
 from stitching.config.sweep import load_sweep
@@ -63,8 +65,10 @@ RUNS_AND_DECLINED = {
 @pytest.mark.parametrize("name", RUNS_AND_DECLINED)
 def test_shipped_sweeps_plan(name):
     plan = plan_of(ROOT / "across-scales" / f"{name}.yml")
-    assert len(plan.cells) == 90
-    assert (len(plan.runs), len(plan.declined)) == RUNS_AND_DECLINED[name]
+    assert len(stitched_cells(plan)) == 90
+    assert (len(stitched_runs(plan)), len(plan.declined)) == RUNS_AND_DECLINED[name]
+    models = {row.title for run in plan.cells for row in (run.cell.source, run.cell.dest)}
+    assert len(plan.runs) - len(stitched_runs(plan)) == len(models)  # each is tested whole
     assert not (ROOT / "experiments" / "across-scales").exists()
 
 
@@ -75,6 +79,8 @@ def test_real_models_stitch_in_every_direction(tmp_path):
         tmp_path, models=models, gaps=gaps([1, 2], [3, 6]), stitchers="all",
         train_config={"dataset": "imagenet", "data_preprocessing": {"image_size": 224}},
     )  # fmt: skip
-    assert len(plan.cells) == 9 * 2 * 15
-    images = [run for run in plan.cells if "vit" not in run.cell.source.title and run.cell.stitcher != "finetune"]
+    assert len(stitched_cells(plan)) == 9 * 2 * 16
+    assert len(plan.cells) - len(stitched_cells(plan)) == 3
+    cells = stitched_cells(plan)
+    images = [run for run in cells if "vit" not in run.cell.source.title and run.cell.stitcher != "finetune"]
     assert [run.name for run in images if run.declined] == []

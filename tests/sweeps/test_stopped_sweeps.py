@@ -20,6 +20,7 @@ from small_sweeps import (
     go,
     plan_of,
     states,
+    stitched_runs,
     times_started,
     write_sweep,
 )
@@ -57,9 +58,9 @@ def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep, 
 
     monkeypatch.setattr(submitting, "state_of", other_is_faster)
     outcome = submit(plan, "here", pack=8, jobs=1)
-    assert looked == ["missing"] * 4
-    assert (outcome.started, len(outcome.elsewhere)) == ([], 4)
-    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
+    assert looked == ["missing"] * 5
+    assert (outcome.started, len(outcome.elsewhere)) == ([], 5)
+    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 5
     assert states(plan) == {"done"}
 
 
@@ -73,7 +74,7 @@ def test_two_submits_at_once_train_every_run_once(cli, tmp_path):
     assert (other.returncode, ours.code) == (0, 0), (told, ours)
     plan = plan_of(sweep)
     assert states(plan) == {"done"}
-    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 4
+    assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 5
     assert not (plan.folder / "stale").exists()
 
 
@@ -82,7 +83,8 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     long = ROW | {"train_config": {"epochs": 30, "batch_size": 64}, "gaps": gaps([1, 1])}
     sweep = write_sweep(tmp_path / "small.yml", **long)
     plan = plan_of(sweep)
-    checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in plan.runs]
+    stitched, (tested,) = stitched_runs(plan), [run for run in plan.runs if run.cell.only_tests]
+    checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in stitched]
 
     def stop_after_the_first_epoch() -> None:
         while not all(path.exists() for path in checkpoints):
@@ -94,14 +96,16 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     assert outcome.code == 130
     assert f"To go on: stitching submit {sweep} --cluster local" in outcome.err
     assert "Traceback" not in outcome.err
-    assert states(plan) == {"stopped"}
-    for run in plan.runs:
+    assert {state_of(plan, run) for run in stitched} == {"stopped"}
+    assert state_of(plan, tested) == "submitted"  # its turn had not come
+    for run in stitched:
         metadata = yaml.safe_load((plan.folder / run.name / "metadata.yml").read_text())
         assert 23 <= metadata["steps"] < 30 * 23
     if number == signal.SIGTERM:
         return
-    assert len(go(sweep)[1].started) == 2
-    assert all("resumed at" in (plan.folder / run.name / "log.txt").read_text() for run in plan.runs)
+    assert len(go(sweep)[1].started) == 3
+    assert all("resumed at" in (plan.folder / run.name / "log.txt").read_text() for run in stitched)
+    assert times_started(plan.folder / tested.name) == 1
     stopped = frames(plan)
     shutil.rmtree(plan.folder)
     go(sweep)
@@ -128,14 +132,28 @@ def test_a_task_stops_when_it_is_asked_to(sweep):
             submit(plan, "asking", pack=8, jobs=1)
     finally:
         del submitting.CLUSTERS["asking"]
-    assert states(plan) == {"stopped"}
-    assert len(go(sweep)[1].started) == 4
+    assert [state_of(plan, run) for run in plan.runs] == ["stopped"] * 4 + ["submitted"]  # the last is a task apart
+    assert len(go(sweep)[1].started) == 5
+
+
+def test_a_whole_network_whose_test_was_stopped_is_tested_by_the_next_submit(sweep):
+    plan = plan_of(sweep)
+    tested = plan.runs[-1]
+    assert tested.cell.only_tests
+    assert submitting._prepared(plan, tested)
+    stop = StopRequest()
+    stop.asked = True
+    with pytest.raises(Interrupted):
+        run_task([plan.folder / tested.name], stop=stop)
+    assert state_of(plan, tested) == "stopped"
+    assert len(go(sweep)[1].started) == 5
+    assert times_started(plan.folder / tested.name) == 1
 
 
 def test_a_task_whose_launcher_is_gone_saves_and_ends(tmp_path):
     long = ROW | {"train_config": {"epochs": 30, "batch_size": 32}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
     plan = plan_of(write_sweep(tmp_path / "small.yml", **long))
-    (run,) = plan.runs
+    (run,) = stitched_runs(plan)
     assert submitting._prepared(plan, run)
     command = [sys.executable, "-m", "stitching.sweeps.tasks", str(plan.folder / run.name)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

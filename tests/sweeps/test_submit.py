@@ -37,22 +37,24 @@ from stitching.sweeps.tasks import packed
 def test_every_run_of_the_plan_is_trained_once(cli, sweep):
     outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
     plan = plan_of(sweep)
-    assert len(plan.runs) == 4
+    assert len(plan.runs) == 4 + 1  # stitched networks, and the whole one
     assert outcome.code == 0, outcome.err
-    assert f"4 runs done, 0 done before, 0 failed; in {plan.folder}" in outcome.out
+    assert f"5 runs done, 0 done before, 0 failed; in {plan.folder}" in outcome.out
     for run in plan.runs:
         folder = plan.folder / run.name
         assert {"config.yml", "metadata.yml", "result.pkl", "log.txt"} <= {path.name for path in folder.iterdir()}
         assert not (folder / "checkpoint.pt").exists()
         frame = frame_of(folder)
-        assert list(frame["Step"]) == list(range(1, len(frame) + 1))
+        first = 0 if run.cell.only_tests else 1
+        assert list(frame["Step"]) == list(range(first, first + len(frame)))
+        assert len(frame) == 1 or not run.cell.only_tests
         assert frame["Overall/Test Accuracy"].notna().sum() == 1
         metadata = yaml.safe_load((folder / "metadata.yml").read_text())
         assert plan.metadata(run).items() <= metadata.items()
         assert (metadata["state"], metadata["identity"]) == ("done", run.identity)
     times = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.*")}
     outcome = cli("submit", sweep, "--cluster", "local")
-    assert "0 runs done, 4 done before, 0 failed" in outcome.out
+    assert "0 runs done, 5 done before, 0 failed" in outcome.out
     assert {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.*")} == times
 
 
@@ -61,8 +63,8 @@ def test_packs_of_any_size_give_the_same_results(tmp_path):
     for pack in (1, 3, 8):
         path = write_sweep(tmp_path / f"pack-{pack}" / "small.yml", **ROW)
         plan, outcome = go(path, pack=pack)
-        assert [len(pack) for pack in packed(plan.runs, 3)] == [3, 1]
-        assert len(outcome.started) == 4
+        assert [len(pack) for pack in packed(plan.runs, 3)] == [3, 1, 1]  # the whole network is apart
+        assert len(outcome.started) == 5
         results.append(frames(plan))
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
@@ -79,7 +81,7 @@ def test_several_sweeps_are_all_planned_before_the_first_run(cli, tmp_path, monk
     assert {state for plan in plans for state in states(plan)} == {"missing"}
     outcome = cli("submit", *paths, "--cluster", "local")
     assert outcome.code == 0, outcome.err
-    assert [line.split(";")[0] for line in outcome.out.splitlines()] == ["2 runs done, 0 done before, 0 failed"] * 2
+    assert [line.split(";")[0] for line in outcome.out.splitlines()] == ["3 runs done, 0 done before, 0 failed"] * 2
     assert {state for plan in plans for state in states(plan)} == {"done"}
     planned = cli("plan", *paths, "--json")
     assert [run["name"] for run in json.loads(planned.out)] == [run.name for plan in plans for run in plan.cells]
@@ -88,10 +90,10 @@ def test_several_sweeps_are_all_planned_before_the_first_run(cli, tmp_path, monk
 def test_another_metrics_output_is_honoured(tmp_path):
     path = write_sweep(tmp_path / "small.yml", **ROW, metrics_output="numbers.pkl")
     plan, outcome = go(path)
-    assert len(outcome.started) == 4
+    assert len(outcome.started) == 5
     assert states(plan) == {"done"}
-    assert (plan.folder / plan.runs[0].name / "numbers.pkl").exists()
-    assert len(go(path)[1].done_before) == 4
+    assert all((plan.folder / run.name / "numbers.pkl").exists() for run in plan.runs)
+    assert len(go(path)[1].done_before) == 5
 
 
 # ------------------------------------------------------------------------ an old result never stands for a new config
@@ -102,10 +104,12 @@ def test_runs_of_another_config_move_aside_and_run_again(tmp_path, sweep):
     before = frames(plan)
     changed = write_sweep(sweep, **ROW, train_config={"optimizer_args": {"lr": 0.05}})
     plan = plan_of(changed)
-    assert states(plan) == {"stale"}
+    tested = plan.runs[-1].name
+    assert {run.name: state_of(plan, run) for run in plan.runs} == dict.fromkeys(before, "stale") | {tested: "done"}
     outcome = submit(plan, "here", pack=8, jobs=1)
-    assert (len(outcome.started), len(outcome.done_before)) == (4, 0)
+    assert (len(outcome.started), [run.name for run in outcome.done_before]) == (4, [tested])
     assert states(plan) == {"done"}
+    pd.testing.assert_frame_equal(frame_of(plan.folder / tested), before.pop(tested))
     for name, old in before.items():
         (aside,) = (plan.folder / "stale").glob(f"{name}-*")
         pd.testing.assert_frame_equal(frame_of(aside), old)
@@ -119,7 +123,7 @@ def test_only_the_runs_that_a_change_concerns_run_again(sweep):
     write_sweep(sweep, **ROW | {"gaps": gaps([1, 1], [1, 2], [2, 2])})
     _, outcome = go(sweep)
     assert [run.cell.gap for run in outcome.started] == [(2, 2), (2, 2)]
-    assert len(outcome.done_before) == 4
+    assert len(outcome.done_before) == 5
 
 
 def test_other_weights_make_results_stale(tmp_path):
@@ -192,7 +196,7 @@ def test_a_run_that_cannot_be_set_up_does_not_take_its_pack_along(tmp_path, monk
     outcome = submit(plan, "damaging", pack=8, jobs=1)
     assert outcome.failures.keys() == {victim.name}
     assert "did you mean" in outcome.failures[victim.name]
-    assert [state_of(plan, run) for run in plan.runs] == ["done", "failed", "done", "done"]
+    assert [state_of(plan, run) for run in plan.runs] == ["done", "failed", "done", "done", "done"]
 
 
 def test_a_killed_worker_is_on_record_and_other_tasks_finish(cli, sweep, monkeypatch):
@@ -210,10 +214,10 @@ def test_a_killed_worker_is_on_record_and_other_tasks_finish(cli, sweep, monkeyp
     monkeypatch.setattr(subprocess, "Popen", Watched)
     outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
     assert outcome.code == 1
-    assert "2 runs done, 0 done before, 2 failed" in outcome.out.replace("\n", " ")
+    assert "3 runs done, 0 done before, 2 failed" in outcome.out.replace("\n", " ")
     assert f"{victim.name}: killed by SIGKILL" in outcome.out
     assert f"stitching submit {sweep} --cluster local" in outcome.out
-    assert [state_of(plan, run) for run in plan.runs] == ["failed", "failed", "done", "done"]
+    assert [state_of(plan, run) for run in plan.runs] == ["failed", "failed", "done", "done", "done"]
     assert "killed by SIGKILL" in (plan.folder / victim.name / "log.txt").read_text()
     assert len(go(sweep)[1].started) == 2
     assert states(plan) == {"done"}

@@ -26,7 +26,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WeightsS
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Two runs of a model with published weights."""
+    """Two runs stitched of a model with published weights, and one that tests it whole."""
     images = {"data_preprocessing": {"image_size": 32, "channels": 3}}
     return write_sweep(tmp_path / "small.yml", models=[SMALL], gaps=gaps([1, 1], [1, 2]), train_config=images)
 
@@ -41,7 +41,7 @@ def test_weights_are_fetched_once_and_before_the_runs(server, sweep, monkeypatch
     monkeypatch.setitem(submitting.CLUSTERS, "here", cluster)
     plan = plan_of(sweep)
     assert not server.asked, "planning is pure"
-    assert len(plan.runs) == 2
+    assert len(plan.runs) == 3
     go(sweep)
     assert len(server.downloads) == 1
     asked = len(server.asked)
@@ -66,8 +66,8 @@ def test_what_is_done_needs_no_weights(server, sweep, monkeypatch) -> None:
 
 def test_the_models_of_runs_are_found_however_deep_they_lie(tmp_path) -> None:
     path = write_sweep(tmp_path / "small.yml", models=[CONVNET], gaps=gaps([1, 1]))
-    (run,) = plan_of(path).runs
-    assert weights.weights_of([run]) == [], "our own models have none"
+    run, tested = plan_of(path).runs
+    assert weights.weights_of([run, tested]) == [], "our own models have none"
     part = {"model_name": SMALL, "block_output": "layer1"}
     parts = [
         {"Assembly": {"parts": [{"Subnet": part}, {"Subnet": {**part, "pretrained": False}}]}},

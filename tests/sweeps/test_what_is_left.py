@@ -33,10 +33,10 @@ def test_the_plan_says_what_is_done_new_and_stale_and_what_differs(cli, tmp_path
     sweep = write_sweep(tmp_path / "small.yml", **ROW)
     assert "never submitted" in explained(cli, sweep, AFFINE)
     plan, _ = go(sweep)
-    assert "4 runs (4 done)" in cli("plan", sweep).out
+    assert "5 runs (5 done)" in cli("plan", sweep).out
     assert explained(cli, sweep, AFFINE).startswith(f"{AFFINE} is done")
     write_sweep(tmp_path / "small.yml", **ROW, train_config={"optimizer_args": {"lr": 0.5}})
-    assert "4 runs (4 stale)" in cli("plan", sweep).out
+    assert "5 runs (1 done, 4 stale)" in cli("plan", sweep).out
     assert "train_config.optimizer_args.lr: 0.01 there, 0.5 here" in explained(cli, sweep, AFFINE)
     write_sweep(tmp_path / "small.yml", **ROW, seeds=[3, 4])
     told = explained(cli, sweep, AFFINE + "-seed-4")
@@ -48,7 +48,7 @@ def test_the_plan_says_what_is_done_new_and_stale_and_what_differs(cli, tmp_path
     assert AFFINE in gone
     assert "is no longer in the sweep" in explained(cli, sweep, AFFINE)
     rows = json.loads(cli("plan", sweep, "--json").out)
-    assert [row["state"] for row in rows] == ["missing"] * 8
+    assert [row["state"] for row in rows] == ["missing"] * 8 + ["done"]  # testing has no seed
     wrong = cli("plan", sweep, "--explain", "train-smal")
     assert wrong.code == 2
     assert "there is no run in the sweep small 'train-smal'" in wrong.err
@@ -99,7 +99,7 @@ def test_the_hours_that_are_left_come_from_finished_runs(cli, tmp_path):
     shutil.rmtree(plan.folder / AFFINE)
     shutil.rmtree(plan.folder / BLOCK)
     told = cli("plan", sweep).out
-    assert "4 runs (2 done, 2 missing)" in told
+    assert "5 runs (3 done, 2 missing)" in told
     assert "What is left takes about 30 min of one process on cpu, from the median of the finished runs" in told
     write_sweep(tmp_path / "small.yml", **ROW, seeds=[3, 4], train_config={"epochs": 8})
     assert "not known yet" in cli("plan", sweep).out  # nothing of this sweep is done
@@ -120,9 +120,9 @@ def test_only_some_states_and_some_seeds(cli, tmp_path):
     assert [name[-7:] for name in names] == ["-seed-1", "-seed-2"] * 2
     shutil.rmtree(next((tmp_path / "experiments").rglob(names[0])))
     failed = cli("submit", sweep, "--cluster", "local", "--seeds", "1,2", "--only", "failed", "stopped")
-    assert "0 runs done, 3 done before" in failed.out
+    assert "0 runs done, 4 done before" in failed.out
     missing = cli("submit", sweep, "--cluster", "local", "--seeds", "1,2", "--only", "missing")
-    assert "1 runs done, 3 done before" in missing.out
+    assert "1 runs done, 4 done before" in missing.out
     for words, problem in (("done", "not run again"), ("fialed", "did you mean 'failed'")):
         outcome = cli("submit", sweep, "--cluster", "local", "--only", words)
         assert (outcome.code, problem in outcome.err) == (2, True)
@@ -143,10 +143,10 @@ def test_retry_runs_what_failed_and_nothing_else(cli, sweep, monkeypatch):
         path.write_text(yaml.safe_dump({**metadata, "state": "failed", "failure": failure}))
     assert "nothing to try again" in cli("retry", sweep, "--timeout").out
     outcome = cli("retry", sweep, "--out-of-memory")
-    assert (outcome.code, "1 runs done, 2 done before" in outcome.out) == (0, True), outcome
+    assert (outcome.code, "1 runs done, 3 done before" in outcome.out) == (0, True), outcome
     assert times_started(plan.folder / BLOCK) == 2
     assert statuses(plan)[AFFINE] == "failed"
-    assert "1 runs done, 3 done before" in cli("retry", sweep).out
+    assert "1 runs done, 4 done before" in cli("retry", sweep).out
     assert states(plan) == {"done"}
 
 
@@ -157,7 +157,7 @@ def test_several_sweeps_a_folder_of_them_and_a_pattern(cli, tmp_path):
     for places in ([tmp_path], [tmp_path / "*o*.yml"], [tmp_path / "one.yml", tmp_path / "two.yml"]):
         outcome = cli("plan", *places)
         assert outcome.code == 0, outcome.err
-        assert "In all 4 runs of 2 sweeps" in outcome.out
+        assert "In all 6 runs of 2 sweeps" in outcome.out
 
 
 def test_every_mistake_is_told_at_once(cli, tmp_path):
