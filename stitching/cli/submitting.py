@@ -193,6 +193,7 @@ class _Launch:
 
     def _run_here(self, found: Any, names: set[str] | None, again: str) -> bool:
         """Run a plan on this machine; False if a run of it failed."""
+        from stitching.sweeps.status import sweep_status
         from stitching.sweeps.submit import submit as submit_plan
         from stitching.training.trainer import Interrupted
 
@@ -210,6 +211,10 @@ class _Launch:
         )
         for name, reason in outcome.failures.items():
             out.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
+        checks = [found.expected(run) for run in found.runs if run.cell.control == "self"]
+        for status in sweep_status(found.folder, checks):
+            if status.state == "done" and status.words:
+                out.print(f"  {status.name}: {status.words}", style="bold red", markup=False, soft_wrap=True)
         return not outcome.failures
 
     def _queue(self, found: Any, names: set[str] | None) -> None:

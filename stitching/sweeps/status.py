@@ -67,7 +67,7 @@ class RunStatus:
 
     name: str
     state: str
-    words: str = ""
+    words: str = ""  # of a done one: blank, or which check has failed
     cause: str | None = None  # of a failed or stopped run, one of `CAUSES`
     epoch: int | None = None
     accuracy: float | None = None  # of the newest test, 0 to 1
@@ -158,7 +158,9 @@ def failed_nodes(folder: Path) -> list[str]:
 def summary(runs: Sequence[RunStatus]) -> str:
     """`12 done, 3 running, 1 failed`."""
     counts = Counter(run.state for run in runs)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    failed = sum(run.state == "done" and bool(run.words) for run in runs)
+    shouted = [f"{failed} CHECKS FAILED: do not trust these results"] if failed else []
+    return ", ".join([*(f"{counts[state]} {state}" for state in STATES if counts[state]), *shouted])
 
 
 def _known(run: Expected) -> tuple[str, dict[str, Any]]:
@@ -192,7 +194,8 @@ def _status(
     if state == "done":
         final = metadata.get("final") or {}
         accuracy = next((value for key, value in final.items() if key.endswith("Test Accuracy")), None)
-        return replace(found, epoch=metadata.get("epoch"), accuracy=accuracy, job=None)
+        words = _failed_check(metadata.get("control"), final)
+        return replace(found, words=words, epoch=metadata.get("epoch"), accuracy=accuracy, job=None)
     if state == "missing" and not metadata:
         return replace(found, words="never submitted")
     if state == "submitted" and not task and not run.folder.is_busy():
@@ -226,6 +229,14 @@ def _status(
     if state == "missing":
         return replace(found, words="its result is gone or damaged")
     return replace(found, state="failed", words=f"it was {state}, and no process is at it any more", cause="killed")
+
+
+def _failed_check(control: str | None, final: dict[str, float]) -> str:
+    """What is wrong with a self-stitch: cut and joined by an identity, it is the network that it was."""
+    alike = final.get("Overall/Test Agreement", 1.0)
+    if control != "self" or alike == 1.0:
+        return ""
+    return f"CHECK FAILED: it should be the network that it was cut from, and predicts the same for {alike:.4%} only"
 
 
 def _with_newest_epoch(found: RunStatus, run: Expected, metadata: dict[str, Any]) -> RunStatus:

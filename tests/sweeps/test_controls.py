@@ -6,10 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_sweeps import CONVNET, RESNET, VIT, frame_of, gaps, go, plan_of, planned, write_sweep
+from small_sweeps import (
+    CONVNET,
+    RESNET,
+    VIT,
+    frame_of,
+    gaps,
+    go,
+    in_this_process,
+    plan_of,
+    planned,
+    write_sweep,
+)
 from told import assert_told
 
+import stitching.sweeps.submit as submitting
 from stitching.analysis.results import load_results
+from stitching.nets import dery
 from stitching.nets.formats import Format
 from stitching.training.files import read_yaml
 
@@ -228,3 +241,18 @@ def test_base_runs_are_not_made_again_by_another_submit(tmp_path):
     assert again.failures == {}
     started = (tmp_path / "runs" / "base-small-convnet" / "log.txt").read_text().count("before training")
     assert started == 1
+
+
+def test_a_self_stitch_that_is_not_the_network_is_shouted(tmp_path, cli, monkeypatch):
+    """As a cut at the wrong place would show itself."""
+    model = {**CONVNET, "ckp_path": str(_trained_weights(tmp_path))}
+    small = {"data_preprocessing": {"image_size": 16}}
+    path = write_sweep(
+        tmp_path / "small.yml", models=[model], controls=["self"], save_dir=str(tmp_path / "runs"), train_config=small
+    )
+    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
+    monkeypatch.setitem(dery.FUNCTIONS, "identity", (lambda x: x.flip(1), False))
+    shown = cli("submit", path, "--cluster", "local")
+    assert "self-small-convnet-cut-1: CHECK FAILED" in shown.out.replace("\n", " ")
+    shown = cli("status", path)
+    assert "2 CHECKS FAILED: do not trust these results" in shown.out
