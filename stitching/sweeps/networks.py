@@ -28,7 +28,7 @@ def network_of(cell: Cell) -> dict[str, Any]:
         Declined: there is none.
     """
     if cell.control == "base":
-        return {"Net": whole_model(cell.dest)}
+        return {"Net": {**(whole_model(cell.dest) or {}), "frozen": True}}
     first, last = cell.gap
     front, back = cell.source.stages[:first], cell.dest.stages[last + 1 :]
     if cell.control == "self":
