@@ -45,7 +45,7 @@ def test_every_plan_tests_each_whole_network_once(tmp_path):
     bases = _controls(plan, "base")
     assert [run.name for run in bases] == ["base-small-resnet18", "base-small-vit_tiny_patch16_224"]
     assert [run.as_json()["network"] for run in bases] == [
-        {"Net": {**RESNET, "frozen": True}}, {"Net": {**VIT, "frozen": False}}
+        {"Net": {**RESNET, "frozen": True}}, {"Net": {**VIT, "frozen": True}}
     ]  # fmt: skip
     for run in bases:
         assert run.job.test_only
