@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stitching.analysis.references import ControlLines, base_lines
 from stitching.analysis.statistics import last_epoch, stitched, summarize
 from stitching.analysis.style import (
     GREY,
@@ -28,28 +29,44 @@ from stitching.analysis.style import (
 )  # fmt: skip
 from stitching.analysis.tables import base_networks
 from stitching.config.errors import UserError
+from stitching.training.results import ACCURACY
 
 __all__ = [
     "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
-    "plot_accuracy_by_source_stage",
+    "plot_accuracy_by_source_stage", "plot_agreement_by_gap",
 ]  # fmt: skip
 
 NOTE = "Means of finished runs over seeds. Bars, where there are several: 95% intervals (Student's t)."
+AGREEMENT = "Overall/Test Agreement"
 _GAP = ["first_deleted_block", "last_deleted_block"]
 
 
 def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
     """Test accuracy (0 to 1) against the gap, lines from gap to gap for each stitcher and setting that varies."""
-    bases = base_networks(results)["accuracy"].to_dict()
-    series = series_in(results)
+    return _by_gap(results, ACCURACY, "test accuracy", base_networks(results)["accuracy"].to_dict())
+
+
+def plot_agreement_by_gap(results: pd.DataFrame) -> Figure:
+    """On which fraction of the test images the stitched network predicts what the destination alone does, by gap."""
+    _needs(results, AGREEMENT)
+    return _by_gap(results, AGREEMENT, "agreement with destination", {})
+
+
+def _by_gap(results: pd.DataFrame, value: str, label: str, bases: dict[Any, float]) -> Figure:
+    series, controls = series_in(results), ControlLines(results, value)
 
     def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
         gaps = gaps_in(ours)
+        controls.at_places(axis, source, dest, _GAP, gaps)
         for number, one in enumerate(series):
-            found = _summary(one.rows(ours), _GAP).set_index(_GAP).reindex(pd.MultiIndex.from_tuples(gaps, names=_GAP))
+            found = (
+                _summary(one.rows(ours), _GAP, value)
+                .set_index(_GAP)
+                .reindex(pd.MultiIndex.from_tuples(gaps, names=_GAP))
+            )
             x = np.arange(len(gaps)) + _beside(number, len(series))
             _draw(axis, *_parted(x, found, [first for first, _ in gaps]), one)
-        _base_lines(axis, source, dest, bases)
+        base_lines(axis, source, dest, bases)
         labels = [f"{first}–{last}" for first, last in gaps]
         axis.set_xticks(range(len(gaps)), labels)
         if len(gaps) > 12:
@@ -58,7 +75,7 @@ def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
         axis.set_xlabel("blocks dropped (first–last)")
 
     most = len(gaps_in(stitched(results))) if pairs_in(results) else 0
-    return _finished(*on_each_pair(results, draw, max(5.2, 0.15 * most), 3.3))
+    return _finished(*on_each_pair(results, draw, max(5.2, 0.15 * most), 3.3), NOTE + controls.note, label)
 
 
 def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
@@ -68,9 +85,10 @@ def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
     """
     _needs(results, "destination_depth")
     bases = base_networks(results)["accuracy"].to_dict()
-    series = series_in(results)
+    series, controls = series_in(results), ControlLines(results, ACCURACY)
 
     def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
+        controls.along(axis, source, dest, "destination_depth")
         shift = 0.05 / max(1, len(series))  # of the whole depth, so that points of equal depth stand side by side
         for number, one in enumerate(series):
             found = _summary(one.rows(ours), ["first_deleted_block", "destination_depth"])
@@ -78,10 +96,10 @@ def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
                 line = line.sort_values("destination_depth")
                 x = line["destination_depth"] + shift * (number - (len(series) - 1) / 2)
                 _draw(axis, x, line, one)
-        _base_lines(axis, source, dest, bases)
+        base_lines(axis, source, dest, bases)
         axis.set_xlabel("destination depth (fraction of it that is left out)")
 
-    return _finished(*on_each_pair(results, draw, 5.2, 3.3))
+    return _finished(*on_each_pair(results, draw, 5.2, 3.3), NOTE + controls.note)
 
 
 def plot_accuracy_by_parameters(results: pd.DataFrame) -> Figure:
@@ -100,7 +118,7 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
     pairs, names = pairs_in(results), short_names(results)
     runs = stitched(results)
     stages = sorted(runs["first_deleted_block"].dropna().unique())
-    series = series_in(results)
+    series, controls = series_in(results), ControlLines(results, ACCURACY)
     figure, axes = new_panels(len(pairs), len(stages), 2.7 if len(stages) > 1 else 4.6, 2.3, sharey=True)
     for row, (source, dest) in zip(axes, pairs, strict=True):
         for axis, stage in zip(row, stages, strict=True):
@@ -108,10 +126,11 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
                 (runs["source"] == source) & (runs["destination"] == dest) & (runs["first_deleted_block"] == stage)
             ]
             lasts = sorted(ours["last_deleted_block"].unique())
+            controls.at_places(axis, source, dest, _GAP, [(stage, last) for last in lasts])
             for number, one in enumerate(series):
                 found = _summary(one.rows(ours), ["last_deleted_block"]).set_index("last_deleted_block").reindex(lasts)
                 _draw(axis, np.arange(len(lasts)) + _beside(number, len(series)), found, one, size=4)
-            _base_lines(axis, source, dest, bases)
+            base_lines(axis, source, dest, bases)
             axis.set_xticks(range(len(lasts)), [str(last) for last in lasts])
             axis.set_xlim(-0.5, max(len(lasts), 1) - 0.5)
         row[0].set_ylabel(f"{names[source]} →\n{names[dest]}\ntest accuracy", fontsize=8.5)
@@ -119,7 +138,7 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
         axis.set_title(f"source up to block {stage - 1}", fontsize=9.5)
     for axis in axes[-1]:
         axis.set_xlabel("last block dropped")
-    return finish(figure, NOTE)
+    return finish(figure, NOTE + controls.note)
 
 
 # ------------------------------------------------------------------------ shared
@@ -128,9 +147,10 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
 def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Figure:
     _needs(results, column)
     bases = base_networks(results)
-    series = series_in(results)
+    series, controls = series_in(results), ControlLines(results, ACCURACY)
 
     def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
+        controls.across(axis, source, dest)
         for one in series:
             # Networks of one cell have one size; cells of one size are still networks of their own.
             found = _summary(one.rows(ours), [*_GAP, column])
@@ -144,15 +164,16 @@ def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Fig
         axis.set_xlabel(label)
         axis.grid(axis="x", color="#eeeeee", lw=0.6)
 
-    return _finished(*on_each_pair(results, draw, 5.2, 3.5))
+    grey = "" if controls.runs.empty else " Thin grey lines: controls, means over everything; their sizes differ."
+    return _finished(*on_each_pair(results, draw, 5.2, 3.5), NOTE + grey)
 
 
-def _summary(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Mean, low, high and n of the test accuracy; no row where no run was tested yet."""
+def _summary(runs: pd.DataFrame, by: Sequence[str], value: str = ACCURACY) -> pd.DataFrame:
+    """Mean, low, high and n of a number from 0 to 1; no row where no run was tested yet."""
     tested = last_epoch(runs)
     if tested.empty:
         return pd.DataFrame(columns=[*by, "mean", "low", "high", "n"], dtype=float)
-    return summarize(tested, by)
+    return summarize(tested, by, value=value)
 
 
 def _beside(number: int, count: int) -> float:
@@ -191,16 +212,10 @@ def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: floa
     )
 
 
-def _base_lines(axis: Axes, source: str, dest: str, bases: dict[Any, float]) -> None:
-    for title, line, role in ((dest, "--", "destination"), (source, ":", "source")):
-        if title in bases and (role == "destination" or source != dest):
-            axis.axhline(bases[title], color=GREY, ls=line, lw=1.2, label=f"{role} alone")
-
-
-def _finished(figure: Figure, axes: np.ndarray) -> Figure:
+def _finished(figure: Figure, axes: np.ndarray, note: str, label: str = "test accuracy") -> Figure:
     for axis in axes[:, 0]:
-        axis.set_ylabel("test accuracy")
-    return finish(figure, NOTE)
+        axis.set_ylabel(label)
+    return finish(figure, note)
 
 
 def _needs(results: pd.DataFrame, column: str) -> None:

@@ -18,6 +18,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "parameters": figures.plot_accuracy_by_parameters,
     "macs": figures.plot_accuracy_by_macs,
     "source-stage": figures.plot_accuracy_by_source_stage,
+    "agreement": figures.plot_agreement_by_gap,
     "learning-curves": curves.plot_learning_curves,
     "setting": curves.plot_setting,
     "penalties": heatmaps.plot_penalties,

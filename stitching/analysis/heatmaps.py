@@ -10,9 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, last_epoch, stitched, summarize
+from stitching.analysis.references import CONTROLS
+from stitching.analysis.statistics import (
+    VAL_ACCURACY,
+    best_by_validation,
+    controls,
+    last_epoch,
+    stitched,
+    summarize,
+)  # fmt: skip
 from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels, pairs_in, series_in, short_names
-from stitching.analysis.tables import add_measures
+from stitching.analysis.tables import adapters_in, add_measures
 from stitching.config.errors import UserError
 
 __all__ = ["best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress"]
@@ -127,27 +135,35 @@ def plot_best_adapters(results: pd.DataFrame) -> Figure:
 def plot_progress(runs: pd.DataFrame) -> Figure:
     """How many runs of each adapter and gap are done, and where some failed or are missing, a panel for each pair.
 
+    Each control has a row of its own. What drops nothing, as self-stitches do, is in one column, `none`.
+
     Args:
         runs: as `list_runs` gives them.
     """
     runs = runs.assign(done=(runs["state"] == "done") & runs["problem"].isna(), failed=runs["state"] == "failed")
-    pairs, names, gaps = pairs_in(runs), short_names(runs), gaps_in(stitched(runs))
-    adapters = list(dict.fromkeys(one.adapter for one in series_in(runs)))
+    runs = runs[runs["base"].isna()]
+    kinds = {f"control: {CONTROLS.get(name, name)}": name for name in [*CONTROLS, *controls(runs).get("control", [])]}
+    control = runs.get("control", pd.Series(index=runs.index, dtype=object)).map({v: k for k, v in kinds.items()})
+    runs = runs.assign(row=control.fillna(runs.get("adapter"))).drop(columns="control", errors="ignore")
+    pairs, names = pairs_in(runs), short_names(runs)
+    rows = [*adapters_in(runs[control.isna()]), *(kind for kind in kinds if (runs["row"] == kind).any())]
+    gaps = list(dict.fromkeys(_dropped(gap) for gap in sorted(gaps_in(runs), key=lambda gap: (gap[1] < gap[0], gap))))
     colours = {"all done": "#9ccfb9", "some done": "#dcefe7", "none done yet": "#f2f2f2", "some failed": "#f2b08a"}
     columns = min(2, len(pairs))
-    figure, axes = new_panels(-(-len(pairs) // columns), columns, *_size(gaps, adapters))
+    figure, axes = new_panels(-(-len(pairs) // columns), columns, *_size(gaps, rows))
     for number, (axis, (source, dest)) in enumerate(zip(axes.flat, pairs, strict=False)):
         pair = runs[(runs["source"] == source) & (runs["destination"] == dest)]
-        for _, cell in pair.groupby(["adapter", *_GAP]):
+        places = pair[_GAP].apply(lambda gap: _dropped(tuple(gap)), axis=1)
+        for (row, gap), cell in pair.groupby(["row", places]):
             done, failed = int(cell["done"].sum()), int(cell["failed"].sum())
             state = "some failed" if failed else "all done" if done == len(cell) else "some done" if done else ""
-            x, y = gaps.index(gaps_in(cell)[0]), adapters.index(cell["adapter"].iloc[0])
+            x, y = gaps.index(gap), rows.index(row)
             colour = colours[state or "none done yet"]
             axis.add_patch(_square(x, y, colour))
             axis.text(x, y, f"{done}/{len(cell)}", ha="center", va="center", fontsize=8)
-        _ticks(axis, [f"{a}–{b}" for a, b in gaps], [] if number % columns else adapters)
+        _ticks(axis, gaps, [] if number % columns else rows)
         axis.set_xlim(-0.5, len(gaps) - 0.5)
-        axis.set_ylim(len(adapters) - 0.5, -0.5)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(f"{names[source]} → {names[dest]}", fontsize=9.5)
         axis.set_xlabel("blocks dropped (first–last)", fontsize=9)
     for axis in axes.flat[len(pairs) :]:
@@ -188,6 +204,10 @@ def _heat(
         axis.set_visible(False)
     if image is not None:
         figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(label, fontsize=9)
+
+
+def _dropped(gap: tuple[int, ...]) -> str:
+    return f"{gap[0]}–{gap[1]}" if gap[0] <= gap[1] else "none"
 
 
 def _size(columns: Sequence[object], rows: Sequence[object]) -> tuple[float, float]:

@@ -17,7 +17,8 @@ Folders = str | Path | Iterable[str | Path]
 
 _LEADING = (
     "run", "folder", "name", "arch", "base", "source", "destination", "gap", "first_deleted_block",
-    "last_deleted_block", "dropped_blocks", "source_depth", "destination_depth", "num_downsamples", "adapter", "seed",
+    "last_deleted_block", "dropped_blocks", "source_depth", "destination_depth", "num_downsamples", "adapter", "control",
+    "seed",
 )  # fmt: skip
 _COUNTS = ("first_deleted_block", "last_deleted_block", "dropped_blocks", "num_downsamples")
 
@@ -33,6 +34,7 @@ def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
       `first_deleted_block`, `last_deleted_block`, `dropped_blocks` (how many), `source_depth` (the fraction of the
       source's stages that are used), `destination_depth` (the fraction of the destination's stages that are left out),
       `num_downsamples`;
+    - of a control: what it is of, and `control` (`self`, `random_source`, `random_dest`, `adapter_only`);
     - of a whole network: `base`, its title, such as `timm/resnet50`, by which sources and destinations go;
     - each key of the config that differs between the runs, with its dotted name: `train_config.optimizer_args.lr`;
     - `parameters` and `trainable_parameters` (numbers), `macs` (multiply-adds for one image), and the rest of what
@@ -68,7 +70,7 @@ def unfinished_runs(folders: Folders) -> pd.DataFrame:
     left = runs[(runs["state"] != "done") | runs["problem"].notna()]
     failure = left["failure"] if "failure" in left else pd.Series(index=left.index, dtype=object)
     left = left.assign(reason=failure.fillna(left["problem"]))
-    names = ("name", "state", "reason", "source", "destination", "gap", "adapter", "seed", "folder")
+    names = ("name", "state", "reason", "source", "destination", "gap", "adapter", "control", "seed", "folder")
     return left[[name for name in names if name in left]].reset_index(drop=True)
 
 

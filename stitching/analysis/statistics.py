@@ -14,16 +14,25 @@ from stitching.config.identity import LEFT_OUT
 from stitching.config.job import JobSettings
 from stitching.training.results import ACCURACY
 
-__all__ = ["best_by_validation", "cell_keys", "last_epoch", "stitched", "summarize", "varied_settings"]
+__all__ = [
+    "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "stitched", "summarize",
+    "varied_settings",
+]  # fmt: skip
 
 VAL_ACCURACY = "Overall/Val Accuracy"
-_CELL = ("source", "destination", "first_deleted_block", "last_deleted_block", "adapter", "control")
+_CELL = ("source", "destination", "first_deleted_block", "last_deleted_block", "adapter")
 _RUN = ["run", "name"]  # a network that stands for several cells has one run, and names
 
 
 def stitched(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows of stitched networks: those that are not of a whole one."""
-    return results[results["base"].isna()]
+    """The rows of stitched networks: those that are neither of a whole one nor of a control."""
+    rows = results[results["base"].isna()]
+    return rows[rows["control"].isna()] if "control" in rows else rows
+
+
+def controls(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of controls; each has the pair, gap, adapter and settings of the cell that it is a control of."""
+    return results[results["control"].notna()] if "control" in results else results[:0]
 
 
 def varied_settings(results: pd.DataFrame) -> list[str]:
@@ -90,6 +99,22 @@ def best_by_validation(
     return rows.drop(columns="_better").merge(chosen, on=[*others, *over])[list(results.columns)]
 
 
+def best_settings(results: pd.DataFrame) -> pd.DataFrame:
+    """`results` with one choice of the varied settings for each pair, gap and adapter, chosen by validation accuracy.
+
+    The columns of what was chosen are left out, so that figures draw one line for each adapter. Controls and whole
+    networks stay as they are; so does everything where no setting varies, or without a validation split.
+    """
+    varied = varied_settings(results)
+    done = results[results["state"] == "done"]
+    if not varied or VAL_ACCURACY not in done or stitched(done)[VAL_ACCURACY].isna().all():
+        return results
+    chosen = best_by_validation(done, varied)[_RUN]
+    ours = pd.MultiIndex.from_frame(results[_RUN]).isin(pd.MultiIndex.from_frame(chosen))
+    others = ~results.index.isin(stitched(results).index)
+    return results[ours | others].drop(columns=varied).reset_index(drop=True)
+
+
 def summarize(
     results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY, images: int | None = None
 ) -> pd.DataFrame:
@@ -101,7 +126,7 @@ def summarize(
 
     Args:
         results: as `load_results` gives them. Runs count if they are done, as they were after their last test; where
-            `by` has `Epoch`, all do. Whole networks count only where `by` has `base`.
+            `by` has `Epoch`, all do. Whole networks count only where `by` has `base`, controls where it has `control`.
         by: columns; by default those that tell stitched networks apart (`cell_keys`).
         value: the column that is averaged.
         images: the number of test images, for `test_low` and `test_high`: the Wilson interval of an accuracy, which
@@ -115,7 +140,8 @@ def summarize(
         UserError: there is no such column.
     """
     by = [by] if isinstance(by, str) else list(by) if by is not None else cell_keys(results)
-    rows = results if "base" in by else stitched(results)
+    rows = results if "base" in by else results[results["base"].isna()]
+    rows = rows[rows["control"].isna()] if "control" in rows and "control" not in by else rows
     rows = rows if "Epoch" in by else last_epoch(rows[rows["state"] == "done"])
     _check_columns(rows, [*by, "seed", value])
     seeds = rows.dropna(subset=value).groupby([*by, "seed"], dropna=False, sort=False)[value].mean()

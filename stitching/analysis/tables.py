@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -42,7 +44,7 @@ def load_bases(folders: Folders) -> pd.DataFrame:
         UserError: as `load_runs`, or a run is of something else.
     """
     runs = load_runs(folders)
-    others = stitched(runs)
+    others = runs[runs["base"].isna()]
     if not others.empty:
         raise UserError(
             f"the run in {others['folder'].iloc[0]} is of a stitched network",
@@ -52,11 +54,22 @@ def load_bases(folders: Folders) -> pd.DataFrame:
 
 
 def base_networks(results: pd.DataFrame) -> pd.DataFrame:
-    """The whole networks in `results`, by title: `accuracy` (0 to 1, mean over seeds), `parameters` and `macs`."""
-    runs = last_epoch(results[results["base"].notna()])
+    """The whole networks in `results`, by title: `accuracy` (0 to 1, mean over seeds), `parameters` and `macs`.
+
+    A network that a sweep has evaluated itself, beside its own runs, is that one alone, even if another run of the same
+    title was loaded: the sweep's has the data and the checkpoint that its stitched networks have.
+    """
     numbers = {"accuracy": ACCURACY, "parameters": "parameters", "macs": "macs"}
-    runs = pd.DataFrame({"base": runs["base"], **{key: runs.get(name) for key, name in numbers.items()}})
-    return runs.groupby("base", sort=False).mean().dropna(subset="accuracy")
+    tested = last_epoch(results[results["base"].notna() & (results["state"] == "done")])
+    runs = pd.DataFrame({"base": tested["base"], **{key: tested.get(name) for key, name in numbers.items()}})
+    runs = runs.dropna(subset="accuracy")
+    if "source" in results:
+        sweeps = {
+            Path(folder).parent for folder in results["folder"][results["base"].isna() & results["source"].notna()]
+        }
+        own = np.array([Path(folder).parent in sweeps for folder in tested["folder"][runs.index]], dtype=bool)
+        runs = runs[own | ~runs["base"].isin(runs["base"][own])]
+    return runs.groupby("base", sort=False).mean()
 
 
 def adapters_in(runs: pd.DataFrame) -> list[str]:
@@ -72,9 +85,9 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the runs are not of a sweep.
     """
-    if "adapter" not in results:
-        raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     runs = last_epoch(stitched(results))
+    if "adapter" not in runs or runs["adapter"].isna().all():
+        raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")
     rows = [key if key != "first_deleted_block" else "gap" for key in cell_keys(runs) if key not in left_out[1:]]
     table = runs.pivot_table(index=rows, columns="adapter", values=ACCURACY, sort=False, dropna=False)

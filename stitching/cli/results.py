@@ -26,6 +26,7 @@ def results(
     import pandas as pd
 
     from stitching.analysis.figures import plot_accuracy_by_gap
+    from stitching.analysis.statistics import stitched
     from stitching.analysis.style import save_figure
     from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs
 
@@ -41,7 +42,7 @@ def results(
         numbers = ("" if isnan(value) else f"{value:.3f}" for value in values)
         rows.append([source, alone[0], dest, alone[1], *map(str, others), *numbers])
     columns = ["source", "alone", "destination", "alone", *table.index.names[2:], *table.columns]
-    seeds = runs["seed"].nunique()
+    seeds = stitched(runs)["seed"].nunique()
     means = f", means of {seeds} seeds" if seeds > 1 else ""
     print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
     if figure:
