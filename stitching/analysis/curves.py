@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels,
 from stitching.config.errors import UserError
 from stitching.training.results import ACCURACY
 
-__all__ = ["plot_learning_curves", "plot_setting"]
+__all__ = ["MOST_GAPS", "plot_learning_curves", "plot_setting", "setting_values"]
 
 MOST_GAPS = 16  # beside each other
 
@@ -65,10 +66,8 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
         )
     (key,) = found
     series = series_in(results, but=key)
-    values = sorted(stitched(results)[key].dropna().unique(), key=lambda value: (isinstance(value, str), value))
-    numeric = pd.api.types.is_numeric_dtype(results[key]) and len(values) > 0
+    values, numeric, log = setting_values(results, key)
     places = np.array(values, dtype=float) if numeric else np.arange(len(values))
-    log = bool(numeric and min(places) > 0 and max(places) / min(places) >= 8)
 
     def draw(axis: Axes, ours: pd.DataFrame) -> None:
         for one in series:
@@ -86,6 +85,13 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
 
     note = "Means of finished runs over seeds. Bars: 95% intervals (Student's t). It shows and does not choose."
     return _by_pair_and_gap(results, draw, key.removeprefix("train_config."), "test accuracy", note)
+
+
+def setting_values(results: pd.DataFrame, key: str) -> tuple[list[Any], bool, bool]:
+    """The values of a setting in order, whether they are numbers, and whether they ask for a logarithmic axis."""
+    values = sorted(stitched(results)[key].dropna().unique(), key=lambda value: (isinstance(value, str), value))
+    numeric = pd.api.types.is_numeric_dtype(results[key]) and len(values) > 0
+    return values, numeric, bool(numeric and min(values) > 0 and max(values) / min(values) >= 8)
 
 
 def _by_pair_and_gap(

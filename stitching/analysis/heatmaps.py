@@ -10,18 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from stitching.analysis.grids import depth_grids, penalty_grids
 from stitching.analysis.references import CONTROLS
-from stitching.analysis.statistics import (
-    VAL_ACCURACY,
-    best_by_validation,
-    controls,
-    last_epoch,
-    stitched,
-    summarize,
-)  # fmt: skip
+from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, controls, stitched, summarize
 from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels, pairs_in, series_in, short_names
-from stitching.analysis.tables import adapters_in, add_measures
-from stitching.config.errors import UserError
+from stitching.analysis.tables import adapters_in
 
 __all__ = ["best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress"]
 
@@ -34,19 +27,8 @@ def plot_penalties(results: pd.DataFrame) -> Figure:
     Raises:
         UserError: the results hold no base network that is a destination.
     """
-    measured = add_measures(last_epoch(results))
-    ours = stitched(measured)
-    pairs, names = pairs_in(results), short_names(results)
-    if ours["penalty"].isna().all():
-        raise UserError(
-            "there is no base network of a destination in these results, so nothing to compare with",
-            do="Load its folder, too; on the command line: --base FOLDER.",
-        )
+    pairs, names, grids = pairs_in(results), short_names(results), list(penalty_grids(results).values())
     series, gaps = series_in(results), gaps_in(stitched(results))
-    grids = []
-    for source, dest in pairs:
-        pair = ours[(ours["source"] == source) & (ours["destination"] == dest)]
-        grids.append(np.array([_means(one.rows(pair), _GAP, "penalty", gaps) for one in series]) * 100)
     columns = min(2, len(pairs))
     figure, axes = new_panels(-(-len(pairs) // columns), columns, *_size(gaps, series))
     _heat(
@@ -69,25 +51,19 @@ def plot_depths(results: pd.DataFrame) -> Figure:
     Raises:
         UserError: the runs do not tell their depths.
     """
-    runs = stitched(results)
-    if not {"source_depth", "destination_depth"} <= set(runs.columns):
-        raise UserError(
-            "these runs do not tell their depths", do="Run them again: metadata.yml of newer runs has them."
-        )
+    sources, dests, grids = depth_grids(results)
     pairs, names, series = pairs_in(results), short_names(results), series_in(results)
-    sources, dests = (sorted(runs[name].dropna().unique()) for name in ("source_depth", "destination_depth"))
-    grids = []
-    for source, dest in pairs:
-        pair = runs[(runs["source"] == source) & (runs["destination"] == dest)]
-        for one in series:
-            flat = [(s, d) for s in sources for d in dests]
-            found = _means(one.rows(pair), ["source_depth", "destination_depth"], "", flat)
-            grids.append(np.array(found).reshape(len(sources), len(dests)) * 100)
     figure, axes = new_panels(
         len(pairs), len(series), max(2.6, 0.34 * len(dests) + 0.7), max(1.8, 0.27 * len(sources) + 0.8)
     )
     _heat(
-        figure, axes, grids, [f"{d:.2f}" for d in dests], [f"{s:.2f}" for s in sources], "{:.0f}", "test accuracy (%)"
+        figure,
+        axes,
+        list(grids.values()),
+        [f"{d:.2f}" for d in dests],
+        [f"{s:.2f}" for s in sources],
+        "{:.0f}",
+        "test accuracy (%)",
     )
     for row, (source, dest) in zip(axes, pairs, strict=True):
         row[0].set_ylabel(f"{names[source]} →\n{names[dest]}\nsource depth (used)", fontsize=8.5)
@@ -173,14 +149,6 @@ def plot_progress(runs: pd.DataFrame) -> Figure:
 
 
 # ------------------------------------------------------------------------ shared
-
-
-def _means(runs: pd.DataFrame, by: Sequence[str], value: str, places: Sequence[tuple[float, ...]]) -> list[float]:
-    """The mean over seeds at each place, NaN where there is none."""
-    done = runs[runs["state"] == "done"]
-    found = summarize(done, by, value=value) if value else summarize(done, by)
-    means = {tuple(row[:-1]): row[-1] for row in found[[*by, "mean"]].itertuples(index=False, name=None)}
-    return [float(means.get(tuple(place), np.nan)) for place in places]
 
 
 def _heat(

@@ -11,14 +11,14 @@ import pandas as pd
 from stitching.analysis.reading import RUN, FoundRun, read_runs
 from stitching.config.errors import UserError
 
-__all__ = ["list_runs", "load_results", "read_results", "unfinished_runs"]
+__all__ = ["list_runs", "load_results", "read_results", "unfinished_of", "unfinished_runs"]
 
 Folders = str | Path | Iterable[str | Path]
 
 _LEADING = (
     "run", "folder", "name", "arch", "base", "source", "destination", "gap", "first_deleted_block",
-    "last_deleted_block", "dropped_blocks", "source_depth", "destination_depth", "num_downsamples", "adapter", "control",
-    "seed",
+    "last_deleted_block", "dropped_blocks", "source_depth", "destination_depth", "num_downsamples", "adapter",
+    "control", "seed",
 )  # fmt: skip
 _COUNTS = ("first_deleted_block", "last_deleted_block", "dropped_blocks", "num_downsamples")
 
@@ -66,7 +66,11 @@ def list_runs(folders: Folders) -> pd.DataFrame:
 
 def unfinished_runs(folders: Folders) -> pd.DataFrame:
     """The runs that are not done, or whose result is missing or broken: a row each with `state` and `reason`."""
-    runs = list_runs(folders)
+    return unfinished_of(list_runs(folders))
+
+
+def unfinished_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """`unfinished_runs` of a table that `list_runs` gave."""
     left = runs[(runs["state"] != "done") | runs["problem"].notna()]
     failure = left["failure"] if "failure" in left else pd.Series(index=left.index, dtype=object)
     left = left.assign(reason=failure.fillna(left["problem"]))

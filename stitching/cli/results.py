@@ -1,4 +1,4 @@
-"""The commands for what runs have left: results, plot, collect."""
+"""The commands for what runs have left: results, plot, report, collect."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from stitching.cli.console import app, err, out, print_table
 from stitching.config.errors import UserError
+from stitching.progress import shown_progress
 
 
 @app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")
@@ -78,6 +79,34 @@ def plot(
         raise UserError("no folder of runs is given", do="`stitching plot FOLDER --figure NAME -o FILE`")
     for path in save_figure(draw(figure, [*folders, *(base or [])], setting), output):
         out.print(f"Figure: {path}", markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="""
+Examples: `stitching report experiments/demo/digits -o report.html`,
+`stitching report FOLDER OTHER --base experiments/digits/resnet --base experiments/digits/vit -o report.html`
+"""
+)
+def report(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, at any depth.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    base: Annotated[
+        list[Path] | None, typer.Option("--base", help="The folder of a base network's run; may be repeated.")
+    ] = None,
+) -> None:
+    """Write one page for the browser about what runs have left, finished or not.
+
+    It has interactive figures, sortable tables, the failed runs and the configuration, and needs no network.
+    """
+    from stitching.analysis.report import check_output, make_report, save_report
+
+    if not folders:
+        raise UserError("no folder of runs is given", do="`stitching report FOLDER -o report.html`")
+    check_output(output)
+    with shown_progress(err, "steps") as told:
+        page = make_report([*folders, *(base or [])], told=told)
+    save_report(page, output)
+    out.print(f"Report: {output}", markup=False, soft_wrap=True)
 
 
 @app.command(
