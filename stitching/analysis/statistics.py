@@ -32,7 +32,7 @@ def stitched(results: pd.DataFrame) -> pd.DataFrame:
 
 def controls(results: pd.DataFrame) -> pd.DataFrame:
     """The rows of controls; each has the pair, gap, adapter and settings of the cell that it is a control of."""
-    return results[results["control"].notna()] if "control" in results else results[:0]
+    return results[results["control"].notna()] if "control" in results else results[:0].assign(control=None)
 
 
 def varied_settings(results: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stitching.analysis.measures import relative_accuracy, stitching_penalty
 from stitching.analysis.results import Folders, load_results
-from stitching.analysis.statistics import cell_keys, last_epoch, stitched
+from stitching.analysis.statistics import cell_keys, last_epoch, stitched, varied_settings
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 from stitching.training.results import ACCURACY
@@ -97,14 +97,10 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
 def add_measures(results: pd.DataFrame) -> pd.DataFrame:
     """`results` with `penalty`, `penalty_to_source` and `relative_accuracy` of every row that has a test accuracy.
 
-    Base accuracies are those of the whole networks in `results` (load their folders, too); blank where there is none.
+    Base accuracies are those of the whole networks that the run's own sweep has tested, with the run's settings where
+    these have a part in a test (the size of images, say); else those of `base_networks`. Blank where there is none.
     """
-    bases = base_networks(results)["accuracy"].to_dict()
-    nothing = pd.Series(np.nan, index=results.index)
-    dest, source, own = (
-        results[name].map(bases).astype(float) if name in results else nothing
-        for name in ("destination", "source", "base")
-    )
+    dest, source, own = (_base_accuracy(results, name) for name in ("destination", "source", "base"))
     dest, source = dest.fillna(own), source.fillna(own)  # a whole network is its own base
     accuracy = results[ACCURACY]
     return results.assign(
@@ -112,3 +108,22 @@ def add_measures(results: pd.DataFrame) -> pd.DataFrame:
         penalty_to_source=stitching_penalty(accuracy, source),
         relative_accuracy=relative_accuracy(accuracy, dest),
     )
+
+
+def _base_accuracy(results: pd.DataFrame, column: str) -> pd.Series:
+    """For each row the accuracy of the network that `column` names, by itself; NaN where it is not known."""
+    if column not in results:
+        return pd.Series(np.nan, index=results.index)
+    sweeps = results["folder"].map(lambda folder: str(Path(folder).parent))
+    tested = last_epoch(results[results["base"].notna() & (results["state"] == "done")]).dropna(subset=ACCURACY)
+    tested = tested.assign(sweep=tested["folder"].map(lambda folder: str(Path(folder).parent)))
+    varied = [
+        name for name in varied_settings(results) if tested.groupby(["sweep", "base"])[name].nunique().gt(1).any()
+    ]
+    keys = tested[["sweep", "base", *varied]].astype(object).itertuples(index=False, name=None)
+    accuracies = pd.DataFrame({"key": list(keys), "accuracy": tested[ACCURACY].to_numpy()})
+    own = accuracies.groupby("key", sort=False)["accuracy"].mean().to_dict() if len(accuracies) else {}
+    others = base_networks(results)["accuracy"].to_dict()
+    rows = zip(sweeps, results[column], *(results[name] for name in varied), strict=True)
+    found = [own.get(row, others.get(row[1], np.nan)) for row in rows]
+    return pd.Series(found, index=results.index, dtype=float)

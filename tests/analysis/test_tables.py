@@ -7,9 +7,9 @@ import pytest
 import yaml
 from made_runs import RESNET, VIT, make_base, make_run
 
-from stitching import load_runs
+from stitching import load_results, load_runs
 from stitching.analysis.statistics import varied_settings
-from stitching.analysis.tables import accuracy_table, adapters_in, base_networks, load_bases
+from stitching.analysis.tables import accuracy_table, adapters_in, add_measures, base_networks, load_bases
 from stitching.config.errors import UserError
 from stitching.training.results import StepLog
 
@@ -122,3 +122,30 @@ def test_the_command_prints_what_the_runs_left(cli, tmp_path):
     assert [RESNET, "0.970", VIT, "1-2", "0.1", "0.550"] in lines
     assert [RESNET, "0.970", VIT, "1-2", "0.2", "0.750"] in lines
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_each_sweep_is_measured_by_its_own_base_networks(tmp_path):
+    """The same model, trained otherwise or tested on other images, has another accuracy in another sweep."""
+    net = {"Net": {"backend": "timm", "model_name": "vit_tiny"}}
+    for sweep, base in (("one", 0.9), ("two", 0.8)):
+        make_run(tmp_path / sweep, "a", 0.5)
+        make_base(tmp_path / sweep / "base-vit", base, net)
+    make_run(tmp_path / "three", "a", 0.5)  # has none of its own, and so that of all others
+    measured = add_measures(load_results(tmp_path))
+    last = measured[measured["Epoch"] == 2].set_index(measured[measured["Epoch"] == 2]["folder"].str.split("/").str[-2:].str.join("/"))  # fmt: skip
+    assert last.loc[["one/a", "two/a", "three/a"], "penalty"].tolist() == pytest.approx([0.4, 0.3, 0.35])
+    assert last.loc["one/base-vit", "penalty"] == 0
+
+
+def test_a_network_that_was_tested_with_several_sizes_of_images_is_each_runs_own(tmp_path):
+    key = "train_config.data_preprocessing.image_size"
+    for size, accuracy, base in ((32, 0.5, 0.9), (64, 0.7, 0.8)):
+        config = {"train_config": {"data_preprocessing": {"image_size": size}}}
+        make_run(tmp_path, f"a-{size}", accuracy, config=config)
+        folder = make_base(tmp_path / f"base-{size}", base, {"Net": {"backend": "timm", "model_name": "vit_tiny"}})
+        metadata = yaml.safe_load((folder / "metadata.yml").read_text())
+        metadata["config"] |= config
+        (folder / "metadata.yml").write_text(yaml.safe_dump(metadata))
+    measured = add_measures(load_results(tmp_path))
+    measured = measured[(measured["Epoch"] == 2) & measured["base"].isna()].set_index(key)
+    assert measured["penalty"].to_dict() == pytest.approx({32: 0.4, 64: 0.1})
