@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## train two small networks on digits, stitch them, print and draw the accuracies
+demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table, figures and a report
 	@rm -rf experiments/demo
 	@echo "1/4  a ResNet on scikit-learn's handwritten digits"
 	@OMP_NUM_THREADS=1 $(BIN)/stitching train -c $(DIGITS)/resnet/config.yml --overwrite
@@ -33,8 +33,9 @@ demo: $(INSTALLED)  ## train two small networks on digits, stitch them, print an
 	@echo "3/4  stitching them in every direction"
 	@$(BIN)/stitching submit across-scales/digits.yml --cluster local --pack 32 --jobs 2
 	@echo "4/4  the results"
-	@$(BIN)/stitching results experiments/demo/digits --base $(DIGITS)/resnet --base $(DIGITS)/vit \
-	  --figure experiments/demo/accuracy-by-gap.png
+	@$(BIN)/stitching results experiments/demo/digits --figure experiments/demo/accuracy-by-gap.png
+	@$(BIN)/stitching plot experiments/demo/digits --figure penalties -o experiments/demo/penalties.png
+	@$(BIN)/stitching report experiments/demo/digits -o experiments/demo/report.html
 
 lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff check stitching tests

@@ -74,7 +74,7 @@ def test_the_demo_and_every_command_run_as_written(tmp_path):
         return done.stdout
 
     shown = run("make demo", tmp_path)
-    assert "62 runs done, 0 done before, 0 failed" in shown
+    assert "132 runs done, 0 done before, 0 failed" in shown
     assert (tmp_path / "experiments/demo/accuracy-by-gap.png").stat().st_size > 10_000
     for name, least in (("resnet", 0.95), ("vit", 0.93)):
         result = read_result(tmp_path / "experiments/digits" / name / "result.pkl")

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stitching.analysis.references import ControlLines, base_lines
+from stitching.analysis.references import ControlMarks, base_lines
 from stitching.analysis.statistics import last_epoch, stitched, summarize
 from stitching.analysis.style import (
     GREY,
@@ -53,19 +53,20 @@ def plot_agreement_by_gap(results: pd.DataFrame) -> Figure:
 
 
 def _by_gap(results: pd.DataFrame, value: str, label: str, bases: dict[Any, float]) -> Figure:
-    series, controls = series_in(results), ControlLines(results, value)
+    series, controls = series_in(results), ControlMarks(results, value)
 
     def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
         gaps = gaps_in(ours)
-        controls.at_places(axis, source, dest, _GAP, gaps)
+        places = {gap: place for place, gap in enumerate(gaps)}
         for number, one in enumerate(series):
             found = (
                 _summary(one.rows(ours), _GAP, value)
                 .set_index(_GAP)
                 .reindex(pd.MultiIndex.from_tuples(gaps, names=_GAP))
             )
-            x = np.arange(len(gaps)) + _beside(number, len(series))
-            _draw(axis, *_parted(x, found, [first for first, _ in gaps]), one)
+            beside = _beside(number, len(series))
+            controls.draw(axis, source, dest, one, _GAP, lambda *gap, beside=beside: _at(places, gap, beside))
+            _draw(axis, *_parted(np.arange(len(gaps)) + beside, found, [first for first, _ in gaps]), one)
         base_lines(axis, source, dest, bases)
         labels = [f"{first}–{last}" for first, last in gaps]
         axis.set_xticks(range(len(gaps)), labels)
@@ -85,17 +86,19 @@ def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
     """
     _needs(results, "destination_depth")
     bases = base_networks(results)["accuracy"].to_dict()
-    series, controls = series_in(results), ControlLines(results, ACCURACY)
+    series, controls = series_in(results), ControlMarks(results, ACCURACY)
 
     def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
-        controls.along(axis, source, dest, "destination_depth")
         shift = 0.05 / max(1, len(series))  # of the whole depth, so that points of equal depth stand side by side
         for number, one in enumerate(series):
+            beside = shift * (number - (len(series) - 1) / 2)
+            controls.draw(
+                axis, source, dest, one, [*_GAP, "destination_depth"], lambda *at, beside=beside: at[-1] + beside
+            )
             found = _summary(one.rows(ours), ["first_deleted_block", "destination_depth"])
             for _, line in found.groupby("first_deleted_block"):
                 line = line.sort_values("destination_depth")
-                x = line["destination_depth"] + shift * (number - (len(series) - 1) / 2)
-                _draw(axis, x, line, one)
+                _draw(axis, line["destination_depth"] + beside, line, one)
         base_lines(axis, source, dest, bases)
         axis.set_xlabel("destination depth (fraction of it that is left out)")
 
@@ -118,7 +121,7 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
     pairs, names = pairs_in(results), short_names(results)
     runs = stitched(results)
     stages = sorted(runs["first_deleted_block"].dropna().unique())
-    series, controls = series_in(results), ControlLines(results, ACCURACY)
+    series, controls = series_in(results), ControlMarks(results, ACCURACY)
     figure, axes = new_panels(len(pairs), len(stages), 2.7 if len(stages) > 1 else 4.6, 2.3, sharey=True)
     for row, (source, dest) in zip(axes, pairs, strict=True):
         for axis, stage in zip(row, stages, strict=True):
@@ -126,10 +129,15 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
                 (runs["source"] == source) & (runs["destination"] == dest) & (runs["first_deleted_block"] == stage)
             ]
             lasts = sorted(ours["last_deleted_block"].unique())
-            controls.at_places(axis, source, dest, _GAP, [(stage, last) for last in lasts])
+            places = {(stage, last): place for place, last in enumerate(lasts)}
             for number, one in enumerate(series):
                 found = _summary(one.rows(ours), ["last_deleted_block"]).set_index("last_deleted_block").reindex(lasts)
-                _draw(axis, np.arange(len(lasts)) + _beside(number, len(series)), found, one, size=4)
+                beside = _beside(number, len(series))
+                controls.draw(
+                    axis, source, dest, one, _GAP,
+                    lambda *gap, places=places, beside=beside: _at(places, gap, beside),
+                )  # fmt: skip
+                _draw(axis, np.arange(len(lasts)) + beside, found, one, size=4)
             base_lines(axis, source, dest, bases)
             axis.set_xticks(range(len(lasts)), [str(last) for last in lasts])
             axis.set_xlim(-0.5, max(len(lasts), 1) - 0.5)
@@ -147,13 +155,13 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
 def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Figure:
     _needs(results, column)
     bases = base_networks(results)
-    series, controls = series_in(results), ControlLines(results, ACCURACY)
+    series, controls = series_in(results), ControlMarks(results, ACCURACY)
 
     def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
-        controls.across(axis, source, dest)
         for one in series:
             # Networks of one cell have one size; cells of one size are still networks of their own.
             found = _summary(one.rows(ours), [*_GAP, column])
+            controls.draw(axis, source, dest, one, [*_GAP, column], lambda *at: at[-1] / unit)
             _draw(axis, found[column] / unit, found, one, lines=False)
         for title, role, face in ((dest, "destination alone", GREY), (source, "source alone", "white")):
             if title in bases.index and (face == GREY or source != dest):
@@ -164,8 +172,7 @@ def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Fig
         axis.set_xlabel(label)
         axis.grid(axis="x", color="#eeeeee", lw=0.6)
 
-    grey = "" if controls.runs.empty else " Thin grey lines: controls, means over everything; their sizes differ."
-    return _finished(*on_each_pair(results, draw, 5.2, 3.5), NOTE + grey)
+    return _finished(*on_each_pair(results, draw, 5.2, 3.5), NOTE + controls.note)
 
 
 def _summary(runs: pd.DataFrame, by: Sequence[str], value: str = ACCURACY) -> pd.DataFrame:
@@ -174,6 +181,10 @@ def _summary(runs: pd.DataFrame, by: Sequence[str], value: str = ACCURACY) -> pd
     if tested.empty:
         return pd.DataFrame(columns=[*by, "mean", "low", "high", "n"], dtype=float)
     return summarize(tested, by, value=value)
+
+
+def _at(places: dict[Any, int], place: Any, beside: float) -> float | None:
+    return places[place] + beside if place in places else None
 
 
 def _beside(number: int, count: int) -> float:

@@ -133,7 +133,7 @@ def plot_progress(runs: pd.DataFrame) -> Figure:
         for (row, gap), cell in pair.groupby(["row", places]):
             done, failed = int(cell["done"].sum()), int(cell["failed"].sum())
             state = "some failed" if failed else "all done" if done == len(cell) else "some done" if done else ""
-            x, y = gaps.index(gap), rows.index(row)
+            x, y = gaps.index(str(gap)), rows.index(str(row))
             colour = colours[state or "none done yet"]
             axis.add_patch(_square(x, y, colour))
             axis.text(x, y, f"{done}/{len(cell)}", ha="center", va="center", fontsize=8)
