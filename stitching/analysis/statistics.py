@@ -115,26 +115,26 @@ def best_settings(results: pd.DataFrame) -> pd.DataFrame:
     return results[ours | others].drop(columns=varied).reset_index(drop=True)
 
 
-def summarize(
-    results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY, images: int | None = None
-) -> pd.DataFrame:
+def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY) -> pd.DataFrame:
     """Mean over seeds with its 95% interval, for each group of runs.
 
     `low` and `high` are mean ± t(0.975, n - 1) · std / √n (Student's t), which says how far another choice of seeds
     could have moved the mean, and is blank for one seed. What groups hold beside seeds, several gaps for example, is
     averaged for each seed first, so that n is the number of seeds and never of runs.
 
+    `test_low` and `test_high`, of a test accuracy, are its Wilson interval for as many images as it was tested on, which
+    says how far another test set of that size could have moved it. All seeds share their test set, so it does not shrink
+    with their number.
+
     Args:
         results: as `load_results` gives them. Runs count if they are done, as they were after their last test; where
             `by` has `Epoch`, all do. Whole networks count only where `by` has `base`, controls where it has `control`.
         by: columns; by default those that tell stitched networks apart (`cell_keys`).
         value: the column that is averaged.
-        images: the number of test images, for `test_low` and `test_high`: the Wilson interval of an accuracy, which
-            says how far another test set of that size could have moved it. All seeds share their test set, so it does
-            not shrink with their number.
 
     Returns:
-        A row for each group: `by`, then `mean`, `std`, `low`, `high`, `n`.
+        A row for each group: `by`, then `mean`, `std`, `low`, `high`, `n`; of a test accuracy `test_low`, `test_high`,
+        where the runs tell their number of test images, and all of a group the same.
 
     Raises:
         UserError: there is no such column.
@@ -150,8 +150,10 @@ def summarize(
     half = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan)) * found["std"] / np.sqrt(n)
     found = found.assign(low=found["mean"] - half, high=found["mean"] + half, n=n)
     columns = ["mean", "std", "low", "high", "n"]
-    if images is not None:
-        low, high = wilson_interval(found["mean"].to_numpy(), images)
+    if "test_images" in rows and value.startswith("Overall/Test ") and value.endswith("Accuracy"):
+        images = rows.dropna(subset=value).groupby(by, dropna=False, sort=False)["test_images"].agg(["min", "max"])
+        one = images["min"].where(images["min"] == images["max"]).astype(float)
+        low, high = wilson_interval(found["mean"], one.reindex(found.index))
         found = found.assign(test_low=low, test_high=high)
         columns += ["test_low", "test_high"]
     return found[columns].reset_index()

@@ -60,9 +60,14 @@ def test_wilson():
 
 
 def test_the_interval_of_the_test_set_stands_beside_that_of_the_seeds(tmp_path):
-    make_run(tmp_path, "a", 0.8)
-    (row,) = summarize(load_results(tmp_path), images=100).to_dict("records")
-    assert row["test_low"] == pytest.approx(0.711171, abs=1e-5)
+    for seed in (1, 2):
+        make_run(tmp_path, f"a-{seed}", 0.8, seed=seed, test_images=100)
+    (row,) = summarize(load_results(tmp_path)).to_dict("records")
+    assert (row["test_low"], row["test_high"]) == pytest.approx((0.711171, 0.866633), abs=1e-5)
+    make_run(tmp_path, "b", 0.8, seed=3, test_images=50)  # on another test set, so that there is no one interval
+    (row,) = summarize(load_results(tmp_path)).to_dict("records")
+    assert (row["n"], row["test_low"]) == (3, pytest.approx(float("nan"), nan_ok=True))
+    assert "test_low" not in summarize(load_results(tmp_path), value="Step")
 
 
 def test_measures(tmp_path):
