@@ -91,6 +91,8 @@ class ControlLines:
 
     def _of(self, source: str, dest: str, by: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
         """Of each control there is: mean, min and max over adapters of the means over seeds, indexed by `by`."""
+        if self.runs.empty:  # without any control there is not even the column
+            return []
         ours = self.runs[(self.runs["source"] == source) & (self.runs["destination"] == dest)]
         found = []
         for name in _LOOKS:
