@@ -8,24 +8,69 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stitching.analysis.checks import failed_checks
+    from stitching.analysis.curves import plot_learning_curves, plot_setting
+    from stitching.analysis.figures import (
+        plot_accuracy_by_depth,
+        plot_accuracy_by_gap,
+        plot_accuracy_by_macs,
+        plot_accuracy_by_parameters,
+        plot_accuracy_by_source_stage,
+        plot_agreement_by_gap,
+    )
+    from stitching.analysis.heatmaps import (
+        best_adapters,
+        plot_best_adapters,
+        plot_depths,
+        plot_penalties,
+        plot_progress,
+    )
     from stitching.analysis.measures import relative_accuracy, stitching_penalty, wilson_interval
+    from stitching.analysis.notebooks import notebook_folders, self_stitch_check, show, told
     from stitching.analysis.results import list_runs, load_results, unfinished_runs
-    from stitching.analysis.statistics import best_by_validation, last_epoch, summarize
-    from stitching.analysis.tables import accuracy_table, add_measures, load_runs
+    from stitching.analysis.statistics import (
+        best_by_validation,
+        best_settings,
+        controls,
+        last_epoch,
+        stitched,
+        summarize,
+        varied_settings,
+    )
+    from stitching.analysis.style import save_figure
+    from stitching.analysis.tables import accuracy_table, add_measures, base_networks, load_runs
     from stitching.training.results import read_result
 
 __all__ = [
-    "accuracy_table", "add_measures", "best_by_validation", "last_epoch", "list_runs", "load_results", "load_runs",
-    "read_result", "relative_accuracy", "stitching_penalty", "summarize", "unfinished_runs", "wilson_interval",
+    "accuracy_table", "add_measures", "base_networks", "best_adapters", "best_by_validation", "best_settings",
+    "controls", "failed_checks", "last_epoch", "list_runs", "load_results", "load_runs", "notebook_folders",
+    "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
+    "plot_accuracy_by_source_stage", "plot_agreement_by_gap", "plot_best_adapters", "plot_depths",
+    "plot_learning_curves", "plot_penalties", "plot_progress", "plot_setting", "read_result", "relative_accuracy",
+    "save_figure", "self_stitch_check", "show", "stitched", "stitching_penalty", "summarize", "told",
+    "unfinished_runs", "varied_settings", "wilson_interval",
 ]  # fmt: skip
 
 _HOMES = {
+    "stitching.analysis.checks": ("failed_checks",),
+    "stitching.analysis.curves": ("plot_learning_curves", "plot_setting"),
+    "stitching.analysis.figures": (
+        "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
+        "plot_accuracy_by_source_stage", "plot_agreement_by_gap",
+    ),
+    "stitching.analysis.heatmaps": (
+        "best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress",
+    ),
     "stitching.analysis.measures": ("relative_accuracy", "stitching_penalty", "wilson_interval"),
+    "stitching.analysis.notebooks": ("notebook_folders", "self_stitch_check", "show", "told"),
     "stitching.analysis.results": ("list_runs", "load_results", "unfinished_runs"),
-    "stitching.analysis.statistics": ("best_by_validation", "last_epoch", "summarize"),
-    "stitching.analysis.tables": ("accuracy_table", "add_measures", "load_runs"),
+    "stitching.analysis.statistics": (
+        "best_by_validation", "best_settings", "controls", "last_epoch", "stitched", "summarize", "varied_settings",
+    ),
+    "stitching.analysis.style": ("save_figure",),
+    "stitching.analysis.tables": ("accuracy_table", "add_measures", "base_networks", "load_runs"),
     "stitching.training.results": ("read_result",),
-}
+}  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 

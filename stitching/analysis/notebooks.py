@@ -1,0 +1,84 @@
+"""What the notebooks have in common: where runs and figures are, and figures that cannot be drawn yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stitching.analysis.checks import failed_checks
+from stitching.analysis.style import save_figure
+from stitching.config.errors import UserError
+
+__all__ = ["notebook_folders", "self_stitch_check", "show", "told"]
+
+
+def notebook_folders(default: str | Path) -> tuple[list[Path], Path]:
+    """The folders of a notebook's runs, and the folder of its figures, which is made.
+
+    The environment variables STITCHING_RESULTS (folders, joined as in PATH) and STITCHING_FIGURES go before
+    `default` and `default`/figures. Of relative defaults the start is the repository's root, wherever the notebook is.
+
+    Raises:
+        UserError: a relative default is needed, but the notebook is in no folder of the repository.
+    """
+    results, figures = os.environ.get("STITCHING_RESULTS"), os.environ.get("STITCHING_FIGURES")
+    folders = [Path(one) for one in results.split(os.pathsep) if one] if results else [_below_root(default)]
+    folder = Path(figures) if figures else _below_root(Path(default) / "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folders, folder
+
+
+def show(plot: Callable[..., Figure], results: pd.DataFrame, path: str | Path, **options: Any) -> Figure | None:
+    """Draw a figure, write it as PDF and PNG, and give it back for the notebook to show.
+
+    What these results do not have the data for, of a half-finished sweep for example, is told in a sentence instead.
+
+    Args:
+        plot: such as `plot_accuracy_by_gap`.
+        results: its first argument.
+        path: of the figure, without an ending.
+        options: its other arguments.
+    """
+    figure = told(plot, results, **options)
+    if figure is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def told(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What the function gives, or None and a sentence on the screen where the results lack what it needs."""
+    try:
+        return function(*arguments, **options)
+    except UserError as error:
+        print(f"Not here: {error}")
+        return None
+
+
+def self_stitch_check(results: pd.DataFrame) -> str:
+    """What the self-stitches say of these numbers, in words that shout if there is something wrong."""
+    if failed := failed_checks(results):
+        return "\n".join(["!!! THE SELF-STITCH CHECK FAILED: these numbers cannot be trusted. !!!", *failed])
+    of_self = results[(results["control"] == "self") & (results["state"] == "done")] if "control" in results else []
+    bases = set(results["base"].dropna())
+    count = of_self[of_self["source"].isin(bases)]["run"].nunique() if len(of_self) else 0
+    if not count:
+        return "No self-stitch could be compared with its network: `controls: [self]` in a sweep adds them."
+    return f"The self-stitch check holds: of {count} self-stitches none differs in accuracy from its network."
+
+
+def _below_root(path: str | Path) -> Path:
+    if Path(path).is_absolute():
+        return Path(path)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").is_file():
+            return folder / path
+    raise UserError(
+        f"{here} is in no folder with a pyproject.toml, so {path} is not found from it",
+        do="Set STITCHING_RESULTS and STITCHING_FIGURES, or write the folders into the notebook's first cell.",
+    )
