@@ -6,7 +6,7 @@ pair of networks, mostly) with one legend, so that it finds room on any screen; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 
 from stitching.analysis.curves import MOST_GAPS, setting_values
 from stitching.analysis.grids import depth_grids, penalty_grids
+from stitching.analysis.references import CONTROLS
 from stitching.analysis.statistics import last_epoch, stitched, summarize, varied_settings
 from stitching.analysis.style import GREY, Series, adapter_style, gaps_in, pairs_in, series_in, short_names
 from stitching.analysis.tables import add_measures, base_networks
@@ -34,11 +35,10 @@ _SYMBOLS = {
     "*": "star",
 }  # fmt: skip
 _DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
-_CONTROLS = {
-    "self": ("self-stitch", "asterisk", "solid"),
-    "random_source": ("random source", "x-thin", "dash"),
-    "random_dest": ("random destination", "cross-thin", "dot"),
-    "adapter_only": ("adapter only", "y-up", "dashdot"),
+_CONTROL_LOOKS = {
+    "random_source": ("x-thin", "dash"),
+    "random_dest": ("cross-thin", "dot"),
+    "adapter_only": ("y-up", "dashdot"),
 }
 _CONTROL_COLOUR = "#8a6d3b"
 _INTERVALS = "means of finished runs over seeds; bars, where there are several seeds: 95% intervals (Student's t)"
@@ -98,7 +98,8 @@ class Study:
         tested = last_epoch(measured[measured["state"] == "done"])
         self.tested = tested.assign(place=np.arange(len(tested)))
         self.ordinary = measured[measured["control"].isna()]
-        self.controls = self.tested[self.tested["control"].notna()]
+        # A self-stitch is a check, which `failed_checks` makes, and not to be compared with.
+        self.controls = self.tested[self.tested["control"].notna() & (self.tested["control"] != "self")]
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -227,7 +228,7 @@ def learning_curves(study: Study) -> Chart:
         for number, one in enumerate(study.series):
             found = one.rows(_of(means, place, [*_PAIR, *by]))
             look = series_entry(one, number)
-            words = [f"{one.label}\nepoch {int(row.Epoch)}: {_mean_words(row)}" for row in found.itertuples()]
+            words = [f"{one.label}\nepoch {int(row.Epoch)}: {_mean_words(row)}" for row in _rows(found)]
             if (found["n"] > 1).any():
                 band = found.dropna(subset="low")
                 edges = [*band["high"].clip(upper=1), *band["low"].clip(lower=0)[::-1]]
@@ -261,7 +262,7 @@ def by_setting(study: Study, key: str) -> Chart:
             found = one.rows(_of(means, place, [*_PAIR, *by])).set_index(key).reindex(values)
             words = [
                 f"{one.label}\n{word}={_worded(row.Index)}: {_mean_words(row)}" if row.n > 0 else None
-                for row in found.itertuples()
+                for row in _rows(found)
             ]
             x = values if numeric else [str(value) for value in values]
             traces.append(_line(series_entry(one, number), x, found["mean"], words, found))
@@ -341,12 +342,11 @@ def _heat(
             "zmax": high, "colorscale": "Cividis", "showscale": False, "texttemplate": f"%{{z:{form}}}", "xgap": 1,
             "ygap": 1, "customdata": words, "hoverongaps": False,
         }  # fmt: skip
-        axes = [
+        across, down = (
             {"tickvals": list(range(len(names))), "ticktext": names, "showgrid": False, "title": label}
             for names, label in ((x, x_title), (y, y_title))
-        ]
-        axes[1] |= {"autorange": "reversed"}
-        panels.append(Panel(title, [trace], _layout(*axes, height=90 + 26 * len(y))))
+        )
+        panels.append(Panel(title, [trace], _layout(across, down | {"autorange": "reversed"}, 90 + 26 * len(y))))
     return Chart(panels, "", width=width, wide=round(7 * longest) + 60 + 36 * len(x), scale=(low, high, unit))
 
 
@@ -361,8 +361,8 @@ def series_entry(one: Series, number: int) -> Entry:
 
 def control_entry(kind: str) -> Entry:
     """How a control looks: thin, and in a colour that no adapter has."""
-    label, symbol, dash = _CONTROLS.get(kind, (kind.replace("_", " "), "hash", "dash"))
-    return Entry(f"control-{kind}", f"control: {label}", _CONTROL_COLOUR, symbol, _CONTROL_COLOUR, dash)
+    symbol, dash = _CONTROL_LOOKS[kind]
+    return Entry(f"control-{kind}", f"control: {CONTROLS[kind]}", _CONTROL_COLOUR, symbol, _CONTROL_COLOUR, dash)
 
 
 def _series(
@@ -396,13 +396,13 @@ def _broken(means: pd.DataFrame, breaks: Sequence[str]) -> list[int]:
 
 
 def _line(
-    look: Entry, x: Any, y: pd.Series, words: list[str | None], bars: pd.DataFrame | None = None,
+    look: Entry, x: Any, y: pd.Series, words: Sequence[str | None], bars: pd.DataFrame | None = None,
     width: float | None = 1.3, size: float = 7,
 ) -> dict[str, Any]:  # fmt: skip
     mode = "+".join(name for name, wanted in (("lines", width), ("markers", size)) if wanted)
     trace: dict[str, Any] = {
         "x": [*x], "y": [*y], "mode": mode, "line": {"color": look.colour, "dash": look.dash, "width": width or 0},
-        "marker": _marker(look, size), "customdata": words, "legendgroup": look.group,
+        "marker": _marker(look, size), "customdata": [*words], "legendgroup": look.group,
         **({} if size else {"hoverinfo": "skip"}),
     }  # fmt: skip
     if bars is not None and bars["low"].notna().any():
@@ -423,7 +423,7 @@ def _marker(look: Entry, size: float) -> dict[str, Any]:
 
 
 def _base_lines(study: Study, pair: tuple[str, str], ends: list[float]) -> list[dict[str, Any]]:
-    x = np.linspace(*ends, 41)  # so that the mouse finds the line anywhere
+    x = np.linspace(ends[0], ends[1], 41)  # so that the mouse finds the line anywhere
     return [
         {
             "x": x.tolist(), "y": [study.bases["accuracy"][title]] * len(x), "mode": "lines",
@@ -456,7 +456,7 @@ def _drawn(panels: Sequence[Panel], group: str) -> bool:
 
 def _kinds(controls: pd.DataFrame) -> list[str]:
     there = list(controls["control"].dropna().unique())
-    return [kind for kind in _CONTROLS if kind in there] + sorted(kind for kind in there if kind not in _CONTROLS)
+    return [kind for kind in _CONTROL_LOOKS if kind in there]
 
 
 def _of(frame: pd.DataFrame, place: Sequence[Any], by: Sequence[str] = _PAIR) -> pd.DataFrame:
@@ -505,7 +505,11 @@ def _base_words(study: Study, title: str) -> str:
 
 
 def _words_of(look: Entry, means: pd.DataFrame) -> list[str | None]:
-    return [f"{look.label}\n{_mean_words(row)}" if row.n > 0 else None for row in means.itertuples()]
+    return [f"{look.label}\n{_mean_words(row)}" if row.n > 0 else None for row in _rows(means)]
+
+
+def _rows(frame: pd.DataFrame) -> Iterable[Any]:
+    return frame.itertuples()
 
 
 def _mean_words(row: Any) -> str:

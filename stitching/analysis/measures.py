@@ -32,7 +32,7 @@ def relative_accuracy(stitched: Numbers, base: Numbers) -> Numbers:
     return stitched / base
 
 
-def wilson_interval(accuracy: Numbers, images: int, level: float = 0.95) -> tuple[Numbers, Numbers]:
+def wilson_interval(accuracy: Numbers, images: Numbers, level: float = 0.95) -> tuple[Numbers, Numbers]:
     """Within what the accuracy on all images may lie, given that on `images` test images that were drawn from them.
 
     With z the normal quantile of the level, p the accuracy and n the images:

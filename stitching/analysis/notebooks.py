@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stitching.analysis.checks import failed_checks
+from stitching.analysis.statistics import controls
 from stitching.analysis.style import save_figure
 from stitching.config.errors import UserError
 
@@ -63,9 +64,11 @@ def self_stitch_check(results: pd.DataFrame) -> str:
     """What the self-stitches say of these numbers, in words that shout if there is something wrong."""
     if failed := failed_checks(results):
         return "\n".join(["!!! THE SELF-STITCH CHECK FAILED: these numbers cannot be trusted. !!!", *failed])
-    of_self = results[(results["control"] == "self") & (results["state"] == "done")] if "control" in results else []
-    bases = set(results["base"].dropna())
-    count = of_self[of_self["source"].isin(bases)]["run"].nunique() if len(of_self) else 0
+    done = controls(results[results["state"] == "done"])
+    compared = (
+        done[(done["control"] == "self") & done["source"].isin(set(results["base"].dropna()))] if len(done) else done
+    )
+    count = compared["run"].nunique()
     if not count:
         return "No self-stitch could be compared with its network: `controls: [self]` in a sweep adds them."
     return f"The self-stitch check holds: of {count} self-stitches none differs in accuracy from its network."

@@ -312,7 +312,7 @@ def _unfinished(runs: pd.DataFrame) -> str:
     heads = {"gap": None, "seed": ".0f"}
     columns = [
         Column({"reason": "why"}.get(name, name), heads.get(name), long=name in ("name", "reason", "folder"))
-        for name in left
+        for name in map(str, left.columns)
     ]
     return table("unfinished-table", columns, left.itertuples(index=False, name=None))
 

@@ -122,9 +122,9 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
     could have moved the mean, and is blank for one seed. What groups hold beside seeds, several gaps for example, is
     averaged for each seed first, so that n is the number of seeds and never of runs.
 
-    `test_low` and `test_high`, of a test accuracy, are its Wilson interval for as many images as it was tested on, which
-    says how far another test set of that size could have moved it. All seeds share their test set, so it does not shrink
-    with their number.
+    `test_low` and `test_high`, of a test accuracy, are its Wilson interval for as many images as it was tested on,
+    which says how far another test set of that size could have moved it. All seeds share their test set, so it does not
+    shrink with their number.
 
     Args:
         results: as `load_results` gives them. Runs count if they are done, as they were after their last test; where
