@@ -26,6 +26,7 @@ def results(
     """Print the accuracies of finished runs by pair, gap and stitcher; optionally draw them."""
     import pandas as pd
 
+    from stitching.analysis.checks import failed_checks
     from stitching.analysis.figures import plot_accuracy_by_gap
     from stitching.analysis.statistics import stitched
     from stitching.analysis.style import save_figure
@@ -49,6 +50,15 @@ def results(
     if figure:
         save_figure(plot_accuracy_by_gap(runs), figure)
         out.print(f"Figure: {figure}", soft_wrap=True)
+    _shout(failed_checks(runs))
+
+
+def _shout(failed: list[str]) -> None:
+    """Say what is wrong with the numbers, so that it is not overlooked."""
+    for sentence in failed:
+        err.print(
+            f"CHECK FAILED, do not trust these numbers: {sentence}", style="bold red", markup=False, soft_wrap=True
+        )
 
 
 @app.command(
@@ -69,7 +79,9 @@ def plot(
     names: Annotated[bool, typer.Option("--list", help="Print the figures there are.")] = False,
 ) -> None:
     """Draw one figure of what runs have left, finished or not."""
+    from stitching.analysis.checks import failed_checks
     from stitching.analysis.gallery import FIGURES, about, draw
+    from stitching.analysis.results import load_results
     from stitching.analysis.style import save_figure
 
     if names:
@@ -79,6 +91,7 @@ def plot(
         raise UserError("no folder of runs is given", do="`stitching plot FOLDER --figure NAME -o FILE`")
     for path in save_figure(draw(figure, [*folders, *(base or [])], setting), output):
         out.print(f"Figure: {path}", markup=False, soft_wrap=True)
+    _shout(failed_checks(load_results([*folders, *(base or [])])))  # which is in the cache now
 
 
 @app.command(
@@ -98,7 +111,9 @@ def report(
 
     It has interactive figures, sortable tables, the failed runs and the configuration, and needs no network.
     """
+    from stitching.analysis.checks import failed_checks
     from stitching.analysis.report import check_output, make_report, save_report
+    from stitching.analysis.results import load_results
 
     if not folders:
         raise UserError("no folder of runs is given", do="`stitching report FOLDER -o report.html`")
@@ -107,6 +122,7 @@ def report(
         page = make_report([*folders, *(base or [])], told=told)
     save_report(page, output)
     out.print(f"Report: {output}", markup=False, soft_wrap=True)
+    _shout(failed_checks(load_results([*folders, *(base or [])])))
 
 
 @app.command(
