@@ -1,0 +1,125 @@
+"""The notebooks run from top to bottom: on a whole project, on one that has hardly begun, and on real results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from made_up import FAILURE, RUNS, make_project
+from nbclient import NotebookClient
+
+from stitching import load_results, self_stitch_check
+from stitching.cli.places import plan_of
+from stitching.sweeps.submit import submit
+from stitching.training.results import ACCURACY, StepLog
+
+ROOT = Path(__file__).parents[2]
+PROJECT = ROOT / "across-scales" / "across-scales.ipynb"
+DIGITS = ROOT / "experiments" / "digits" / "digits.ipynb"
+FIGURES = {
+    "progress", "gap", "depth", "parameters", "macs", "source-stage", "agreement", "penalties", "depths",
+    "learning-curves", "learning-rate", "weight-decay", "best-adapters",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [PROJECT, DIGITS], ids=lambda path: path.stem)
+def test_they_are_kept_without_outputs(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+    assert notebook.metadata.keys() <= {"kernelspec", "language_info"}
+    assert str(Path.home()) not in path.read_text()
+
+
+def _executed(path: Path, results: Path, figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All that the notebook prints and shows as text; a cell that raises raises here."""
+    monkeypatch.setenv("STITCHING_RESULTS", str(results))
+    monkeypatch.setenv("STITCHING_FIGURES", str(figures))
+    notebook = nbformat.read(path, 4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+def _drawn(figures: Path) -> set[str]:
+    """The names of the figures, each of which is there as PDF and as PNG."""
+    names = {path.stem for path in figures.iterdir()}
+    assert {path.name for path in figures.iterdir()} == {f"{name}.{end}" for name in names for end in ("pdf", "png")}
+    assert all(path.stat().st_size > 5_000 for path in figures.iterdir())
+    return names
+
+
+def test_every_figure_of_a_project_of_300_runs(tmp_path, monkeypatch):
+    project = make_project(tmp_path / "project")
+    shown = _executed(PROJECT, project, tmp_path / "figures", monkeypatch)
+    assert _drawn(tmp_path / "figures") == FIGURES
+    assert f"{RUNS} runs: " in shown
+    assert "The self-stitch check holds" in shown
+    assert f"3 failed: {FAILURE}" in shown
+    assert "9 of 300 runs are missing, failed or not done yet" in shown
+    assert "Not here" not in shown
+
+
+def test_a_project_that_has_hardly_begun(tmp_path, monkeypatch):
+    project = make_project(tmp_path / "project", every=23, extras=False)
+    shown = _executed(PROJECT, project, tmp_path / "figures", monkeypatch)
+    assert _drawn(tmp_path / "figures") < FIGURES
+    assert "No whole network was tested yet" in shown
+    assert "No self-stitch could be compared" in shown
+    assert "Not here: there is no base network of a destination" in shown
+    assert "Not here: there is no 'Overall/Val Accuracy' in these runs" in shown
+
+
+def test_a_broken_self_stitch_is_shouted(tmp_path):
+    project = make_project(tmp_path / "project")
+    broken = next(path for path in project.rglob("metadata.yml") if "control: self" in path.read_text()).parent
+    assert "of 7 self-stitches none differs" in self_stitch_check(load_results(project))
+    StepLog([{"Step": 0, "Epoch": 0, ACCURACY: 0.5}]).save(broken / "result.pkl")
+    shouted = self_stitch_check(load_results(project))
+    assert "THE SELF-STITCH CHECK FAILED" in shouted
+    assert broken.name in shouted
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """A small sweep, really trained: a network with itself, two gaps, two adapters, controls."""
+    folder = tmp_path_factory.mktemp("digits")
+    convnet = {"model_name": "convnet", "num_blocks": 4, "in_chans": 1, "pretrained": False}
+    sweep = {
+        "models": [{**convnet, "width": 8}],
+        "gaps": [{"blocks_to_drop": [1, 1]}, {"blocks_to_drop": [2, 2]}],
+        "stitchers": ["affine", "downsample_then_3x3conv"],
+        "controls": ["self", "random_source"],
+        "save_dir": str(folder / "runs"),
+        "train_config": {
+            "dataset": "digits", "data_preprocessing": {"image_size": 16}, "validation": {"fraction": 0.1},
+            "epochs": 2, "batch_size": 128, "optimizer_args": {"lr": 0.03},
+        },
+    }  # fmt: skip
+    (folder / "digits.yml").write_text(yaml.safe_dump(sweep))
+    assert submit(plan_of(folder / "digits.yml"), "local", pack=16, jobs=1).failures == {}
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("path", [PROJECT, DIGITS], ids=lambda path: path.stem)
+def test_results_of_a_real_sweep(tmp_path, monkeypatch, digits, path):
+    shown = _executed(path, digits, tmp_path / "figures", monkeypatch)
+    wanted = {"penalties", "agreement"} | ({"gap", "best-adapters"} if path == PROJECT else {"accuracy-by-gap"})
+    assert wanted <= _drawn(tmp_path / "figures")
+    assert "The self-stitch check holds: of 3 self-stitches" in shown
+    assert "downsample_then_3x3conv" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [PROJECT, DIGITS], ids=lambda path: path.stem)
+def test_results_of_the_demo(tmp_path, monkeypatch, path):
+    demo = ROOT / "experiments" / "demo" / "digits"
+    if not demo.is_dir():
+        pytest.skip("`make demo` has not been run here")
+    shown = _executed(path, demo, tmp_path / "figures", monkeypatch)
+    assert "The self-stitch check holds: of 10 self-stitches" in shown
