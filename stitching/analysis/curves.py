@@ -50,6 +50,8 @@ def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Figure
 def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
     """Test accuracy against a setting that varies, such as the learning rate or the weight decay.
 
+    Pairs and gaps where it does not vary have no panel: an ablation may be of one gap alone.
+
     Args:
         results: as `load_results` gives them.
         setting: its column, or the last word of it (`lr`); may be left out if only one setting varies.
@@ -65,6 +67,9 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
             allowed=", ".join(varied) or "a sweep with a `grid:`",
         )
     (key,) = found
+    cell = ["source", "destination", "first_deleted_block", "last_deleted_block"]
+    runs = stitched(results)
+    results = runs[runs.groupby(cell)[key].transform("nunique") > 1]
     series = series_in(results, but=key)
     values, numeric, log = setting_values(results, key)
     places = np.array(values, dtype=float) if numeric else np.arange(len(values))
@@ -81,6 +86,7 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
         if log:
             axis.set_xscale("log")
             axis.minorticks_off()
+        axis.set_xmargin(0.15)
         axis.set_xticks(places, [f"{value:g}" if numeric else str(value) for value in values], fontsize=8)
 
     note = "Means of finished runs over seeds. Bars: 95% intervals (Student's t). It shows and does not choose."

@@ -144,7 +144,7 @@ def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Fi
     width, height = figure.get_size_inches()
     note = textwrap.fill(note, max(40, int(width * 14)))
     if entries:
-        widest = max(map(len, entries)) * _LEGEND * 0.6 / 72 + 0.55  # inches
+        widest = max(map(len, entries)) * _LEGEND * 0.6 / 72 + 0.65  # inches
         columns = min(len(entries), max(1, math.floor(width / widest)))
         figure.legend(
             entries.values(),
@@ -152,6 +152,7 @@ def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Fi
             loc="outside lower center",
             ncols=columns,
             frameon=False,
+            handlelength=2.8,  # room for two periods of every dashed line
             fontsize=_LEGEND,
             title=note or None,
             title_fontproperties={"size": _LEGEND - 0.5, "style": "italic"},
