@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stitching.analysis.references import ControlMarks, base_lines
 from stitching.analysis.statistics import last_epoch, stitched, summarize
@@ -107,12 +108,13 @@ def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
 
 def plot_accuracy_by_parameters(results: pd.DataFrame) -> Figure:
     """Test accuracy against the parameters of the whole stitched network; stars are base networks."""
-    return _by_size(results, "parameters", 1e6, "parameters (millions)")
+    return _by_size(results, "parameters", {1e6: "parameters (millions)", 1e3: "parameters (thousands)"})
 
 
 def plot_accuracy_by_macs(results: pd.DataFrame) -> Figure:
     """Test accuracy against the multiply-adds for one image ("FLOPs" in much of the field); stars are base networks."""
-    return _by_size(results, "macs", 1e9, "multiply-adds for one image (10⁹; often called FLOPs)")
+    words = "multiply-adds for one image ({}; often called FLOPs)"
+    return _by_size(results, "macs", {1e9: words.format("10⁹"), 1e6: words.format("10⁶")})
 
 
 def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
@@ -152,8 +154,11 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
 # ------------------------------------------------------------------------ shared
 
 
-def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Figure:
+def _by_size(results: pd.DataFrame, column: str, units: dict[float, str]) -> Figure:
     _needs(results, column)
+    most = results[column].max()
+    unit = next((one for one in units if most >= one), min(units))  # the greatest that leaves numbers short
+    label = units[unit]
     bases = base_networks(results)
     series, controls = series_in(results), ControlMarks(results, ACCURACY)
 
@@ -170,6 +175,7 @@ def _by_size(results: pd.DataFrame, column: str, unit: float, label: str) -> Fig
                     size, height, "*", ms=14, color=GREY, mfc=face, ls="", label=role, zorder=3, clip_on=False
                 )  # fmt: skip
         axis.set_xlabel(label)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=7))
         axis.grid(axis="x", color="#eeeeee", lw=0.6)
 
     return _finished(*on_each_pair(results, draw, 5.2, 3.5), NOTE + controls.note)

@@ -102,17 +102,26 @@ def best_by_validation(
 def best_settings(results: pd.DataFrame) -> pd.DataFrame:
     """`results` with one choice of the varied settings for each pair, gap and adapter, chosen by validation accuracy.
 
-    The columns of what was chosen are left out, so that figures draw one line for each adapter. Controls and whole
-    networks stay as they are; so does everything where no setting varies, or without a validation split.
+    The columns of what was chosen are left out, so that figures draw one line for each adapter. Of the controls those
+    stay that have the settings of what they are controls of. Whole networks stay as they are; so does everything where
+    no setting varies, or without a validation split.
     """
     varied = varied_settings(results)
     done = results[results["state"] == "done"]
     if not varied or VAL_ACCURACY not in done or stitched(done)[VAL_ACCURACY].isna().all():
         return results
-    chosen = best_by_validation(done, varied)[_RUN]
-    ours = pd.MultiIndex.from_frame(results[_RUN]).isin(pd.MultiIndex.from_frame(chosen))
-    others = ~results.index.isin(stitched(results).index)
-    return results[ours | others].drop(columns=varied).reset_index(drop=True)
+    chosen = best_by_validation(done, varied)
+    ours = _in(results, chosen, _RUN)
+    controlled = results.index.isin(controls(results).index) & _in(results, chosen, [*_CELL, *varied])
+    trained = results.index.isin(stitched(results).index) | results.index.isin(controls(results).index)
+    tested = results["control"].eq("self").to_numpy() if "control" in results else False
+    return results[ours | controlled | ~trained | tested].drop(columns=varied).reset_index(drop=True)
+
+
+def _in(rows: pd.DataFrame, others: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Of each row, whether one of the others has the same values in the columns."""
+    ours, theirs = (pd.MultiIndex.from_frame(frame[list(names)]) for frame in (rows, others))
+    return np.asarray(ours.isin(theirs))
 
 
 def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY) -> pd.DataFrame:
