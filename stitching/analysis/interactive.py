@@ -40,7 +40,7 @@ _CONTROL_LOOKS = {
     "random_dest": ("cross-thin", "dot"),
     "adapter_only": ("y-up", "dashdot"),
 }
-_CONTROL_COLOUR = "#8a6d3b"
+_CONTROL_COLOUR = "#777777"
 _INTERVALS = "means of finished runs over seeds; bars, where there are several seeds: 95% intervals (Student's t)"
 _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif", "size": 12}
 
@@ -331,6 +331,7 @@ def _heat(
     every = np.concatenate([grid[np.isfinite(grid)] for _, grid in grids])
     low, high = float(every.min()), float(every.max())
     longest = max(map(len, y))
+    height = max(90 + 26 * len(y), 230 if y_title else 0)  # pixels, with room for the axis's title
     panels = []
     for title, grid in grids:
         words = [
@@ -346,7 +347,7 @@ def _heat(
             {"tickvals": list(range(len(names))), "ticktext": names, "showgrid": False, "title": label}
             for names, label in ((x, x_title), (y, y_title))
         )
-        panels.append(Panel(title, [trace], _layout(across, down | {"autorange": "reversed"}, 90 + 26 * len(y))))
+        panels.append(Panel(title, [trace], _layout(across, down | {"autorange": "reversed"}, height)))
     return Chart(panels, "", width=width, wide=round(7 * longest) + 60 + 36 * len(x), scale=(low, high, unit))
 
 
