@@ -167,7 +167,9 @@ def results(tmp_path_factory):
         folder / "small.yml", models=[model], gaps=gaps([1, 1], [2, 2]), controls=ALL, save_dir=str(folder / "runs"),
         train_config={"validation": {"fraction": 0.1}, "data_preprocessing": {"image_size": 16}, "epochs": 2, "batch_size": 64, "optimizer_args": {"lr": 0.03}},
     )  # fmt: skip
-    plan, submission = go(path, "local", pack=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(submitting.CLUSTERS, "local", in_this_process)
+        plan, submission = go(path, "local", pack=8)
     assert submission.failures == {}
     return plan, load_results(folder / "runs")
 

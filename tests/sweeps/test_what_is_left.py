@@ -8,15 +8,33 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_sweeps import BLOCKS, CONVNET, ROW, gaps, go, plan_of, states, times_started, write_sweep
+from small_sweeps import (
+    BLOCKS,
+    CONVNET,
+    ROW,
+    gaps,
+    go,
+    in_this_process,
+    plan_of,
+    states,
+    times_started,
+    write_sweep,
+)
 
 import stitching.sweeps.plan as planning
+import stitching.sweeps.submit as submitting
 from stitching.config.sweep import load_sweep
 from stitching.sweeps.known import Known
 from stitching.sweeps.plan import make_plan
 from stitching.sweeps.status import sweep_status
 
 AFFINE, BLOCK = "train-small-gap-1,1-adapter-affine", f"train-small-gap-1,2-adapter-{BLOCKS}"
+
+
+@pytest.fixture(autouse=True)
+def _without_processes(monkeypatch):
+    """What runs are left is what is asked here; that processes train them is tested elsewhere."""
+    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
 
 
 def statuses(plan) -> dict[str, str]:
