@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape  # of ticks, which plotly reads as HTML of a kind
 from typing import Any
 
 import numpy as np
@@ -264,7 +265,7 @@ def by_setting(study: Study, key: str) -> Chart:
                 f"{one.label}\n{word}={_worded(row.Index)}: {_mean_words(row)}" if row.n > 0 else None
                 for row in _rows(found)
             ]
-            x = values if numeric else [str(value) for value in values]
+            x = values if numeric else [escape(str(value)) for value in values]
             traces.append(_line(series_entry(one, number), x, found["mean"], words, found))
         axis: dict[str, Any] = {"title": key.removeprefix("train_config."), "type": "log" if log else "-"}
         if numeric:
@@ -344,7 +345,7 @@ def _heat(
             "ygap": 1, "customdata": words, "hoverongaps": False,
         }  # fmt: skip
         across, down = (
-            {"tickvals": list(range(len(names))), "ticktext": names, "showgrid": False, "title": label}
+            {"tickvals": list(range(len(names))), "ticktext": [*map(escape, names)], "showgrid": False, "title": label}
             for names, label in ((x, x_title), (y, y_title))
         )
         panels.append(Panel(title, [trace], _layout(across, down | {"autorange": "reversed"}, height)))

@@ -13,6 +13,7 @@ from made_study import make_study
 from told import assert_told, files_below
 
 from stitching.analysis.checks import failed_checks
+from stitching.analysis.interactive import Study, penalty_heatmap
 from stitching.analysis.markup import json_in_page
 from stitching.analysis.report import make_report
 from stitching.analysis.results import load_results
@@ -140,3 +141,11 @@ def test_wrong_input_is_told_and_nothing_is_written(tmp_path, cli, study, folder
     outcome = cli("report", study if folder == "study" else tmp_path / folder, "-o", tmp_path / output)
     assert_told(outcome, place or str(tmp_path), words)
     assert files_below(tmp_path) == {}
+
+
+def test_names_at_an_axis_are_text(tmp_path):
+    make_study(tmp_path, seeds=1, gaps=((1, 2),))
+    (panel, _) = penalty_heatmap(Study(load_results(tmp_path))).panels
+    names = panel.layout["yaxis"]["ticktext"]
+    assert any("&lt;script&gt;" in name for name in names)
+    assert not any("<" in name for name in names)
