@@ -6,8 +6,7 @@ pair of networks, mostly) with one legend, so that it finds room on any screen; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from html import escape  # of ticks, which plotly reads as HTML of a kind
 from typing import Any
@@ -15,68 +14,40 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stitching.analysis.charts import (
+    Chart,
+    Entry,
+    Panel,
+    control_entry,
+    control_kinds,
+    heatmap_chart,
+    is_drawn,
+    layout_of,
+    line_trace,
+    marker_of,
+    mean_words,
+    rows_of,
+    run_traces,
+    series_entry,
+    share_y,
+    worded,
+)  # fmt: skip
 from stitching.analysis.curves import MOST_GAPS, setting_values
 from stitching.analysis.grids import depth_grids, penalty_grids
-from stitching.analysis.references import CONTROLS
 from stitching.analysis.statistics import last_epoch, stitched, summarize, varied_settings
-from stitching.analysis.style import GREY, Series, adapter_style, gaps_in, pairs_in, series_in, short_names
+from stitching.analysis.style import GREY, Series, gaps_in, pairs_in, series_in, short_names
 from stitching.analysis.tables import add_measures, base_networks
 from stitching.config.errors import UserError
 from stitching.training.results import ACCURACY
 
 __all__ = [
-    "Chart", "Entry", "Panel", "Study", "accuracy_by_depth", "accuracy_by_size", "by_setting", "control_entry",
-    "depth_heatmap", "learning_curves", "penalty_heatmap", "series_entry",
+    "Study", "accuracy_by_depth", "accuracy_by_size", "by_setting", "depth_heatmap", "learning_curves",
+    "penalty_heatmap",
 ]  # fmt: skip
 
 _PAIR = ["source", "destination"]
 _GAP = ["first_deleted_block", "last_deleted_block"]
-_SYMBOLS = {
-    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
-    "*": "star",
-}  # fmt: skip
-_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
-_CONTROL_LOOKS = {
-    "random_source": ("x-thin", "dash"),
-    "random_dest": ("cross-thin", "dot"),
-    "adapter_only": ("y-up", "dashdot"),
-}
-_CONTROL_COLOUR = "#777777"
 _INTERVALS = "means of finished runs over seeds; bars, where there are several seeds: 95% intervals (Student's t)"
-_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif", "size": 12}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of a legend: `group` names the traces that a click on it hides, in all panels."""
-
-    group: str
-    label: str
-    colour: str = GREY
-    symbol: str | None = None
-    inside: str = GREY
-    dash: str | None = None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One plot: plotly's traces and layout, and its title."""
-
-    title: str
-    traces: list[dict[str, Any]]
-    layout: dict[str, Any]
-
-
-@dataclass
-class Chart:
-    """A figure: panels beside each other, each at least `width` pixels wide where the screen is; one legend."""
-
-    panels: list[Panel]
-    caption: str
-    legend: list[Entry] = field(default_factory=list)
-    width: int = 400
-    wide: int = 0  # pixels that a panel cannot do without: on a smaller screen it scrolls
-    scale: tuple[float, float, str] | None = None  # of the colours of a heatmap: from, to, unit
 
 
 class Study:
@@ -164,27 +135,29 @@ def accuracy_by_depth(study: Study) -> Chart:
     panels = []
     for pair in study.pairs:
         traces = _base_lines(study, pair, ends)
-        for kind in _kinds(controls):
+        for kind in control_kinds(controls):
             ours, lines = (
                 _of(frame[frame["control"] == kind], pair) if len(frame) else frame
                 for frame in (controls, control_means)
             )
             if len(ours):
                 look = control_entry(kind)
-                traces += _series(look, ours[depth], ours, lines[depth], lines, ["adapter", first], size=7, width=0.8)
+                traces += run_traces(
+                    look, ours[depth], ours, lines[depth], lines, ["adapter", first], size=7, width=0.8
+                )
         for number, one in enumerate(study.series):
             ours, lines = one.rows(_of(study.dots, pair)), one.rows(_of(means, pair))
             shift = step * (number - (len(study.series) - 1) / 2)
-            traces += _series(
+            traces += run_traces(
                 series_entry(one, number), ours[depth] + shift, ours, lines[depth] + shift, lines, [first]
             )
         x = {"title": "destination depth (fraction of it that is left out)", "range": ends}
-        panels.append(Panel(study.title(pair), traces, _layout(x, {"title": "test accuracy"})))
-    _share_y(panels)
+        panels.append(Panel(study.title(pair), traces, layout_of(x, {"title": "test accuracy"})))
+    share_y(panels)
     caption = f"Each dot is a run, at the fraction of the destination's stages that is left out. Lines: {_INTERVALS}; "
     caption += "they join gaps that begin at the same block of the source. Dots of equal depth stand side by side."
     legend = _legend(study, panels) + [
-        control_entry(kind) for kind in _kinds(controls) if _drawn(panels, f"control-{kind}")
+        control_entry(kind) for kind in control_kinds(controls) if is_drawn(panels, f"control-{kind}")
     ]
     return Chart(panels, caption, legend)
 
@@ -199,16 +172,16 @@ def accuracy_by_size(study: Study, column: str, unit: float, label: str) -> Char
         for number, one in enumerate(study.series):
             ours, lines = one.rows(_of(study.dots, pair)), one.rows(_of(means, pair))
             look = series_entry(one, number)
-            traces += _series(look, ours[column] / unit, ours, lines[column] / unit, lines, None)
+            traces += run_traces(look, ours[column] / unit, ours, lines[column] / unit, lines, None)
         traces += [
             {
                 "x": [study.bases[column][title] / unit], "y": [study.bases["accuracy"][title]], "mode": "markers",
-                "marker": _marker(entry, 15), "customdata": [_base_words(study, title)], "legendgroup": entry.group,
+                "marker": marker_of(entry, 15), "customdata": [_base_words(study, title)], "legendgroup": entry.group,
             }
             for title, entry in _bases_of(study, pair, symbol="star")
         ]  # fmt: skip
-        panels.append(Panel(study.title(pair), traces, _layout({"title": label}, {"title": "test accuracy"})))
-    _share_y(panels)
+        panels.append(Panel(study.title(pair), traces, layout_of({"title": label}, {"title": "test accuracy"})))
+    share_y(panels)
     caption = f"Each dot is a run, stars are base networks alone. Larger dots with bars: {_INTERVALS}."
     caption = caption if study.seeds > 1 else "Each dot is a run, stars are base networks alone."
     return Chart(panels, caption, _legend(study, panels, "star"))
@@ -229,7 +202,7 @@ def learning_curves(study: Study) -> Chart:
         for number, one in enumerate(study.series):
             found = one.rows(_of(means, place, [*_PAIR, *by]))
             look = series_entry(one, number)
-            words = [f"{one.label}\nepoch {int(row.Epoch)}: {_mean_words(row)}" for row in _rows(found)]
+            words = [f"{one.label}\nepoch {int(row.Epoch)}: {mean_words(row)}" for row in rows_of(found)]
             if (found["n"] > 1).any():
                 band = found.dropna(subset="low")
                 edges = [*band["high"].clip(upper=1), *band["low"].clip(lower=0)[::-1]]
@@ -238,10 +211,10 @@ def learning_curves(study: Study) -> Chart:
                     "fillcolor": look.colour, "opacity": 0.13, "line": {"width": 0}, "hoverinfo": "skip",
                     "legendgroup": look.group,
                 })  # fmt: skip
-            traces.append(_line(look, found["Epoch"], found["mean"], words, size=5))
+            traces.append(line_trace(look, found["Epoch"], found["mean"], words, size=5))
         x = {"title": "epoch", "tickformat": "d", "nticks": 6}
-        panels.append(Panel(title, traces, _layout(x, {"title": "test accuracy"}, height=250)))
-    _share_y(panels)
+        panels.append(Panel(title, traces, layout_of(x, {"title": "test accuracy"}, height=250)))
+    share_y(panels)
     caption = (
         f"Means over seeds{_over(by)}, unfinished runs as far as they are. Shaded, where there are several seeds: "
     )
@@ -262,19 +235,19 @@ def by_setting(study: Study, key: str) -> Chart:
         for number, one in enumerate(series):
             found = one.rows(_of(means, place, [*_PAIR, *by])).set_index(key).reindex(values)
             words = [
-                f"{one.label}\n{word}={_worded(row.Index)}: {_mean_words(row)}" if row.n > 0 else None
-                for row in _rows(found)
+                f"{one.label}\n{word}={worded(row.Index)}: {mean_words(row)}" if row.n > 0 else None
+                for row in rows_of(found)
             ]
             x = values if numeric else [escape(str(value)) for value in values]
-            traces.append(_line(series_entry(one, number), x, found["mean"], words, found))
+            traces.append(line_trace(series_entry(one, number), x, found["mean"], words, found))
         axis: dict[str, Any] = {"title": key.removeprefix("train_config."), "type": "log" if log else "-"}
         if numeric:
-            axis |= {"tickvals": values, "ticktext": [_worded(value) for value in values]}
+            axis |= {"tickvals": values, "ticktext": [worded(value) for value in values]}
         else:
             axis |= {"type": "category"}
-        panels.append(Panel(title, traces, _layout(axis, {"title": "test accuracy"}, height=250)))
-    _share_y(panels)
-    legend = [series_entry(one, number) for number, one in enumerate(series) if _drawn(panels, f"series-{number}")]
+        panels.append(Panel(title, traces, layout_of(axis, {"title": "test accuracy"}, height=250)))
+    share_y(panels)
+    legend = [series_entry(one, number) for number, one in enumerate(series) if is_drawn(panels, f"series-{number}")]
     caption = f"{_INTERVALS[0].upper()}{_INTERVALS[1:]}{_over(by)}. It shows and does not choose: the best of several "
     return Chart(panels, caption + "test accuracies is too good.", legend, width=270)
 
@@ -304,7 +277,7 @@ def penalty_heatmap(study: Study) -> Chart:
     labels = [one.label for one in study.series]
     found = [(study.title(pair), grid) for pair, grid in grids.items()]
     caption = "Base accuracy of the destination minus stitched accuracy, in percentage points; means of finished runs "
-    chart = _heat(found, gaps, labels, "blocks dropped (first–last)", None, ".1f", "points")
+    chart = heatmap_chart(found, gaps, labels, "blocks dropped (first–last)", None, ".1f", "points")
     chart.caption = caption + "over seeds. Below 0 the stitched network is the better one."
     return chart
 
@@ -319,109 +292,12 @@ def depth_heatmap(study: Study) -> Chart:
         (f"{study.title(pair)}, {label}", grid) for (pair, label), grid in grids.items() if np.isfinite(grid).any()
     ]
     x, y = ([f"{depth:.2f}" for depth in depths] for depths in (dests, sources))
-    chart = _heat(found, x, y, "destination depth (left out)", "source depth (used)", ".0f", "%", width=270)
+    chart = heatmap_chart(found, x, y, "destination depth (left out)", "source depth (used)", ".0f", "%", width=270)
     chart.caption = "Test accuracy in percent by fractions of the networks' stages; means of finished runs over seeds."
     return chart
 
 
-def _heat(
-    grids: Sequence[tuple[str, np.ndarray]], x: list[str], y: list[str], x_title: str, y_title: str | None, form: str,
-    unit: str, width: int = 400,
-) -> Chart:  # fmt: skip
-    """Panels of cells with numbers, all with one scale of colours."""
-    every = np.concatenate([grid[np.isfinite(grid)] for _, grid in grids])
-    low, high = float(every.min()), float(every.max())
-    longest = max(map(len, y))
-    height = max(90 + 26 * len(y), 230 if y_title else 0)  # pixels, with room for the axis's title
-    panels = []
-    for title, grid in grids:
-        words = [
-            [f"{a}, {b}: {grid[j, i]:{form}} {unit}" if np.isfinite(grid[j, i]) else None for i, b in enumerate(x)]
-            for j, a in enumerate(y)
-        ]
-        trace = {
-            "type": "heatmap", "x": list(range(len(x))), "y": list(range(len(y))), "z": grid.tolist(), "zmin": low,
-            "zmax": high, "colorscale": "Cividis", "showscale": False, "texttemplate": f"%{{z:{form}}}", "xgap": 1,
-            "ygap": 1, "customdata": words, "hoverongaps": False,
-        }  # fmt: skip
-        across, down = (
-            {"tickvals": list(range(len(names))), "ticktext": [*map(escape, names)], "showgrid": False, "title": label}
-            for names, label in ((x, x_title), (y, y_title))
-        )
-        panels.append(Panel(title, [trace], _layout(across, down | {"autorange": "reversed"}, height)))
-    return Chart(panels, "", width=width, wide=round(7 * longest) + 60 + 36 * len(x), scale=(low, high, unit))
-
-
-# ------------------------------------------------------------------------ traces
-
-
-def series_entry(one: Series, number: int) -> Entry:
-    """How a series looks, as `adapter_style` has it."""
-    colour, marker, inside = adapter_style(one.adapter)
-    return Entry(f"series-{number}", one.label, colour, _SYMBOLS[marker], inside, _DASHES[one.line])
-
-
-def control_entry(kind: str) -> Entry:
-    """How a control looks: thin, and in a colour that no adapter has."""
-    symbol, dash = _CONTROL_LOOKS[kind]
-    return Entry(f"control-{kind}", f"control: {CONTROLS[kind]}", _CONTROL_COLOUR, symbol, _CONTROL_COLOUR, dash)
-
-
-def _series(
-    look: Entry, x: pd.Series, runs: pd.DataFrame, mean_x: pd.Series, means: pd.DataFrame,
-    breaks: Sequence[str] | None, size: float = 8, width: float = 1.3,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Dots for runs, and a line through their means with bars, broken where `breaks` change (None: no line)."""
-    several = bool((means["n"] > 1).any())
-    dots = {
-        "x": [*x], "y": [*runs[ACCURACY]], "mode": "markers", "marker": _marker(look, size - 3 if several else size),
-        "opacity": 0.5 if several else 1, "customdata": [int(place) for place in runs["place"]],
-        "legendgroup": look.group,
-    }  # fmt: skip
-    if breaks is None:
-        return (
-            [_line(look, mean_x, means["mean"], _words_of(look, means), means, None, size), dots] if several else [dots]
-        )
-    at = _broken(means, breaks)
-    mean_x, means = mean_x.reset_index(drop=True).reindex(at), means.reset_index(drop=True).reindex(at)
-    line = _line(look, mean_x, means["mean"], _words_of(look, means), means, width, size if several else 0)
-    return [line, dots]
-
-
-def _broken(means: pd.DataFrame, breaks: Sequence[str]) -> list[int]:
-    """The places of the rows, with -1 (no row) where one of the columns changes."""
-    keys = list(means[list(breaks)].itertuples(index=False, name=None))
-    places: list[int] = []
-    for place, key in enumerate(keys):
-        places += [-1, place] if place and key != keys[place - 1] else [place]
-    return places
-
-
-def _line(
-    look: Entry, x: Any, y: pd.Series, words: Sequence[str | None], bars: pd.DataFrame | None = None,
-    width: float | None = 1.3, size: float = 7,
-) -> dict[str, Any]:  # fmt: skip
-    mode = "+".join(name for name, wanted in (("lines", width), ("markers", size)) if wanted)
-    trace: dict[str, Any] = {
-        "x": [*x], "y": [*y], "mode": mode, "line": {"color": look.colour, "dash": look.dash, "width": width or 0},
-        "marker": _marker(look, size), "customdata": [*words], "legendgroup": look.group,
-        **({} if size else {"hoverinfo": "skip"}),
-    }  # fmt: skip
-    if bars is not None and bars["low"].notna().any():
-        trace["error_y"] = {
-            "type": "data", "symmetric": False, "array": [*(bars["high"].clip(upper=1) - bars["mean"])],
-            "arrayminus": [*(bars["mean"] - bars["low"].clip(lower=0))], "thickness": 1, "width": 3,
-            "color": look.colour,
-        }  # fmt: skip
-    return trace
-
-
-def _marker(look: Entry, size: float) -> dict[str, Any]:
-    symbol = f"{look.symbol}-open" if look.group.startswith("control") else look.symbol
-    return {
-        "symbol": symbol, "size": size, "color": look.colour if "open" in str(symbol) else look.inside,
-        "line": {"color": look.colour, "width": 1.3},
-    }  # fmt: skip
+# ------------------------------------------------------------------------ base networks, legends, words
 
 
 def _base_lines(study: Study, pair: tuple[str, str], ends: list[float]) -> list[dict[str, Any]]:
@@ -449,16 +325,7 @@ def _bases_of(study: Study, pair: tuple[str, str], symbol: str | None = None) ->
 def _legend(study: Study, panels: Sequence[Panel], symbol: str | None = None) -> list[Entry]:
     entries = [series_entry(one, number) for number, one in enumerate(study.series)]
     found = {entry.group: entry for pair in study.pairs for _, entry in _bases_of(study, pair, symbol)}
-    return [entry for entry in [*entries, *found.values()] if _drawn(panels, entry.group)]
-
-
-def _drawn(panels: Sequence[Panel], group: str) -> bool:
-    return any(trace.get("legendgroup") == group and len(trace["x"]) for panel in panels for trace in panel.traces)
-
-
-def _kinds(controls: pd.DataFrame) -> list[str]:
-    there = list(controls["control"].dropna().unique())
-    return [kind for kind in _CONTROL_LOOKS if kind in there]
+    return [entry for entry in [*entries, *found.values()] if is_drawn(panels, entry.group)]
 
 
 def _of(frame: pd.DataFrame, place: Sequence[Any], by: Sequence[str] = _PAIR) -> pd.DataFrame:
@@ -469,33 +336,6 @@ def _of(frame: pd.DataFrame, place: Sequence[Any], by: Sequence[str] = _PAIR) ->
     return frame[ours]
 
 
-# ------------------------------------------------------------------------ layout and words
-
-
-def _layout(x: dict[str, Any], y: dict[str, Any], height: int = 320) -> dict[str, Any]:
-    axis = {"gridcolor": "#ececec", "zeroline": False, "linecolor": "#bbb", "automargin": True}
-    x, y = ({**axis, **one, "title": {"text": one.get("title") or "", "standoff": 8}} for one in (x, y))
-    return {
-        "height": height, "margin": {"l": 10, "r": 12, "t": 8, "b": 10}, "font": _FONT, "hovermode": "closest",
-        "showlegend": False, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "xaxis": x, "yaxis": y,
-    }  # fmt: skip
-
-
-def _share_y(panels: Sequence[Panel]) -> None:
-    """Give all panels one range of accuracies, the bars in it."""
-    ends: list[float] = []
-    for panel in panels:
-        for trace in panel.traces:
-            y, bars = np.array(trace["y"], dtype=float), trace.get("error_y")
-            if bars:
-                ends += [*(y + np.nan_to_num(bars["array"])), *(y - np.nan_to_num(bars["arrayminus"]))]
-            ends += [*y]
-    low, high = np.nanmin(ends), np.nanmax(ends)
-    room = max(0.04 * (high - low), 0.005)
-    for panel in panels:
-        panel.layout["yaxis"]["range"] = [low - room, high + room]
-
-
 def _base_words(study: Study, title: str) -> str:
     row = study.bases.loc[title]
     sizes = [
@@ -504,21 +344,3 @@ def _base_words(study: Study, title: str) -> str:
         if pd.notna(row[name])
     ]
     return "\n".join([f"{title} alone", f"test accuracy {row['accuracy']:.4f}", *sizes])
-
-
-def _words_of(look: Entry, means: pd.DataFrame) -> list[str | None]:
-    return [f"{look.label}\n{_mean_words(row)}" if row.n > 0 else None for row in _rows(means)]
-
-
-def _rows(frame: pd.DataFrame) -> Iterable[Any]:
-    return frame.itertuples()
-
-
-def _mean_words(row: Any) -> str:
-    if row.n < 2:
-        return f"test accuracy {row.mean:.4f} (one seed)"
-    return f"test accuracy {row.mean:.4f}, mean of {int(row.n)} seeds\n95% interval {row.low:.4f} to {row.high:.4f}"
-
-
-def _worded(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stitching.analysis.interactive import Chart, Entry
+from stitching.analysis.charts import Chart, Entry
 
 __all__ = ["Column", "chart_section", "facts", "json_in_page", "section", "table"]
 

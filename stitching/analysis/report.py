@@ -16,10 +16,10 @@ import pandas as pd
 import yaml
 from plotly.offline import get_plotlyjs
 
+from stitching.analysis.charts import Chart
 from stitching.analysis.checks import failed_checks
 from stitching.analysis.heatmaps import best_adapters
 from stitching.analysis.interactive import (
-    Chart,
     Study,
     accuracy_by_depth,
     accuracy_by_size,
