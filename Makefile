@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 DIGITS := experiments/digits
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test test-slow benchmarks lint slurm slurm-stop clean
+.PHONY: help install demo test test-slow coverage benchmarks lint slurm slurm-stop clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -42,12 +42,20 @@ lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff format --check -q stitching tests
 	@$(BIN)/mypy
 
-test: lint  ## the whole test suite but what is marked slow: in two processes, then what needs a Slurm
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --ignore=tests/slurm --cov --cov-report=
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" tests/slurm --cov --cov-append --cov-report=term:skip-covered
+test: lint  ## the whole test suite but what is marked slow; the tests on a real Slurm, which mostly wait, beside the others
+	@export OMP_NUM_THREADS=1; log=$$(mktemp); \
+	$(BIN)/pytest -q -m "not slow" tests/slurm >$$log 2>&1 & on_slurm=$$!; \
+	trap 'kill -INT $$on_slurm; wait $$on_slurm; cat $$log; rm -f $$log; exit 130' INT TERM; \
+	$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --ignore=tests/slurm; others=$$?; \
+	echo "waiting for the tests on a real Slurm"; wait $$on_slurm; slurm=$$?; cat $$log; rm -f $$log; \
+	[ $$others = 0 ] && [ $$slurm = 0 ]
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
 	@$(BIN)/pytest -q -m slow
+
+coverage: $(INSTALLED)  ## which lines the tests of `make test` run, but for those that need a Slurm
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --ignore=tests/slurm \
+	  --cov --cov-report=term:skip-covered
 
 benchmarks: $(INSTALLED)  ## how long plan, submit, status and collect take for 10,000 runs
 	@$(BIN)/pytest -q -m slow tests/benchmarks
