@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stitching.sweeps.tasks import note_failure
+from stitching.training.failures import ERROR
 from stitching.training.files import RunFolder
 from stitching.training.trainer import Interrupted
 
@@ -134,13 +135,15 @@ class _Pool:
             return
         reason = metadata.get("failure")
         if not reason:
+            cause = ERROR
             if code < 0:
+                cause = "killed"
                 reason = f"killed by {signal.Signals(-code).name}"
             elif metadata.get("state") == "stopped":
                 reason = "stopped by a signal"
             else:
                 reason = errors[-1].strip() if errors else f"the process ended with code {code}"
-            note_failure(folder, reason, "".join(errors))
+            note_failure(folder, reason, "".join(errors), cause=cause)
         self.failures[folder.path.name] = reason
 
     def stop(self) -> None:

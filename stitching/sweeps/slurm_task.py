@@ -62,7 +62,8 @@ def _go_on_later(runs: Sequence[RunFolder], *, progress: bool) -> None:
     """Go back to the queue, unless this would go on forever without coming to an end."""
     if not progress:
         for run in runs:
-            note_failure(run, "its time was over before it had made a single step; give the tasks more minutes")
+            reason = "its time was over before it had made a single step; give the tasks more minutes"
+            note_failure(run, reason, cause="time limit")
         sys.exit(1)
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:

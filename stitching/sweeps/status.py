@@ -22,7 +22,7 @@ __all__ = [
 
 SLURM_FOLDER = "slurm"  # within a sweep's folder: what was submitted, and its logs
 STATES = ("done", "running", "pending", "stopped", "failed", "stale", "missing", "unknown")
-CAUSES = ("error", "out of memory", "time limit", "node failure", "killed", "cancelled", "preempted")
+CAUSES = ("error", "out of memory", "diverged", "time limit", "node failure", "killed", "cancelled", "preempted")
 
 # What Slurm's words mean for a user; the reasons are those that squeue gives most.
 _REASONS = {
@@ -211,7 +211,7 @@ def _status(
         return replace(found, words=words, seconds_left=None)
     if state == "failed":
         failure = str(metadata.get("failure", ""))
-        return replace(found, words=failure, cause=_cause(failure), seconds_left=None)
+        return replace(found, words=failure, cause=_cause(metadata, failure), seconds_left=None)
     if held:
         left = f"about {duration(found.seconds_left)} left" if found.seconds_left is not None else ""
         return replace(found, state="running", words=left or held.state.lower())
@@ -266,7 +266,10 @@ def _total(metadata: dict[str, Any]) -> int:
     return int(metadata.get("total_steps") or 0)
 
 
-def _cause(failure: str) -> str:
+def _cause(metadata: dict[str, Any], failure: str) -> str:
+    """The cause on record; that of a run that has none, as older ones, is read off the words."""
+    if metadata.get("cause") in CAUSES:
+        return str(metadata["cause"])
     if "OutOfMemory" in failure or "not enough memory" in failure:
         return "out of memory"
     if failure.startswith("its time was over"):

@@ -16,6 +16,7 @@ from stitching.config.errors import UserError
 from stitching.config.job import load_job
 from stitching.processes import place_in_job
 from stitching.sweeps.plan import PlannedRun
+from stitching.training.failures import ERROR, cause_of
 from stitching.training.files import FolderBusy, RunFolder, write_yaml
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 from stitching.training.trunk import shared_key
@@ -76,15 +77,23 @@ def _trained(setups: list[Setup], progress: Progress | None, stop: StopRequest) 
 
 def _failed(folder: RunFolder, error: UserError) -> dict[str, str]:
     if place_in_job().rank == 0:
-        note_failure(folder, str(error))
+        note_failure(folder, str(error), cause=cause_of(error))
     return {folder.path.name: str(error)}
 
 
-def note_failure(folder: RunFolder, reason: str, details: str = "") -> None:
-    """Put on record why a run is not done, in its metadata and its log; not if another process is at it."""
+def note_failure(folder: RunFolder, reason: str, details: str = "", *, cause: str = ERROR) -> None:
+    """Put on record why a run is not done, in its metadata and its log; not if another process is at it.
+
+    Args:
+        folder: the run's.
+        reason: a line for `status`.
+        details: what else the log should say.
+        cause: one of `stitching.sweeps.status.CAUSES`.
+    """
     try:
         with folder.locked():
-            write_yaml(folder.metadata, (folder.read_metadata() or {}) | {"state": "failed", "failure": reason})
+            known = folder.read_metadata() or {}
+            write_yaml(folder.metadata, known | {"state": "failed", "failure": reason, "cause": cause})
             with open(folder.log, "a", encoding="utf-8") as log:
                 log.write(f"failed: {reason}\n{details}")
     except FolderBusy:

@@ -25,7 +25,7 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         return
     known = run.folder.read_metadata() or {}
     metadata = {
-        **{key: value for key, value in known.items() if key not in ("failure", "ended")},
+        **{key: value for key, value in known.items() if key not in ("failure", "cause", "ended")},
         **about,
         "state": "running",
         "identity": run.identity,
@@ -64,7 +64,7 @@ def record_end(run: Run, state: str) -> None:
     metadata["steps"] = run.step
     metadata["seconds"] = round(run.seconds, 3)  # its share of the time of the loop that trained it
     if run.failure:
-        metadata["failure"] = run.failure
+        metadata |= {"failure": run.failure, "cause": run.cause}
     if state == "done":
         metadata |= {"epoch": run.epoch - 1, "result_bytes": run.folder.result.stat().st_size, "final": run.final}
     write_yaml(run.folder.metadata, metadata)

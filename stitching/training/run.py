@@ -25,6 +25,7 @@ from stitching.nets.zoo import normalization_note
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights
 from stitching.training.distributed import World
+from stitching.training.failures import ERROR
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.fitting import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
@@ -64,6 +65,7 @@ class Run:
         self.epoch_seconds = 0.0
         self.seconds = 0.0  # its share of the loop's time, tests included, in all its starts
         self.failure: str | None = None
+        self.cause = ERROR  # of the failure
         self.ended = False
         self.final: dict[str, float] = {}  # the averages of the newest epoch that was tested, by column
 

@@ -18,6 +18,7 @@ from stitching.nets.build import forget_models
 from stitching.training.checkpoints import read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import World, world
+from stitching.training.failures import cause_of, reason_of
 from stitching.training.files import FolderBusy, RunFolder
 from stitching.training.fitting import fit_adapters
 from stitching.training.metadata import record_end, record_start
@@ -351,7 +352,7 @@ class _Loop:
             self._raise_in_words(error)
 
     def _record_failure(self, run: Run, error: Exception) -> None:
-        run.failure = f"{type(error).__name__}: {_first_line(error)}"
+        run.failure, run.cause = reason_of(error), cause_of(error)
         run.say(f"failed: {run.failure}")
         record_end(run, "failed")
 

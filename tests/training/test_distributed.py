@@ -245,7 +245,7 @@ def test_a_failure_ends_a_pack(tmp_path):
     assert code != 0
     for name in ("a", "b"):
         metadata = read_yaml(tmp_path / name / "metadata.yml")
-        assert (metadata["state"], metadata["failure"]) == ("failed", "UserError: image 7 cannot be read")
+        assert (metadata["state"], metadata["failure"]) == ("failed", "image 7 cannot be read")
 
 
 @pytest.mark.slow
