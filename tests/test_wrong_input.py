@@ -104,6 +104,14 @@ TRAIN: list[tuple[str, str, int, str]] = [
     # files
     ("frozen: true}", "frozen: true, ckp_path: nowhere.pt}", 4, "nowhere.pt"),
     ("frozen: true}", "frozen: true, ckp_path: broken.pt}", 4, "broken.pt"),
+    *(("frozen: true}", f"frozen: true, ckp_path: {name}}}", 4, words) for name, words in [
+        ("data", "is a folder"), ("~nobody-at-all/x", "no path"), ('"a\\0b"', "no path"), ("/dev/zero", "a device"),
+        ("n" * 300, "no path"), ("round.pt", "no path"),
+    ]),
+    ("train_config:", "save_dir: ~nobody-at-all/x\ntrain_config:", 7, "save_dir: '~nobody-at-all/x' is no path"),
+    ("train_config:", "load_from: data\ntrain_config:", 7, "is a folder"),
+    ("train_config:", "load_from: ~nobody-at-all/x\ntrain_config:", 7, "no path"),
+    ("train_config:", 'resume_from: "a\\0b"\ntrain_config:', 7, "no path"),
     ("frozen: true}", "frozen: true, ckp_path: other.pt}", 4, "do not fit"),
     ("train_config:", "load_from: other.pt\ntrain_config:", 7, "do not fit"),
     ("train_config:", "load_from: broken.pt\ntrain_config:", 7, "broken.pt"),
@@ -124,6 +132,7 @@ TRAIN: list[tuple[str, str, int, str]] = [
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "broken.pt").write_bytes(b"PK not a checkpoint")
     torch.save({"some.weight": torch.zeros(2, 3)}, tmp_path / "other.pt")
+    (tmp_path / "round.pt").symlink_to("round.pt")
     (tmp_path / "data" / "train").mkdir(parents=True)
     return tmp_path
 

@@ -114,6 +114,8 @@ WRONG: list[tuple[str, str, int, str]] = [
     # checkpoints
     ("in_chans: 1}", "in_chans: 1, ckp_path: nowhere.pt}", 3, "nowhere.pt"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: broken.pt}", 3, "broken.pt"),
+    ("in_chans: 1}", "in_chans: 1, ckp_path: ~nobody-at-all/x}", 3, "no path"),
+    ("in_chans: 1}", "in_chans: 1, ckp_path: /dev/zero}", 3, "a device"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: other.pt}", 3, "do not fit local/convnet"),
 ]  # fmt: skip
 

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from stitching.config.errors import UserError
 from stitching.config.job import Job, JobSettings
+from stitching.config.paths import check_regular_file
 
 __all__ = [
     "LEFT_OUT",
@@ -103,12 +105,12 @@ def _names_below(data_path: str) -> str:
 
 
 def file_digest(path: str) -> str:
-    """SHA-256 of a file's content, in hexadecimal; `missing` when there is no such file."""
+    """SHA-256 of a file's content, in hexadecimal; `missing` when there is no such file that can be read."""
     try:
-        status = Path(path).stat()
-    except OSError:
+        status = check_regular_file(path)
+        return _digest(path, status.st_mtime_ns, status.st_size)
+    except (OSError, UserError):  # told by whoever needs what is in it
         return "missing"
-    return _digest(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=256)

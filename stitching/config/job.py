@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stitching.config.parts import AssemblyPart, NetPart, PartField, ReformatOptions
+from stitching.config.errors import UserError, at
+from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, PartField, ReformatOptions
+from stitching.config.paths import resolved_path
 from stitching.config.schema import Schema, complaint, validated
-from stitching.config.yaml import Document, load_yaml
+from stitching.config.yaml import Document, Keys, load_yaml
 
 __all__ = [
     "Job",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 NonNegative = Annotated[int, Field(ge=0)]
+S = TypeVar("S", bound="JobSettings")
 
 
 class Preprocessing(Schema):
@@ -284,7 +288,7 @@ def read_job(document: Document) -> Job:
     Raises:
         UserError: with file, line and key, if anything is wrong with it.
     """
-    return with_paths(validated(Job, document), document.folder)
+    return with_paths(validated(Job, document), document)
 
 
 def load_job(path: str | Path) -> Job:
@@ -301,15 +305,32 @@ def project_root(folder: Path) -> Path:
     )
 
 
-def with_paths(settings: Any, folder: Path) -> Any:
-    """`settings` with every path of its own and of its parts made absolute, starting from `folder`."""
+_NETWORKS = ("model", "assembly", "head", "reference", "models", "stages", "src_stages", "dest_stages")
+
+
+def with_paths(settings: S, document: Document) -> S:
+    """The job's or sweep's settings with every path of its own and of its parts made absolute.
+
+    They start from the folder of the document that the settings were read from.
+
+    Raises:
+        UserError: with file, line and key, if one of them is no path.
+    """
+    folder = document.folder
     settings.data_path = settings.data_path or str(project_root(folder) / "data")
-    for name in ("data_path", "save_dir", "resume_from", "load_from"):
-        if value := getattr(settings, name, None):
-            setattr(settings, name, str((folder / Path(value).expanduser()).resolve()))
-    for part in model_parts(*(getattr(settings, name, None) for name in ("model", "assembly", "head", "reference"))):
-        if part.ckp_path:
-            part.ckp_path = str((folder / Path(part.ckp_path).expanduser()).resolve())
+    places: list[tuple[Keys, Any]] = [
+        ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
+    ]
+    for name in _NETWORKS:
+        places += [((*keys, "ckp_path"), part) for keys, part in _placed_models(getattr(settings, name, None), (name,))]
+    for keys, holder in places:
+        name = str(keys[-1])
+        if value := getattr(holder, name):
+            try:
+                with at(*keys):
+                    setattr(holder, name, str(resolved_path(value, folder)))
+            except UserError as error:
+                raise document.locate(error) from None
     return settings
 
 
@@ -319,16 +340,23 @@ def checkpoints_of(job: Job) -> list[str]:
     return list(dict.fromkeys(path for path in found if path))
 
 
-def model_parts(*found: Any) -> list[Any]:
-    """Every part that names a model, however deeply nested in `found`: parts, lists of parts, or None."""
-    parts: list[Any] = []
-    for item in found:
-        if isinstance(item, list):
-            parts += model_parts(*item)
-        elif item is not None:
-            parts += [item] if hasattr(item, "ckp_path") else []
-            parts += model_parts(getattr(item, "parts", None), getattr(item, "head", None))
-    return parts
+def model_parts(*values: Any) -> list[Any]:
+    """Every part that names a model, however deeply nested in `values`: parts, lists of parts, or None."""
+    return [part for value in values for _, part in _placed_models(value, ())]
+
+
+def _placed_models(value: Any, keys: Keys) -> Iterator[tuple[Keys, ModelFields]]:
+    """The parts that name a model, each with the keys that lead to it in YAML, where `keys` lead to `value`."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _placed_models(item, (*keys, i))
+        return
+    below = (*keys, value.kind) if isinstance(value, BasePart) else keys
+    if isinstance(value, ModelFields):
+        yield below, value
+    for name in ("parts", "head"):
+        if inner := getattr(value, name, None):
+            yield from _placed_models(inner, (*below, name))
 
 
 def _without_none(data: Any) -> Any:

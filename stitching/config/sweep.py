@@ -117,16 +117,7 @@ def _check_all_different(values: list[Any], words: str, key: str) -> None:
 
 def read_sweep(document: Document) -> Sweep:
     """The document as a sweep. Raises `UserError` with file, line and key if anything is wrong with it."""
-    sweep = with_paths(validated(Sweep, document), document.folder)
-    for part in [
-        *(sweep.models or []),
-        *(sweep.stages or []),
-        *(sweep.src_stages or []),
-        *(sweep.dest_stages or []),
-    ]:
-        if part.ckp_path:
-            part.ckp_path = str((document.folder / Path(part.ckp_path).expanduser()).resolve())
-    return sweep
+    return with_paths(validated(Sweep, document), document)
 
 
 def load_sweep(path: str | Path) -> Sweep:

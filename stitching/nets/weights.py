@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError
+from stitching.config.paths import check_regular_file
 
 __all__ = ["load_weights", "read_weights"]
 
@@ -53,10 +54,14 @@ def load_weights(model: nn.Module, path: str | Path, title: str) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU; raises as `load_weights` does."""
+    check_regular_file(path)
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file can raise anything
         words = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
+            words = "it is damaged, or holds more than tensors"
         raise UserError(
             f"cannot read the weights in {path}: {words}", allowed="a file that torch.save wrote from a state dict"
         ) from None
@@ -64,11 +69,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
             break
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(map(_is_weight, loaded.keys(), loaded.values())):
         raise UserError(
             f"{path} holds no state dict", allowed="tensors by name, or these under the key `model` or `state_dict`"
         )
     return dict(loaded)
+
+
+def _is_weight(name: object, value: object) -> bool:
+    """Whether it is a dense tensor with data, under a name."""
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not (value.is_meta or value.is_quantized)
 
 
 def _size(tensor: Tensor) -> str:

@@ -17,7 +17,7 @@ import torchvision
 from safetensors import SafetensorError
 from torch import nn
 
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.errors import UserError, at, unknown_name
 from stitching.nets.convnet import ConvNet
 from stitching.nets.fetching import fetch, source_of
 from stitching.nets.shapes import Shape3, default_input_shape, meta_copy
@@ -87,7 +87,8 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         model = _construct(spec, pretrained=spec.pretrained and not spec.ckp_path)
     if spec.ckp_path:
-        load_weights(model, spec.ckp_path, spec.title)
+        with at("ckp_path"):
+            load_weights(model, spec.ckp_path, spec.title)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -150,13 +151,35 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     whole = build(ModelSpec.parse(SMALL)).state_dict()
     torch.save(whole, tmp_path / "cut-short.pt")
     (tmp_path / "cut-short.pt").write_bytes((tmp_path / "cut-short.pt").read_bytes()[:2000])
-    for name in ("missing.pt", "text.pt", "empty.pt", "code.pt", "plain.pkl", "cut-short.pt", "."):
+    for name in ("text.pt", "empty.pt", "code.pt", "plain.pkl", "cut-short.pt"):
         with pytest.raises(UserError, match="cannot read the weights in"):
             build(ModelSpec.parse(SMALL, ckp_path=name))
     assert not Path("was-run").exists()
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="holds no state dict"):
-        build(ModelSpec.parse(SMALL, ckp_path="list.pt"))
+    os.mkfifo(tmp_path / "pipe.pt")
+    for name, told in {
+        "missing.pt": "no file", ".": "a folder", "pipe.pt": "a pipe", "/dev/zero": "a device", "a\0b": "no path",
+    }.items():  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            build(ModelSpec.parse(SMALL, ckp_path=name))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"model": 3},
+        {"blocks.0.0.weight": [1.0]},
+        {3: torch.zeros(2)},
+        {"head.weight": torch.zeros(2, device="meta")},
+        {"head.weight": torch.zeros(2, 2).to_sparse()},
+        {"state_dict": {"head.weight": None}},
+    ],
+)
+def test_files_without_a_state_dict(tmp_path: Path, content) -> None:
+    torch.save(content, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match="holds no state dict") as error:
+        build(ModelSpec.parse(SMALL, ckp_path=str(tmp_path / "odd.pt")))
+    assert error.value.path == ("ckp_path",)
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
