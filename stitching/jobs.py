@@ -13,7 +13,7 @@ from stitching.config.job import Job, read_job
 from stitching.config.yaml import Document
 from stitching.training.distributed import world
 from stitching.training.files import RunFolder
-from stitching.training.results import read_result
+from stitching.training.results import is_whole
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 
 __all__ = ["Report", "run_job", "smoke_test_job"]
@@ -50,7 +50,8 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress
     if resume and known.get("state") == "done" and folder.result.exists():
         if known.get("identity") != identity(job):
             raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
-        read_result(folder.result)
+        if not is_whole(folder, known):
+            raise UserError(f"{folder.result} or {folder.steps.name} is damaged", do="--overwrite trains it again.")
         return Report(f"Nothing to do: {folder.result} is there, whole and finished.")
     if not (resume or overwrite):
         _nothing_lost(folder)

@@ -72,7 +72,7 @@ def test_a_result_that_is_gone_is_made_again(cli, config):
     (config.parent / "result.pkl").write_bytes(b"cut off")
     outcome = cli("train", "-c", config, "--resume")
     assert outcome.code == 2
-    assert "is no result of a run" in outcome.err
+    assert "result.pkl or result.parquet is damaged" in outcome.err
 
 
 def test_resume_from_in_the_config_protects_results_too(cli, config, write, small_job, stopped):

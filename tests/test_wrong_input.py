@@ -100,6 +100,10 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("epochs: 2", "epochs: 2\n  loss_fn_args: {weight: [a]}", 11, "cross_entropy does not take"),
     ("image_size: 8", "image_size: 8, mean: []", 9, "at least 1"),
     ("train_config:", "metrics_output: out/result.pkl\ntrain_config:", 7, "save_dir says in which folder"),
+    *(("train_config:", f"metrics_output: {name}\ntrain_config:", 7, "a file that ends with .pkl") for name in (
+        "metadata.yml", "checkpoint.pt", "log.txt", "config.yml", ".run.lock", "result.parquet", "result", ".pkl",
+        ".run.lock.pkl", '"a\\tb.pkl"', "a" * 300 + ".pkl",
+    )),
     ("train_config:", "device: meta\ntrain_config:", 7, "cpu, cuda"),
     # files
     ("frozen: true}", "frozen: true, ckp_path: nowhere.pt}", 4, "nowhere.pt"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -212,11 +213,13 @@ class JobSettings(Schema):
 
     @model_validator(mode="after")
     def _a_name(self) -> Self:
-        if self.metrics_output != Path(self.metrics_output).name:
+        # Everything else in the folder (checkpoint.pt, metadata.yml, result.parquet ...) has another ending.
+        if not re.fullmatch(r"(?!\.)[^/\x00-\x1f\x7f]{1,100}\.pkl", self.metrics_output):
             raise complaint(
-                f"metrics_output is {self.metrics_output!r}", "the name of a file; save_dir says in which folder",
+                f"metrics_output is {self.metrics_output!r}",
+                "the name of a file that ends with .pkl; save_dir says in which folder",
                 key="metrics_output",
-            )  # fmt: skip
+            )
         return self
 
     @model_validator(mode="after")

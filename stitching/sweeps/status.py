@@ -13,7 +13,7 @@ from stitching.config.errors import UserError
 from stitching.progress import duration
 from stitching.sweeps.slurm import Ended, JobState, Submitted, ended_jobs, job_states, submitted_tasks
 from stitching.training.files import RunFolder
-from stitching.training.results import ACCURACY, is_whole, read_result
+from stitching.training.results import ACCURACY, is_whole, read_steps
 
 __all__ = [
     "CAUSES", "SLURM_FOLDER", "STATES", "Expected", "RunStatus", "expected_in", "failed_nodes", "forgotten_runs",
@@ -242,8 +242,8 @@ def _failed_check(control: str | None, final: dict[str, float]) -> str:
 def _with_newest_epoch(found: RunStatus, run: Expected, metadata: dict[str, Any]) -> RunStatus:
     """`found` with the newest epoch that is over, the test accuracy after it, and how long the rest will take."""
     try:
-        frame = read_result(run.folder.result)
-        saved, began = run.folder.result.stat().st_mtime, run.folder.metadata.stat().st_mtime
+        frame = read_steps(run.folder)
+        saved, began = run.folder.steps.stat().st_mtime, run.folder.metadata.stat().st_mtime
     except (UserError, OSError):
         return found
     if frame.empty:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -76,8 +75,8 @@ def read_yaml(path: Path) -> Any:
 class RunFolder:
     """Where a run's files are: `result.pkl` and, with the same ending, what belongs to it.
 
-    A result called `result-7.pkl` has `checkpoint-7.pt`, `metadata-7.yml` and `log-7.txt` beside it, so that one folder
-    holds several seeds.
+    A result called `result-7.pkl` has `result-7.parquet`, `checkpoint-7.pt`, `metadata-7.yml` and `log-7.txt` beside
+    it, so that one folder holds several seeds.
     """
 
     path: Path
@@ -93,8 +92,10 @@ class RunFolder:
     def of_metadata(cls, path: Path) -> RunFolder:
         """The folder of the run whose metadata is the file `path`."""
         suffix = path.stem.removeprefix("metadata")
-        own = sorted(path.parent.glob(f"{glob.escape(suffix[1:])}.*")) if suffix else []  # one not called result
-        return cls(path.parent, own[0].name if own else f"result{suffix}.pkl")
+        own = suffix[1:]  # the stem of a result that is not called result
+        if own and any((path.parent / f"{own}{ending}").exists() for ending in (".pkl", ".parquet")):
+            return cls(path.parent, f"{own}.pkl")
+        return cls(path.parent, f"result{suffix}.pkl")
 
     @property
     def _suffix(self) -> str:
@@ -104,6 +105,11 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / self.metrics_output
+
+    @property
+    def steps(self) -> Path:
+        """The same dataframe as in `result`, in the file that commands read."""
+        return self.result.with_suffix(".parquet")
 
     @property
     def checkpoint(self) -> Path:
@@ -116,6 +122,11 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / f"log{self._suffix}.txt"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a run leaves, its config apart."""
+        return (self.result, self.steps, self.checkpoint, self.metadata, self.log)
 
     def read_metadata(self, *, brief: bool = False) -> dict[str, Any] | None:
         """What a run left in metadata.yml; None before there is any.
@@ -165,9 +176,7 @@ class RunFolder:
                     do="Wait for it or stop it; nothing was changed.",
                 ) from None
             for leftover in self.path.glob(".*.tmp"):
-                if leftover.name.startswith(
-                    tuple(f".{p.name}." for p in (self.result, self.checkpoint, self.metadata))
-                ):
+                if leftover.name.startswith(tuple(f".{path.name}." for path in self.files)):
                     leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
             yield
         finally:

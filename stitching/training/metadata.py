@@ -66,7 +66,7 @@ def record_end(run: Run, state: str) -> None:
     if run.failure:
         metadata |= {"failure": run.failure, "cause": run.cause}
     if state == "done":
-        metadata |= {"epoch": run.epoch - 1, "result_bytes": run.folder.result.stat().st_size, "final": run.final}
+        metadata |= {"epoch": run.epoch - 1, "digests": run.digests, "final": run.final}
     write_yaml(run.folder.metadata, metadata)
 
 

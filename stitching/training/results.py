@@ -1,17 +1,27 @@
-"""The step dataframe: a row for every training step, saved as result.pkl and read back without running foreign code."""
+"""The step dataframe: a row for every training step, saved twice.
+
+`result.parquet` is what every command and the analysis read, and carries a digest of what it holds; `result.pkl` is the
+same dataframe for a user's own notebook.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from stitching.config.errors import UserError
 from stitching.training.files import RunFolder, write_whole
 
-__all__ = ["ACCURACY", "TIMING_COLUMNS", "StepLog", "is_whole", "read_result"]
+__all__ = ["ACCURACY", "TIMING_COLUMNS", "StepLog", "is_whole", "read_result", "read_steps"]
 
 ACCURACY = "Overall/Test Accuracy"  # the column of the test accuracy, 0 to 1
 TIMING_COLUMNS = ("Time/Data", "Time/Step", "Time/Img Per Sec", "Time/Per Epoch", "Proc Mem", "GPU Mem")
@@ -43,12 +53,79 @@ class StepLog:
         order = [name for name in (*_FIRST, *others, *TIMING_COLUMNS) if name in frame.columns]
         return frame[order]
 
-    def save(self, path: Path) -> None:
-        """Write the dataframe as a pickle, whole or not at all."""
+    def save(self, path: Path) -> dict[str, str]:
+        """Write the dataframe as a pickle to `path`, and as parquet beside it; each whole or not at all.
+
+        Returns:
+            The SHA-256 of both files, by name, for `is_whole`.
+        """
         frame = self.dataframe()
         # An object index keeps the file readable by pandas 2 and 3 alike, and by `read_result`.
         frame.columns = pd.Index(list(frame.columns), dtype=object)
-        write_whole(path, lambda file: frame.to_pickle(file, compression=None))
+        pickled = io.BytesIO()
+        frame.to_pickle(pickled, compression=None)
+        digests = {}
+        for file, data in ((path, pickled.getvalue()), (path.with_suffix(".parquet"), _as_parquet(frame))):
+            write_whole(file, lambda out, data=data: out.write(data))  # type: ignore[misc]
+            digests[file.name] = hashlib.sha256(data).hexdigest()
+        return digests
+
+
+def _as_parquet(frame: pd.DataFrame) -> bytes:
+    """The dataframe in a parquet file whose schema holds a digest of the names and numbers."""
+    # From arrays, not from pandas: NaN stays NaN, and no number changes a bit. Dictionaries would merge some NaNs.
+    table = pa.table({str(name): frame[name].to_numpy() for name in frame.columns})
+    out = io.BytesIO()
+    about = {_DIGEST: _digest_of(frame).encode()}
+    pq.write_table(table.replace_schema_metadata(about), out, use_dictionary=False, write_page_checksum=True)
+    return out.getvalue()
+
+
+_DIGEST = b"sha256 of the columns"
+
+
+def _digest_of(frame: pd.DataFrame) -> str:
+    """A digest of the columns' names, types and numbers, and their order."""
+    types = [(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]
+    digest = hashlib.sha256(json.dumps([types, len(frame)]).encode())
+    for _, column in frame.items():
+        digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.DataFrame:
+    """A run's step dataframe, from its result.parquet; opens no pickle.
+
+    Args:
+        folder: of the run.
+        metadata: what its metadata.yml says. If it is of a run that is done, the file must be the one on record.
+
+    Returns:
+        Columns of numbers; `Step` and `Epoch` are among them if the trainer wrote it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is not what the run left.
+    """
+    path = folder.steps
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no result {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    on_record = (metadata or {}).get("digests")
+    if isinstance(on_record, dict) and on_record.get(path.name) != hashlib.sha256(data).hexdigest():
+        raise UserError(f"{path} is damaged: it is not the file that the run left", do="Train the run again.")
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        frame = table.to_pandas()
+        is_damaged = (table.schema.metadata or {}).get(_DIGEST, b"").decode() != _digest_of(frame)
+    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is no result of a run: {words}", do="Train the run again.") from None
+    if is_damaged:
+        raise UserError(f"{path} is damaged: its digest does not fit", do="Train the run again.")
+    return frame
 
 
 class _DataframeUnpickler(pickle.Unpickler):
@@ -81,7 +158,10 @@ _ALLOWED = {
 
 
 def read_result(path: str | Path) -> pd.DataFrame:
-    """Read a result.pkl without unpickling anything but a dataframe of numbers.
+    """The step dataframe in a result.pkl, for a user's own notebook.
+
+    Open pickles from places that you trust only: a crafted one can still crash the process, although nothing but what a
+    dataframe of numbers is made of is looked up. No command of this package opens one; `read_steps` needs none.
 
     Raises:
         UserError: there is no such file, or it is something else.
@@ -99,14 +179,12 @@ def read_result(path: str | Path) -> pd.DataFrame:
 
 
 def is_whole(folder: RunFolder, metadata: dict[str, Any]) -> bool:
-    """Whether the result of a run that is done is there as it was written.
-
-    Files are written whole or not at all, so the size on record says it; a result that has none on record is read.
-    """
+    """Whether both files of the result of a run that is done are there as they were written, by their digests."""
+    on_record = metadata.get("digests")
     try:
-        if "result_bytes" in metadata:
-            return folder.result.stat().st_size == metadata["result_bytes"]
-        read_result(folder.result)
-    except (OSError, UserError):
+        return isinstance(on_record, dict) and all(
+            hashlib.sha256(path.read_bytes()).hexdigest() == on_record.get(path.name)
+            for path in (folder.result, folder.steps)
+        )
+    except OSError:
         return False
-    return True

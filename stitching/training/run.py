@@ -67,6 +67,7 @@ class Run:
         self.failure: str | None = None
         self.cause = ERROR  # of the failure
         self.ended = False
+        self.digests: dict[str, str] = {}  # of the result's files as they were last written
         self.final: dict[str, float] = {}  # the averages of the newest epoch that was tested, by column
 
         self.network = network_of(job, data)
@@ -357,7 +358,7 @@ class Run:
     def save_result(self) -> None:
         """Write the dataframe as far as it goes."""
         if self.writes:
-            self.log.save(self.folder.result)
+            self.digests = self.log.save(self.folder.result)
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same job, as `read_checkpoint` gives it."""

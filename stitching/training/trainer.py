@@ -165,7 +165,7 @@ def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
 def _goes_on(run: Run, *, resume: bool, overwrite: bool) -> bool:
     """Whether the run has a checkpoint to go on from, once what an earlier one left is removed if it shall be."""
     if overwrite:
-        for file in (run.folder.checkpoint, run.folder.result, run.folder.metadata, run.folder.log):
+        for file in run.folder.files:
             file.unlink(missing_ok=True)
     return resume and run.folder.checkpoint.exists()
 

@@ -1,0 +1,93 @@
+"""Damage on disk: whatever file of a run it hits, either the same numbers come out, or it is said."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stitching.config.errors import UserError
+from stitching.training.files import RunFolder
+from stitching.training.results import StepLog, is_whole, read_result, read_steps
+
+ROWS = [{"Step": step, "Epoch": 1 + step // 4, "Loss": 1 / (step + 3), "LR": 0.1} for step in range(12)]
+ROWS[-1]["Overall/Test Accuracy"] = 0.5  # and NaN in every other row
+
+
+def damaged(data: bytes, cases: int) -> Iterator[bytes]:
+    """`data` with one to five flipped bits, a zeroed block, or its end cut off; the same cases each time."""
+    chance = random.Random(0)
+    for case in range(cases):
+        changed = bytearray(data)
+        if case % 4 == 3:
+            start = chance.randrange(len(data))
+            changed[start : start + 4096] = bytes(len(changed[start : start + 4096]))
+        elif case % 16 == 2:
+            del changed[chance.randrange(len(data)) :]
+        else:
+            for _ in range(chance.randint(1, 5)):
+                changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        if changed != data:
+            yield bytes(changed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+def test_both_files_of_a_result_hold_the_same(folder):
+    StepLog(ROWS).save(folder.result)
+    steps = read_steps(folder)
+    pd.testing.assert_frame_equal(steps, read_result(folder.result), check_exact=True, check_column_type=False)
+    pd.testing.assert_frame_equal(steps, pd.read_parquet(folder.steps), check_exact=True)
+    pd.testing.assert_frame_equal(steps, pd.read_pickle(folder.result), check_exact=True, check_column_type=False)
+
+
+def test_a_damaged_result_is_never_taken(folder):
+    metadata = {"digests": StepLog(ROWS).save(folder.result)}
+    assert is_whole(folder, metadata)
+    for path in (folder.result, folder.steps):
+        data = path.read_bytes()
+        for changed in damaged(data, 200):
+            path.write_bytes(changed)
+            assert not is_whole(folder, metadata)
+        path.write_bytes(data)
+    assert is_whole(folder, metadata)
+    assert not is_whole(folder, {}), "nothing is on record"
+    folder.steps.unlink()
+    assert not is_whole(folder, metadata)
+
+
+def test_damage_to_the_steps_of_a_run_that_is_not_done_yet_is_said(folder):
+    """Nothing else has their digest on record then."""
+    StepLog(ROWS).save(folder.result)
+    whole = read_steps(folder)
+    data = folder.steps.read_bytes()
+    said = 0
+    for changed in damaged(data, 400):
+        folder.steps.write_bytes(changed)
+        try:
+            pd.testing.assert_frame_equal(read_steps(folder), whole, check_exact=True)
+        except UserError as error:
+            said += str(folder.steps) in error.problem
+    assert said > 300
+
+
+def test_the_result_of_another_run_is_not_that_of_one_that_is_done(folder):
+    metadata = {"digests": StepLog(ROWS).save(folder.result)}
+    read_steps(folder, metadata)
+    StepLog(ROWS[:-1]).save(folder.result)
+    read_steps(folder)
+    with pytest.raises(UserError, match="not the file that the run left"):
+        read_steps(folder, metadata)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet", b"PAR1" + bytes(50) + b"PAR1"])
+def test_another_file_is_no_result(folder, content):
+    folder.steps.write_bytes(content)
+    with pytest.raises(UserError, match="no result of a run"):
+        read_steps(folder)
