@@ -153,7 +153,20 @@ def _net(part: NetPart, options: BuildOptions) -> Recipe:
     if options.num_classes and not (part.wants_pretrained or part.ckp_path or "num_classes" in part.model_args):
         part = part.model_copy(update={"num_classes": options.num_classes})  # nothing learned is lost
     spec = model_spec(part)
-    return Format("img"), lambda _: zoo.build_meta(spec) if options.meta else zoo.build(spec, options.seed)
+
+    def make(_: Format) -> nn.Module:
+        model = zoo.build_meta(spec) if options.meta else zoo.build(spec, options.seed)
+        model.register_forward_hook(_main_output)
+        return model
+
+    return Format("img"), make
+
+
+def _main_output(_model: nn.Module, _given: Any, out: Any) -> Any:
+    """The first of a model's outputs, where it gives those of its auxiliary heads beside it (in train mode, say)."""
+    while isinstance(out, tuple) and out:
+        out = out[0]
+    return out
 
 
 def _sized(part: BasePart, arriving: Format, *own: str) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitching.nets.formats import Format
@@ -21,14 +24,18 @@ __all__ = ["Cost", "CutCost", "cost", "cut_costs"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds for one image, and parameters.
+    """Multiply-adds for one image, and the parameters that are used for it in eval mode: no auxiliary heads.
 
     Counted are convolutions and matrix products: linear layers, and in attention the products of queries with keys and
     of weights with values. Norms, activations and sums are not. A multiply-add is two of a FLOP counter's operations.
+
+    Attributes:
+        trainable: how many of the parameters have gradients; `cost` alone says so.
     """
 
     macs: int
     params: int
+    trainable: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,12 @@ def cost(module: nn.Module, shape: Format | Sequence[int]) -> Cost:
     """
     size = shape.shape(1) if isinstance(shape, Format) else (1, *shape)
     bare = meta_copy(module).eval()
-    with _counting() as counter, torch.device("meta"):
+    with _counting() as counter, _TensorsInUse() as seen, torch.device("meta"):
         bare(torch.empty(size, requires_grad=True))
-    return Cost(counter.get_total_flops() // 2, sum(p.numel() for p in module.parameters()))
+    used = [parameter for parameter in bare.parameters() if id(parameter) in seen.ids]
+    return Cost(
+        counter.get_total_flops() // 2, sum(p.numel() for p in used), sum(p.numel() for p in used if p.requires_grad)
+    )
 
 
 def cut_costs(traced: TracedModel, input_shape: Shape3 | None = None) -> dict[str, CutCost]:
@@ -88,6 +98,18 @@ def _counting() -> Iterator[FlopCounterMode]:
     """
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter
+
+
+class _TensorsInUse(TorchDispatchMode):
+    """Notes the `id` of every tensor that an operation inside is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ids.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        return func(*args, **(kwargs or {}))
 
 
 def _parameter_spans(graph: ModeGraph, model: nn.Module) -> list[tuple[int, int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,13 @@ class PlannedRun:
     job: Job | None = None
     identity: str | None = None  # the hash of the resolved config
     cost: Cost | None = None
-    trainable: int = 0
     declined: str | None = None
     same_as: str | None = None  # the run of the same network that stands for this one
+
+    @property
+    def trainable(self) -> int:
+        """How many parameters are trained."""
+        return self.cost.trainable if self.cost else 0
 
     def metadata(self, arch: str) -> dict[str, Any]:
         """What the analysis groups by."""
@@ -95,7 +99,7 @@ class PlannedRun:
             "identity": self.identity,
             "network": self.job.to_yaml()["model"] if self.job else None,
             "parameters": self.cost.params if self.cost else None,
-            "trainable_parameters": self.trainable if self.job else None,
+            "trainable_parameters": self.trainable if self.cost else None,
             "macs": self.cost.macs if self.cost else None,
         }
 
@@ -232,8 +236,8 @@ def _runs_of(
             yield PlannedRun(name, cell, setting.seed, setting.values, declined=size)
             continue
         known_as = identity_of({}, texts | both)
-        cost = Cost(size["macs"], size["params"])
-        yield PlannedRun(name, cell, setting.seed, setting.values, job, known_as, cost, size["trainable"])
+        cost = Cost(**size)
+        yield PlannedRun(name, cell, setting.seed, setting.values, job, known_as, cost)
 
 
 def _texts(setting: Setting) -> dict[str, str]:
@@ -280,10 +284,9 @@ def _of_cells(errors: list[tuple[UserError, Cell]]) -> UserError:
 def _size(job: Job, cell: Cell, images: Images) -> dict[str, int] | str:
     """What the network costs, or why the cell is declined in words."""
     try:
-        cost, trainable = _try_network(job, cell, images)
+        return asdict(_try_network(job, cell, images))
     except Declined as declined:
         return str(declined)
-    return {"macs": cost.macs, "params": cost.params, "trainable": trainable}
 
 
 def _notes(cell: Cell, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
@@ -291,8 +294,8 @@ def _notes(cell: Cell, normalized: tuple[tuple[float, ...], tuple[float, ...]]) 
     return normalization_note(model_spec(ModelEntry.model_validate(part["Subnet"])), *normalized)
 
 
-def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
-    """The network's cost and trainable parameters, from building it on the meta device."""
+def _try_network(job: Job, cell: Cell, images: Images) -> Cost:
+    """The network's cost, from building it on the meta device."""
     options = BuildOptions(
         num_classes=images.num_classes, class_token=job.reformat_options.class_token, unfrozen=job.unfrozen, meta=True
     )
@@ -311,7 +314,6 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
     if tapped.names:
         network.eval()(torch.zeros(arriving.shape(1), device="meta"))
         tapped.check()
-    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
     out = network.out_format
     if out.kind != "vector" or (out.channels or 0) < images.num_classes:
         raise UserError(
@@ -319,7 +321,7 @@ def _try_network(job: Job, cell: Cell, images: Images) -> tuple[Cost, int]:
             do="End with a model that was trained for these classes (num_classes, ckp_path), its head included.",
             path=(cell.dest.key,),
         )  # fmt: skip
-    return cost(network, arriving), trainable
+    return cost(network, arriving)
 
 
 def _all_named_differently(runs: list[PlannedRun]) -> None:

@@ -33,7 +33,7 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "parameters": run.cost.params,
         "macs": run.cost.macs,
         "macs_convention": "multiply-adds of convolutions, linear layers and both products of attention, one image",
-        "trainable_parameters": run.trainable_parameters,
+        "trainable_parameters": run.cost.trainable,
         "total_steps": run.total_steps,
         "first_step": run.step,  # of this start of the run
         "test_images": sum(batches.num_images for batches in run.data.test),

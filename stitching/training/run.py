@@ -112,7 +112,6 @@ class Run:
             if job.channels_last:
                 piece.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trainable = [p for p in self.network.parameters() if p.requires_grad]
-        self.trainable_parameters = sum(p.numel() for p in trainable)
         self.optimizer = self.scheduler = None
         if trainable:
             with at("train_config"):

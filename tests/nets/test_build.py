@@ -88,3 +88,19 @@ def test_the_model_that_sees_the_images():
     assert spec.title == "timm/vit_tiny_patch16_224"
     job = Job.model_validate({"model": {"ClassifierHead": {}}, "train_config": {"dataset": "digits"}})
     assert first_model(job.network) is None
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"backend": "torchvision", "model_name": "googlenet"},
+        {"backend": "timm", "model_name": "inception_v3", "aux_logits": True},
+    ],
+    ids=lambda model: model["model_name"],
+)
+def test_a_model_with_auxiliary_heads_gives_its_main_output_in_both_modes(model):
+    part = {"Net": {**model, "pretrained": False, "num_classes": 7}}
+    job = Job.model_validate({"model": part, "train_config": {"dataset": "digits"}})
+    built = build_network(job.network, Format("img", 3, (299, 299)), BuildOptions(meta=True))
+    images = torch.empty(2, 3, 299, 299, device="meta")
+    assert built.train()(images).shape == built.eval()(images).shape == (2, 7)

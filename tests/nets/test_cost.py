@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from stitching.nets.cost import cost, cut_costs
 from stitching.nets.formats import Format
@@ -50,3 +51,28 @@ def test_every_cut_point_has_what_its_pieces_cost(title: str) -> None:
         front, back = extract(traced, points[0], point), extract(traced, point, points[-1])
         assert costs[point.name].before == cost(front, (3, 224, 224))
         assert costs[point.name].after == cost(back, point.format)
+
+
+@pytest.mark.parametrize(
+    ("title", "side", "heads"),
+    [("torchvision/googlenet", 224, 6_379_984), ("torchvision/inception_v3", 299, 3_326_696)],
+)
+def test_auxiliary_heads_do_not_count(title: str, side: int, heads: int) -> None:
+    model = build_meta(ModelSpec.parse(title))
+    traced = trace(model)
+    found = cost(model, (3, side, side))
+    assert found.params == sum(p.numel() for p in model.parameters()) - heads
+    *_, last = cut_costs(traced, (3, side, side)).values()
+    assert found == last.before
+
+
+def test_trainable_parameters_are_those_in_use_that_have_gradients() -> None:
+    class WithSpare(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            trained, frozen, _ = self
+            return frozen(trained(x))
+
+    model = WithSpare(nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(9, 9))
+    model[1].requires_grad_(False)
+    found = cost(model, (4,))
+    assert (found.params, found.trainable) == (15 + 8, 15)
