@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from stitching.text import printable
+
 __all__ = ["duration", "shown_progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -45,11 +47,13 @@ def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, 
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda done, total, words: bar.update(task, completed=done, total=total or None, description=words)
+        yield lambda done, total, words: bar.update(
+            task, completed=done, total=total or None, description=printable(words)
+        )
 
 
 def _lines(console: Console, unit: str) -> Callable[[int, int, str], None]:

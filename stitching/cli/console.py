@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stitching.config.errors import UserError, UserErrors
 from stitching.config.yaml import Document
+from stitching.text import printable
 
 __all__ = ["AsJson", "app", "err", "located", "out", "print_table", "table_of"]
 
@@ -24,8 +26,21 @@ app = typer.Typer(
     help="Cut trained networks, stitch them with adapters, and measure what comes back.",
     epilog="Start with `stitching inspect timm/resnet18`, or `stitching train -c config.yml` in a job's folder.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+
+class PlainConsole(Console):
+    """Prints text as it is: names from files and folders are no markup, no emoji and no commands to the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What all strings go through that are printed, in messages and tables."""
+        return super().render_str(printable(text, keep="\n\t"), **options)
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -52,11 +67,11 @@ def table_of(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(value.replace("[", r"\[") for value in row))
+        table.add_row(*map(printable, row))  # a line break would pass for another row
     return table
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     # Out of a terminal a table is as wide as it needs to be: nothing is cut off in a log or a pipe.
-    console = out if out.is_terminal else Console(highlight=False, width=10_000, file=sys.stdout)
+    console = out if out.is_terminal else PlainConsole(width=10_000, file=sys.stdout)
     console.print(table_of(title, columns, rows))

@@ -1,0 +1,29 @@
+"""Text from files and folder names, made fit to be shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["printable"]
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""`text` with what is no visible character written out: an escape character as `\x1b`, a line break as `\n`.
+
+    Names in a config, in metadata or of a folder may hold anything. Shown as they are they could move a terminal's
+    cursor, pass for another row of a table, reverse the reading order, or fail to be encoded (half of a surrogate pair).
+
+    Args:
+        keep: characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if _is_shown(char) or char in keep else _written_out(char) for char in text)
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"  # spaces of other widths
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape").decode()
