@@ -138,8 +138,8 @@ class _Launch:
 
     def checked(self, files: list[Path], seeds: list[int] | None) -> list[Any]:
         """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
-        from stitching.sweeps.slurm import check_profile
-        from stitching.sweeps.status import SLURM_FOLDER, in_queue
+        from stitching.sweeps.slurm import check_path, check_profile
+        from stitching.sweeps.status import in_queue
         from stitching.sweeps.submit import not_done
 
         mistakes = Mistakes()
@@ -153,6 +153,7 @@ class _Launch:
                 found = plan_of(path, seeds=seeds, data=True)
                 plans.append(found)
                 if path in profiles:
+                    check_path(found.folder)
                     self.profiles[found.folder] = profiles[path]
                     if {run.name for run in not_done(found)} <= in_queue(found.folder).keys():
                         settled.add(path)
@@ -161,7 +162,7 @@ class _Launch:
             if path not in settled and profile.model_dump_json() not in asked:
                 asked.add(profile.model_dump_json())
                 with mistakes.noted():
-                    check_profile(path.parent / SLURM_FOLDER, self.cluster, profile)
+                    check_profile(self.cluster, profile)
         mistakes.told()
         return plans
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from stitching.config.errors import unknown_name
 from stitching.config.job import project_root
-from stitching.config.schema import Schema, validated
+from stitching.config.schema import Schema, complaint, validated
+from stitching.config.script_text import ScriptText, check_script_text
 from stitching.config.yaml import Document, load_yaml
 
 __all__ = ["Profile", "load_profile"]
 
-Option = str | int | bool
+# Options that the launcher needs for itself. With another value it would not hear of the job that it has submitted,
+# or not find its log.
+_OWN_OPTIONS = (
+    "array", "clusters", "error", "help", "open-mode", "output", "parsable", "quiet", "test-only", "usage", "version",
+    "wait", "wrap",
+)  # fmt: skip
+
+
+def _check_options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    for key, value in options.items():
+        name = key.replace("_", "-")  # as submitit writes it
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
+            raise complaint(f"{key!r} is no option of sbatch", "a long name without its dashes, such as qos or exclude")
+        if any(own.startswith(name) for own in _OWN_OPTIONS):  # sbatch knows an option by its first letters, too
+            raise complaint(
+                "the launcher sets this option itself", f"any option of sbatch but {', '.join(_OWN_OPTIONS)}",
+                do="array_parallelism limits how many tasks of an array run at once.", key=key,
+            )  # fmt: skip
+        if isinstance(value, str):
+            check_script_text(value, key=key)
+    return options
+
+
+Options = Annotated[dict[str, str | int | bool], AfterValidator(_check_options)]
 
 
 class Profile(Schema):
     """What every task of a sweep asks for. What is left out is as the cluster's defaults say."""
 
-    partition: str | None = None
-    constraint: str | None = None
-    account: str | None = None
+    partition: ScriptText | None = None
+    constraint: ScriptText | None = None
+    account: ScriptText | None = None
     gpus: Annotated[int, Field(ge=0)] = 0  # for the task, all its processes together
     processes: PositiveInt = 1  # that share the work of each task, on one machine; as many as GPUs, if there are any
     cpus: PositiveInt = 1  # for each process
@@ -31,7 +56,7 @@ class Profile(Schema):
     signal_seconds: PositiveInt = 90  # before the time limit, a job is told to save and go back to the queue
     array_parallelism: PositiveInt = 100  # how many tasks of an array run at once
     setup: list[str] = []  # shell commands before the job, such as `source /shared/venv/bin/activate`
-    sbatch: dict[str, Option] = {}  # any other option of sbatch: {qos: long, nice: 100}
+    sbatch: Options = {}  # any other option of sbatch: {qos: long, nice: 100}
 
 
 def load_profile(name: str, sweep: Path, changes: dict[str, object]) -> Profile:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from stitching.config.job import JobSettings, with_paths
 from stitching.config.parts import ModelFields, PartField
 from stitching.config.schema import Schema, complaint, one_of, validated
+from stitching.config.script_text import ScriptText
 from stitching.config.yaml import Document, load_yaml
 
 __all__ = ["Gap", "ModelEntry", "Sweep", "load_sweep", "read_sweep"]
@@ -68,7 +69,8 @@ class Sweep(JobSettings):
     controls: list[Literal["self", "random_source", "random_dest", "adapter_only"]] = []
     seeds: Annotated[list[NonNegative], Field(min_length=1)] | None = None
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    project: str = "across-scales"
+    project: ScriptText = "across-scales"
+    save_dir: ScriptText | None = None
 
     @model_validator(mode="after")
     def _one_way_to_name_stages(self) -> Self:

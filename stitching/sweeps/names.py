@@ -37,7 +37,7 @@ class Names:
         elif cell.control:
             name += f"-control-{cell.control}"
         for key, value in setting.values.items():
-            name += f"-{key.split('.')[-1]}-{_fit_for_a_folder(str(value))}"
+            name += "-" + _fit_for_a_folder(f"{key.split('.')[-1]}-{value}")
         return name + (f"-seed-{setting.seed}" if self.seeds_named and not cell.only_tests else "")
 
 

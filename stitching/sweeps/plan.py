@@ -17,6 +17,7 @@ from stitching.config.errors import Mistakes, UserError
 from stitching.config.identity import canonical, identity_of, settings_config
 from stitching.config.job import Job, project_root
 from stitching.config.parts import PartField
+from stitching.config.script_text import ALLOWED, WHY, unfit_character
 from stitching.config.sweep import ModelEntry, Sweep
 from stitching.nets.build import BuildOptions, build_network, model_spec
 from stitching.nets.cost import Cost, cost
@@ -161,6 +162,8 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
     """
     known = known or Known()
     mistakes = Mistakes()
+    with mistakes.noted():
+        _check_file_name(path)
     settings = make_settings(sweep, mistakes)
     groups: dict[Images, list[tuple[Setting, dict[str, str]]]] = {}  # each with the JSON of what its identity hashes
     for setting in settings:
@@ -200,6 +203,15 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
     mistakes.told()
     _all_named_differently(made)
     return Plan(path.stem, folder_of(sweep, path), made, list(notes))
+
+
+def _check_file_name(path: Path) -> None:
+    """The name of a sweep's file names folders, and these stand in batch scripts."""
+    character = unfit_character(path.stem)
+    if character is not None:
+        raise UserError(
+            f"the file's name {path.name!r} has the character {character!r}", allowed=ALLOWED, do=f"{WHY} Rename it."
+        )
 
 
 def folder_of(sweep: Sweep, path: Path) -> Path:

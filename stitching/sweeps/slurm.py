@@ -20,6 +20,7 @@ from typing import Any
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
 from stitching.config.identity import code_digest
+from stitching.config.script_text import ALLOWED, WHY, unfit_character
 from stitching.training.files import RunFolder, write_whole
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "JobState",
     "Submitted",
     "cancel",
+    "check_path",
     "check_profile",
     "ended_jobs",
     "job_states",
@@ -113,7 +115,7 @@ def _script(folder: Path, profile: Profile, tasks: int) -> str:
     return script
 
 
-def check_profile(folder: Path, cluster: str, profile: Profile) -> None:
+def check_profile(cluster: str, profile: Profile) -> None:
     """Ask Slurm whether it would take a job of this profile, before anything is written; one that waits is fine.
 
     Raises:
@@ -121,7 +123,7 @@ def check_profile(folder: Path, cluster: str, profile: Profile) -> None:
     """
     _need("sbatch")
     try:
-        _asked(["sbatch", "--test-only"], given=_script(folder, profile, 1))
+        _asked(["sbatch", "--test-only"], given=_script(Path("/"), profile, 1))  # any folder: it does not run
     except UserError as error:
         if not error.problem.startswith("sbatch --test-only failed"):
             raise
@@ -224,9 +226,20 @@ def _max_array_size() -> int:
     return int(found[1]) if found else 1001
 
 
+def check_path(folder: Path) -> None:
+    """Make sure that logs can be in `folder`. Raises `UserError` if batch scripts cannot have its path in them."""
+    character = unfit_character(str(folder))
+    if character is not None:
+        raise UserError(
+            f"the path {str(folder)!r} has the character {character!r}", allowed=ALLOWED,
+            do=f"{WHY} Set save_dir in the sweep, or rename the folder.",
+        )  # fmt: skip
+
+
 def _executor(logs: Path, profile: Profile) -> Any:
     from submitit import SlurmExecutor
 
+    check_path(logs)
     executor = SlurmExecutor(logs)
     executor.update_parameters(
         job_name="stitching",

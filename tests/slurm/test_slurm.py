@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -14,11 +15,12 @@ from on_slurm import (
     frames,
     status,
     trained,
+    wait,
     wait_until_over,
 )
 
 import stitching.sweeps.slurm as launching
-from stitching.sweeps.slurm import submitted_tasks
+from stitching.sweeps.slurm import job_states, submitted_tasks
 from stitching.sweeps.status import SLURM_FOLDER
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -43,6 +45,22 @@ def test_submitted_runs_end_as_they_do_here(cli, sweep):
     here = sweep("here")
     assert cli("submit", here, "--cluster", "local").code == 0
     assert_same(frames(path), frames(here))
+
+
+@pytest.mark.slow
+def test_names_with_quotes_and_spaces_mean_themselves_to_slurm(cli, sweep, tmp_path):
+    """In the batch script, in Slurm's own reading of it, and in the names of logs."""
+    path = sweep()
+    project = """it's "a b"; $(touch PWNED) `touch PWNED` & #ü"""
+    path.write_text(path.read_text().replace("project: tests", "project: " + json.dumps(project)))
+    assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.comment=it's # me").code == 0
+    folder = tmp_path / "experiments" / project / "small"
+    tasks = submitted_tasks(folder / SLURM_FOLDER)
+    wait(lambda: not {task.id for task in tasks} & job_states().keys())
+    assert [run["state"] for run in status(cli, path).values()] == ["done"] * 5
+    assert len(tasks) == 2
+    assert all(task.log.is_relative_to(folder) and task.log.is_file() for task in tasks)
+    assert not list(tmp_path.rglob("PWNED"))
 
 
 def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch):
