@@ -11,7 +11,7 @@ def printable(text: str, keep: str = "") -> str:
     r"""`text` with what is no visible character written out: an escape character as `\x1b`, a line break as `\n`.
 
     Names in a config, in metadata or of a folder may hold anything. Shown as they are they could move a terminal's
-    cursor, pass for another row of a table, reverse the reading order, or fail to be encoded (half of a surrogate pair).
+    cursor, pass for another row of a table, reverse the reading order, or fail to be encoded (half a surrogate pair).
 
     Args:
         keep: characters that stay as they are.

@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from stitching.config.errors import UserError
+from stitching.training.run_metadata import UnreadableMetadata, metadata_of, text_of
 
 __all__ = ["FolderBusy", "RunFolder", "read_yaml", "write_whole", "write_yaml"]
 
@@ -133,15 +134,17 @@ class RunFolder:
 
         Args:
             brief: leave out the config, the versions and the weights, which are most of it and take most of the time.
+
+        Raises:
+            UserError: the file cannot be read, or something in it is not what a run writes there (`run_metadata`).
         """
         try:
-            text = self.metadata.read_text()
-            found = yaml.load(_LONG.sub("", text) if brief else text, _LOADER)
+            text = text_of(self.metadata)
+            return metadata_of(_LONG.sub("", text) if brief else text)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnreadableMetadata) as error:
             raise UserError(f"cannot read {self.metadata}: {error}", do="Remove the file to run again.") from None
-        return found if isinstance(found, dict) else {}
 
     def is_busy(self) -> bool:
         """Whether a process on this machine is training here."""
