@@ -102,12 +102,12 @@ def state_on_disk(run: Expected) -> tuple[str, dict[str, Any]]:
     """What the run's folder says, and its metadata without the config.
 
     `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. Done is a whole
-    result of this very config, not what a scheduler remembers.
-
-    Raises:
-        UserError: the metadata cannot be read.
+    result of this very config, not what a scheduler remembers. With metadata that cannot be read a run has failed.
     """
-    metadata = run.folder.read_metadata(brief=True)
+    try:
+        metadata = run.folder.read_metadata(brief=True)
+    except UserError as error:
+        return "failed", {"failure": error.problem}
     if metadata is None:
         return "missing", {}
     if run.identity is not None and metadata.get("identity") not in (None, run.identity):
@@ -128,7 +128,7 @@ def status_of_all(sweeps: Sequence[tuple[Path, Sequence[Expected]]]) -> list[Run
     found = []  # of each run: what is on disk, and the task that it was last submitted with
     for folder, runs in sweeps:
         newest = newest_tasks(folder)
-        found += [(run, *_known(run), newest.get(run.name)) for run in runs]
+        found += [(run, *state_on_disk(run), newest.get(run.name)) for run in runs]
     open_ones = [task for _, state, _, task in found if task and state != "done"]
     alive, told = _asked_slurm(open_ones)
     ended = ended_jobs([task.id for task in open_ones if alive is not None and task.id not in alive])
@@ -161,13 +161,6 @@ def summary(runs: Sequence[RunStatus]) -> str:
     failed = sum(run.state == "done" and bool(run.words) for run in runs)
     shouted = [f"{failed} CHECKS FAILED: do not trust these results"] if failed else []
     return ", ".join([*(f"{counts[state]} {state}" for state in STATES if counts[state]), *shouted])
-
-
-def _known(run: Expected) -> tuple[str, dict[str, Any]]:
-    try:
-        return state_on_disk(run)
-    except UserError as error:
-        return "failed", {"failure": error.problem}
 
 
 def _asked_slurm(tasks: list[Submitted]) -> tuple[dict[str, JobState] | None, str]:

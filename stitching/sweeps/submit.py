@@ -193,7 +193,7 @@ def _prepared(plan: Plan, run: PlannedRun) -> bool:
             state = state_of(plan, run)  # again: it may have changed before the folder was ours
             if state == "done":
                 return False
-            if state == "stale":
+            if state == "stale" or not _has_readable_metadata(folder):
                 _move_aside(plan, folder)
             # Written each time: a config that was damaged on disk is whole again, an old failure forgotten.
             write_yaml(folder.path / "config.yml", run.job.to_yaml())
@@ -203,9 +203,21 @@ def _prepared(plan: Plan, run: PlannedRun) -> bool:
     return True
 
 
+def _has_readable_metadata(folder: RunFolder) -> bool:
+    """Whether it is known what the files in the folder are of, if there are any."""
+    try:
+        folder.read_metadata()
+    except UserError:
+        return False
+    return True
+
+
 def _move_aside(plan: Plan, folder: RunFolder) -> None:
-    old = (folder.read_metadata() or {}).get("identity", "unknown")
-    aside = plan.folder / "stale" / f"{folder.path.name}-{str(old)[:8]}"
+    try:
+        old = str((folder.read_metadata() or {}).get("identity", "unknown"))[:8]
+    except UserError:
+        old = "damaged"
+    aside = plan.folder / "stale" / f"{folder.path.name}-{old}"
     try:
         aside.mkdir(parents=True, exist_ok=True)
         for file in folder.path.iterdir():

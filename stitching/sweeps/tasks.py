@@ -17,7 +17,7 @@ from stitching.config.job import load_job
 from stitching.processes import place_in_job
 from stitching.sweeps.plan import PlannedRun
 from stitching.training.failures import ERROR, cause_of
-from stitching.training.files import FolderBusy, RunFolder, write_yaml
+from stitching.training.files import FolderBusy, RunFolder, checked_text, write_yaml
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 from stitching.training.trunk import shared_key
 
@@ -48,11 +48,9 @@ def run_task(
     setups = []
     for path in folders:
         try:
-            job = load_job(path / "config.yml")
+            setups.append(_setup_of(path))
         except UserError as error:
-            failures |= _failed(RunFolder(path), error)
-            continue
-        setups.append(Setup(job, RunFolder(path, job.metrics_output)))
+            failures |= _failed(RunFolder.found_in(path), error)
     with (stop or StopRequest()).on_signals() as asked:
         try:
             return failures | _trained(setups, progress, asked)
@@ -66,6 +64,19 @@ def run_task(
             except UserError as error:
                 failures |= _failed(setup.folder, error)
     return failures
+
+
+def _setup_of(path: Path) -> Setup:
+    """The job in a run's folder, if what `submit` wrote there is there as it was written."""
+    config = path / "config.yml"
+    try:
+        checked_text(config)
+        job = load_job(config)
+        folder = RunFolder(path, job.metrics_output)
+        checked_text(folder.metadata)  # which names the run
+    except FileNotFoundError as error:
+        raise UserError(str(error), do="`stitching submit` writes it again.") from None
+    return Setup(job, folder)
 
 
 def _trained(setups: list[Setup], progress: Progress | None, stop: StopRequest) -> dict[str, str]:

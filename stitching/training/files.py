@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,11 +17,13 @@ import yaml
 from stitching.config.errors import UserError
 from stitching.training.run_metadata import UnreadableMetadata, metadata_of, text_of
 
-__all__ = ["FolderBusy", "RunFolder", "read_yaml", "write_whole", "write_yaml"]
+__all__ = ["FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
 
 # libyaml's read and write thousands of runs in seconds
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DIGEST = "# sha256 of all above: "
+_MENDING = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
 _LONG = re.compile(r"^(?:config|versions|weights):.*\n(?:[ -].*\n)*", re.MULTILINE)  # blocks of metadata.yml
 
 
@@ -62,14 +65,44 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_yaml(path: Path, data: Any) -> None:
-    """Write plain data as YAML, keys in their order."""
+    """Write plain data as YAML, keys in their order, with a digest of it in a comment at the end."""
     text = yaml.dump(data, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
 
 
 def read_yaml(path: Path) -> Any:
-    """Plain data as `write_yaml` left it. Raises what `open` and `yaml` raise."""
-    return yaml.load(path.read_text(), _LOADER)
+    """Plain data as `write_yaml` left it; raises as `checked_text` does."""
+    return yaml.load(checked_text(path), _LOADER)
+
+
+def checked_text(path: Path) -> str:
+    """The text of a file of `write_yaml`.
+
+    Raises:
+        UserError: it cannot be read, or is not as it was written.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        text = text_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except (OSError, UnreadableMetadata) as error:
+        raise UserError(f"cannot read {path}: {error}", do=_MENDING) from None
+    _check_digest(path, text)
+    return text
+
+
+def _check_digest(path: Path, text: str) -> None:
+    content, mark, digest = text.rpartition(_DIGEST)
+    if not mark or digest != _sha256(content) + "\n":
+        raise UserError(
+            f"cannot read {path}: it is damaged, or was edited; the digest in its last line is not that of the rest",
+            do=_MENDING,
+        )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -136,15 +169,18 @@ class RunFolder:
             brief: leave out the config, the versions and the weights, which are most of it and take most of the time.
 
         Raises:
-            UserError: the file cannot be read, or something in it is not what a run writes there (`run_metadata`).
+            UserError: the file cannot be read, is not as it was written, or something in it is not what a run writes
+                there (`run_metadata`).
         """
         try:
             text = text_of(self.metadata)
-            return metadata_of(_LONG.sub("", text) if brief else text)
+            metadata = metadata_of(_LONG.sub("", text) if brief else text)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnreadableMetadata) as error:
-            raise UserError(f"cannot read {self.metadata}: {error}", do="Remove the file to run again.") from None
+            raise UserError(f"cannot read {self.metadata}: {error}", do=_MENDING) from None
+        _check_digest(self.metadata, text)
+        return metadata
 
     def is_busy(self) -> bool:
         """Whether a process on this machine is training here."""

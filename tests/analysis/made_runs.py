@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stitching.training.files import write_yaml
 from stitching.training.results import ACCURACY, StepLog
 
 RESNET, VIT = "timm/resnet18", "timm/vit_tiny"
@@ -22,7 +21,7 @@ def make_run(
         "name": name, "source": pair[0], "destination": pair[1], "first_deleted_block": gap[0],
         "last_deleted_block": gap[1], "adapter": adapter, "seed": seed, "state": "done", "device": "cpu", **more,
     }  # fmt: skip
-    (run / "metadata.yml").write_text(yaml.safe_dump(metadata))
+    write_yaml(run / "metadata.yml", metadata)
     # The first epoch's accuracy is a wrong answer; the row after the last test is of no epoch's end.
     log = [
         {"Epoch": 1, ACCURACY: 0.99},
@@ -37,5 +36,5 @@ def make_base(folder: Path, accuracy: float, model: dict[str, Any]) -> Path:
     """A base network's run: its config names what it is."""
     run = make_run(folder.parent, folder.name, accuracy)
     metadata = {"name": folder.name, "seed": 1, "state": "done", "parameters": 2 * 10**6, "macs": 10**9}
-    (run / "metadata.yml").write_text(yaml.safe_dump({**metadata, "config": {"model": model}}))
+    write_yaml(run / "metadata.yml", {**metadata, "config": {"model": model}})
     return run

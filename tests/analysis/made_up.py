@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from stitching.training.files import write_yaml
 from stitching.training.results import ACCURACY, StepLog
 
 RUNS = 300
@@ -122,7 +122,7 @@ def _write(folder: Path, number: int, about: dict[str, Any], extras: bool) -> No
                 "macs": int(macs), "config": config}  # fmt: skip
     if extras:
         metadata |= {"test_images": 50_000, "validation": {"fraction": 0.1, "images": 100}}
-    (run / "metadata.yml").write_text(yaml.safe_dump(metadata))
+    write_yaml(run / "metadata.yml", metadata)
     if state == "submitted" or lost:
         return
     rows = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-import yaml
 from made_runs import ACCURACY, make_run
 from told import assert_told
 
 from stitching import load_results
+from stitching.training.files import read_yaml, write_yaml
 from stitching.training.results import StepLog
 
 ROWS = [
@@ -49,9 +49,7 @@ def test_a_row_for_each_step(sweep):
 
 def test_cells_of_the_same_network_have_their_rows_each(sweep):
     path = sweep / "a" / "metadata.yml"
-    path.write_text(
-        yaml.safe_dump({**yaml.safe_load(path.read_text()), "also": [{"name": "a2", "last_deleted_block": 7}]})
-    )
+    write_yaml(path, {**read_yaml(path), "also": [{"name": "a2", "last_deleted_block": 7}]})
     table = load_results(sweep)
     assert table[table["name"] == "a"]["last_deleted_block"].tolist() == [2] * 3
     assert table[table["name"] == "a2"]["last_deleted_block"].tolist() == [7] * 3

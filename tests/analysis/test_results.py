@@ -12,6 +12,7 @@ from made_runs import ACCURACY, RESNET, make_base, make_run
 from stitching import last_epoch, list_runs, load_results, unfinished_runs
 from stitching.analysis import reading
 from stitching.config.errors import UserError
+from stitching.training.files import read_yaml, write_yaml
 from stitching.training.results import StepLog
 
 LR = "train_config.optimizer_args.lr"
@@ -120,7 +121,7 @@ def test_what_changed_is_read_again_and_only_that(folder, monkeypatch, what):
         os.utime(runs[0] / "result.pkl", ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times
     elif what == "metadata":
         path = runs[0] / "metadata.yml"
-        path.write_text(path.read_text().replace("affine", "finetu"))  # of the same size
+        write_yaml(path, read_yaml(path) | {"adapter": "finetu"})  # of the same size
     elif what == "gone":
         (runs[0] / "metadata.yml").unlink()
     else:

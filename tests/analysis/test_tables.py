@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-import yaml
 from made_runs import RESNET, VIT, make_base, make_run
 
 from stitching import load_results, load_runs
 from stitching.analysis.statistics import varied_settings
 from stitching.analysis.tables import accuracy_table, adapters_in, add_measures, base_networks, load_bases
 from stitching.config.errors import UserError
+from stitching.training.files import read_yaml, write_yaml
 from stitching.training.results import StepLog
 
 LR = "train_config.optimizer_args.lr"
@@ -99,7 +99,7 @@ def _no_accuracy(run):
         (lambda run: (run / "result.pkl").write_bytes(b"\x80"), "is no result of a run"),
         (lambda run: (run / "metadata.yml").write_text("a: [b"), "cannot read"),
         (_no_accuracy, "has no 'Overall/Test Accuracy'"),
-        (lambda run: (run / "metadata.yml").write_text(yaml.safe_dump({"state": "done"})), "not of a sweep"),
+        (lambda run: write_yaml(run / "metadata.yml", {"state": "done"}), "not of a sweep"),
     ],
 )
 def test_damage_is_told(cli, tmp_path, damage, words):
@@ -143,9 +143,9 @@ def test_a_network_that_was_tested_with_several_sizes_of_images_is_each_runs_own
         config = {"train_config": {"data_preprocessing": {"image_size": size}}}
         make_run(tmp_path, f"a-{size}", accuracy, config=config)
         folder = make_base(tmp_path / f"base-{size}", base, {"Net": {"backend": "timm", "model_name": "vit_tiny"}})
-        metadata = yaml.safe_load((folder / "metadata.yml").read_text())
+        metadata = read_yaml(folder / "metadata.yml")
         metadata["config"] |= config
-        (folder / "metadata.yml").write_text(yaml.safe_dump(metadata))
+        write_yaml(folder / "metadata.yml", metadata)
     measured = add_measures(load_results(tmp_path))
     measured = measured[(measured["Epoch"] == 2) & measured["base"].isna()].set_index(key)
     assert measured["penalty"].to_dict() == pytest.approx({32: 0.4, 64: 0.1})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cluster
 import pytest
+import yaml
 from on_slurm import (
     assert_each_ran_once,
     assert_undisturbed,
@@ -27,6 +28,7 @@ from on_slurm import (
 import stitching.sweeps.slurm as launching
 from stitching.sweeps.slurm import submitted_tasks
 from stitching.sweeps.status import SLURM_FOLDER, failed_nodes
+from stitching.training.files import write_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -148,7 +150,7 @@ def test_a_broken_run_fails_once_and_alone(cli, sweep):
     victim = "train-small-gap-1,1-adapter-affine"
     assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
     config = folder_of(path) / victim / "config.yml"
-    config.write_text(config.read_text().replace("block_input: blocks.", "block_input: blocs."))
+    write_yaml(config, yaml.safe_load(config.read_text().replace("block_input: blocks.", "block_input: blocs.")))
     _release(folder_of(path))
     wait_until_over(path)
     runs = status(cli, path)

@@ -11,6 +11,7 @@ import pytest
 from told import assert_told
 
 from stitching.sweeps.logs import followed_log, log_files
+from stitching.training.files import write_yaml
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_job_that_never_came_to_the_run_shows_its_own_output(cli, run):
 
 
 def test_following_ends_with_the_run_and_prints_whole_lines_once(run):
-    (run / "metadata.yml").write_text("state: running\n")
+    write_yaml(run / "metadata.yml", {"state": "running"})
 
     def write() -> None:
         with open(run / "log.txt", "w") as log:
@@ -57,7 +58,7 @@ def test_following_ends_with_the_run_and_prints_whole_lines_once(run):
                 log.flush()
                 time.sleep(0.05)
             log.write("the end")
-        (run / "metadata.yml").write_text("state: done\n")
+        write_yaml(run / "metadata.yml", {"state": "done"})
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -29,7 +29,8 @@ import stitching.sweeps.submit as submitting
 from stitching.config.errors import UserError
 from stitching.sweeps.local import run_locally
 from stitching.sweeps.submit import state_of, submit
-from stitching.sweeps.tasks import packed
+from stitching.sweeps.tasks import packed, run_task
+from stitching.training.files import read_yaml, write_yaml
 
 # ------------------------------------------------------------------------ once each
 
@@ -170,7 +171,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_done_by_the_next_submit
     monkeypatch.setitem(submitting.CLUSTERS, "damaging", damaging)
     outcome = submit(plan, "damaging", pack=8, jobs=1)
     assert outcome.failures.keys() == {victim.name}
-    assert "this is not YAML" in outcome.failures[victim.name]
+    assert "it is damaged" in outcome.failures[victim.name]
     assert state_of(plan, victim) == "failed"
     assert state_of(plan, neighbour) == "done"  # of the same pack
     metadata = yaml.safe_load((plan.folder / victim.name / "metadata.yml").read_text())
@@ -189,7 +190,7 @@ def test_a_run_that_cannot_be_set_up_does_not_take_its_pack_along(tmp_path, monk
 
     def damaging(tasks, *, jobs, told):
         path = plan.folder / victim.name / "config.yml"
-        path.write_text(path.read_text().replace("block_input: blocks.", "block_input: blocs."))
+        write_yaml(path, yaml.safe_load(path.read_text().replace("block_input: blocks.", "block_input: blocs.")))
         return in_this_process(tasks, jobs=jobs, told=told)
 
     monkeypatch.setitem(submitting.CLUSTERS, "damaging", damaging)
@@ -242,3 +243,45 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 def test_no_tasks_need_no_processes():
     assert run_locally([], jobs=1, told=lambda *_: None) == {}
+
+
+@pytest.mark.parametrize("name", ["metadata.yml", "config.yml"])
+def test_what_a_sweep_wrote_is_written_again_where_it_is_damaged(cli, sweep, name):
+    plan, _ = go(sweep)
+    before = frames(plan)
+    folder = plan.folder / plan.runs[0].name
+    file = folder / name
+    file.write_bytes(file.read_bytes().replace(b"seed: 3", b"seed: 4"))
+    if name == "config.yml":
+        failures = run_task([folder])
+        assert "config.yml: it is damaged" in failures[folder.name]
+        assert "`stitching submit` writes it again" in failures[folder.name]
+    told = cli("status", sweep).out
+    assert "1 failed" in told
+    assert "digest" in told
+    plan, outcome = go(sweep)
+    assert [run.name for run in outcome.started] == [folder.name]
+    assert_same(frames(plan), before)
+    assert read_yaml(file)
+    kept = list((plan.folder / "stale").glob("*-damaged/result.pkl"))
+    assert len(kept) == (name == "metadata.yml"), "nobody knows what that result is of"
+
+
+@pytest.mark.parametrize("name", ["metadata.yml", "config.yml"])
+def test_a_run_that_lost_what_names_it_is_not_trained(sweep, name):
+    plan = plan_of(sweep)
+    lost, *others = plan.runs
+
+    def losing(tasks, *, jobs, told):
+        (plan.folder / lost.name / name).unlink()
+        return in_this_process(tasks, jobs=jobs, told=told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(submitting.CLUSTERS, "losing", losing)
+        outcome = submit(plan, "losing", pack=8, jobs=1)
+    assert outcome.failures.keys() == {lost.name}
+    assert f"there is no file {plan.folder / lost.name / name}" in outcome.failures[lost.name]
+    assert {state_of(plan, run) for run in others} == {"done"}
+    assert state_of(plan, lost) == "failed"
+    assert len(go(sweep)[1].started) == 1
+    assert states(plan) == {"done"}

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from small_sweeps import (
     BLOCKS,
     CONVNET,
@@ -27,6 +26,7 @@ from stitching.config.sweep import load_sweep
 from stitching.sweeps.known import Known
 from stitching.sweeps.plan import make_plan
 from stitching.sweeps.status import sweep_status
+from stitching.training.files import read_yaml, write_yaml
 
 AFFINE, BLOCK = "train-small-gap-1,1-adapter-affine", f"train-small-gap-1,2-adapter-{BLOCKS}"
 
@@ -111,9 +111,9 @@ def test_the_hours_that_are_left_come_from_finished_runs(cli, tmp_path):
     assert "What is left" not in cli("plan", sweep).out
     for run in plan.runs:  # as if each had taken a quarter of an hour for its epoch
         path = plan.folder / run.name / "metadata.yml"
-        metadata = yaml.safe_load(path.read_text())
+        metadata = read_yaml(path)
         assert 0 < metadata["seconds"] < 60
-        path.write_text(yaml.safe_dump({**metadata, "seconds": 900.0}))
+        write_yaml(path, {**metadata, "seconds": 900.0})
     shutil.rmtree(plan.folder / AFFINE)
     shutil.rmtree(plan.folder / BLOCK)
     told = cli("plan", sweep).out
@@ -157,8 +157,8 @@ def test_retry_runs_what_failed_and_nothing_else(cli, sweep, monkeypatch):
     assert "nothing to try again" in cli("retry", sweep).out
     for name, failure in ((AFFINE, "RuntimeError: no"), (BLOCK, "OutOfMemoryError: CUDA out of memory")):
         path = plan.folder / name / "metadata.yml"
-        metadata = yaml.safe_load(path.read_text())
-        path.write_text(yaml.safe_dump({**metadata, "state": "failed", "failure": failure}))
+        metadata = read_yaml(path)
+        write_yaml(path, {**metadata, "state": "failed", "failure": failure})
     assert "nothing to try again" in cli("retry", sweep, "--timeout").out
     outcome = cli("retry", sweep, "--out-of-memory")
     assert (outcome.code, "1 runs done, 3 done before" in outcome.out) == (0, True), outcome

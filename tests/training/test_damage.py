@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from stitching.config.errors import UserError
-from stitching.training.files import RunFolder
+from stitching.training.files import RunFolder, write_yaml
 from stitching.training.results import StepLog, is_whole, read_result, read_steps
 
 ROWS = [{"Step": step, "Epoch": 1 + step // 4, "Loss": 1 / (step + 3), "LR": 0.1} for step in range(12)]
@@ -91,3 +92,21 @@ def test_another_file_is_no_result(folder, content):
     folder.steps.write_bytes(content)
     with pytest.raises(UserError, match="no result of a run"):
         read_steps(folder)
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_damaged_metadata_is_never_taken(folder, brief):
+    known = {"name": "a run", "seed": 3, "final": {"Overall/Test Accuracy": 0.5}, "config": {"model": {"width": 8}}}
+    write_yaml(folder.metadata, known)
+    whole = folder.read_metadata(brief=brief)
+    assert whole == {key: value for key, value in known.items() if key != "config" or not brief}
+    assert yaml.safe_load(folder.metadata.read_text()) == known, "it is plain YAML for everyone else"
+    data = folder.metadata.read_bytes()
+    for changed in damaged(data, 400):
+        folder.metadata.write_bytes(changed)
+        with pytest.raises(UserError, match="cannot read"):
+            folder.read_metadata(brief=brief)
+    for edited in (data.replace(b"0.5", b"0.9"), data[: data.index(b"# sha256")], b"state: done\n", b""):
+        folder.metadata.write_bytes(edited)
+        with pytest.raises(UserError, match="was edited"):
+            folder.read_metadata(brief=brief)

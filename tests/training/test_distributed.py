@@ -13,7 +13,7 @@ from PIL import Image
 from small_jobs import NARROW_RESNET, frame_of, stitched, trained, write_config
 
 from stitching.processes import Place, first_host, place_in_job
-from stitching.training.files import read_yaml
+from stitching.training.files import read_yaml, write_yaml
 
 BLOCK = {"ResNetBasicBlock": {"out_channels": 8, "init_identity": False}}
 FITTED = {
@@ -87,6 +87,13 @@ ALONE = [
 PACK = ["frozen parts", "unfrozen", "batch statistics", "least squares"]
 
 
+def _submitted(folder: Path, job: dict) -> None:
+    """What `submit` leaves for a task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "config.yml", job)
+    write_yaml(folder / "metadata.yml", {"state": "submitted"})
+
+
 def _trained_by(processes: int, tasks: list[list[str]], folder: Path) -> Path:
     """Train tasks of named jobs by so many processes; returns the folder of their run folders."""
     jobs = _jobs(folder / "data")
@@ -94,7 +101,7 @@ def _trained_by(processes: int, tasks: list[list[str]], folder: Path) -> Path:
     for task in tasks:
         for name in task:
             path = Path("pack" if len(task) > 1 else "alone") / name
-            write_config(folder / path, {"data_path": str(folder / "data"), **jobs[name]})  # a pack shares it
+            _submitted(folder / path, {"data_path": str(folder / "data"), **jobs[name]})  # a pack shares it
             arguments.append(path)
         arguments.append("+")
     code, out, err = several.run(processes, *arguments, folder=folder)
@@ -149,9 +156,12 @@ def test_three_processes_too(one, three, name):
     _equal(three / name, one / Path(name).name)
 
 
+def _long_job(folder: Path) -> dict:
+    return _small(adapter=BLOCK, checkpoint_minutes=0, data_path=str(folder.parent), train_config={"epochs": 3})
+
+
 def _long(folder: Path) -> Path:
-    job = _small(adapter=BLOCK, checkpoint_minutes=0, data_path=str(folder.parent), train_config={"epochs": 3})
-    return write_config(folder, job)
+    return write_config(folder, _long_job(folder))
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -240,7 +250,7 @@ def test_what_fails_in_one_ends_all_with_the_reason_on_record(tmp_path, sabotage
 @pytest.mark.slow
 def test_a_failure_ends_a_pack(tmp_path):
     for name in ("a", "b"):
-        _long(tmp_path / name)
+        _submitted(tmp_path / name, _long_job(tmp_path / name))
     code, _, _ = several.run(2, "a", "b", folder=tmp_path, sabotage=UNREADABLE)
     assert code != 0
     for name in ("a", "b"):
@@ -260,8 +270,8 @@ def test_smoke_test_keeps_nothing(tmp_path):
 @pytest.mark.slow
 def test_bf16_and_compiled_networks_run(tmp_path):
     job = _small(adapter=BLOCK, precision="bf16", channels_last=True, unfrozen=True, train_config={"max_batches": 2})
-    write_config(tmp_path / "bf16", job)
-    write_config(tmp_path / "compiled", _small(adapter=BLOCK, compile=True, train_config={"max_batches": 3}))
+    _submitted(tmp_path / "bf16", job)
+    _submitted(tmp_path / "compiled", _small(adapter=BLOCK, compile=True, train_config={"max_batches": 3}))
     code, out, err = several.run(2, "bf16", "+", "compiled", folder=tmp_path)
     assert code == 0, out + err
     trained(_small(adapter=BLOCK, train_config={"max_batches": 3}), tmp_path / "one")
