@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Mistakes", "UserError", "UserErrors", "at", "nearest", "unknown_name"]
+__all__ = ["Mistakes", "UserError", "UserErrors", "at", "nearest", "reason_of", "unknown_name"]
 
 
 class UserError(Exception):
@@ -98,6 +98,15 @@ def at(*keys: str | int) -> Iterator[None]:
             if each.place is None:
                 each.path = (*keys, *each.path)
         raise
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception of somebody else's says, in one line; with its type where the words alone say little."""
+    words = getattr(error, "strerror", None) or str(error).strip()
+    line = words.splitlines()[0] if words else ""
+    if line and not isinstance(error, LookupError | ArithmeticError | AttributeError | MemoryError | RecursionError):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def nearest(name: object, choices: Iterable[str]) -> str | None:

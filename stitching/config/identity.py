@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError
-from stitching.config.job import Job, JobSettings
+from stitching.config.job import Job, JobSettings, TrainConfig
+from stitching.config.parts import AssemblyPart, BasePart, ModelFields
 from stitching.config.paths import check_regular_file
+from stitching.config.schema import Schema
 
 __all__ = [
     "LEFT_OUT",
-    "canonical",
     "code_digest",
     "file_digest",
     "identity",
     "identity_config",
     "identity_of",
-    "settings_config",
+    "network_digest",
+    "settings_digest",
 ]
 
 # Where things are and how they are shown, not what is computed. Stopping, packing and the number of workers never
@@ -30,43 +32,100 @@ LEFT_OUT = (
     "data_path", "save_dir", "metrics_output", "save_checkpoints", "checkpoint_minutes", "resume_from", "print_freq",
     "workers", "verbose",
 )  # fmt: skip
-_NETWORK = ("model", "assembly", "head")
+_NETWORKS = ("model", "assembly", "head", "reference")
 
 
 def identity(job: Job) -> str:
     """The job's identity: 16 hexadecimal digits."""
-    return identity_of(identity_config(job))
+    return identity_of(settings_digest(job), network_digest(job))
 
 
-def identity_of(config: dict[str, Any], texts: dict[str, str] | None = None) -> str:
-    """The identity of a job whose `identity_config` is `config`.
+def identity_of(settings: str, network: str) -> str:
+    """The identity of a job with these two digests, where a caller has many jobs that share one of them."""
+    return _hash([settings, network])[:16]
 
-    Args:
-        config: what is hashed.
-        texts: JSON of some of its keys, where a caller has many configs that share it.
-    """
-    parts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()} | (texts or {})
-    text = "{" + ", ".join(f"{json.dumps(key)}: {parts[key]}" for key in sorted(parts)) + "}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+def settings_digest(settings: JobSettings) -> str:
+    """The digest of everything in a job but its networks."""
+    return _hash(_settings_config(settings))
+
+
+def network_digest(job: Job) -> str:
+    """The digest of a job's network and of the reference that it is compared with."""
+    return _hash(_network_config(job))
 
 
 def identity_config(job: Job) -> dict[str, Any]:
-    """The part of the resolved config that is hashed; however it was written, the same job gives the same.
+    """What the identity is the hash of; however it was written, the same job gives the same.
 
-    Checkpoints stand in it by the digest of their content, and a data set that has no name of its own by the names of
-    its files.
+    Of the resolved config it has what differs from its neutral value. Models stand in it by their full names,
+    checkpoints by the digest of their content, and a data set that has no name of its own by the names of its files.
     """
-    return settings_config(job) | {"network": canonical(job.network.model_dump(mode="json"))}
+    return _settings_config(job) | _network_config(job)
 
 
-def settings_config(settings: JobSettings) -> dict[str, Any]:
-    """`identity_config` without the network."""
-    data = settings.model_dump(mode="json")
-    config = {key: value for key, value in data.items() if key not in (*LEFT_OUT, *_NETWORK)}
+def _settings_config(settings: JobSettings) -> dict[str, Any]:
+    config = _canonical(settings, (*LEFT_OUT, *_NETWORKS))
+    if settings.load_from:
+        config["load_from"] = file_digest(settings.load_from)
     if any(task.dataset == "image_folder" for task in settings.train_config.task_list):
         config["image_folder"] = _names_below(settings.data_path or "")
-    result: dict[str, Any] = canonical(config)
-    return result
+    return config
+
+
+def _network_config(job: Job) -> dict[str, Any]:
+    network = job.network
+    if not isinstance(network, AssemblyPart):  # built as the only part of an assembly
+        network = AssemblyPart(kind="Assembly", parts=[network])
+    parts = {"network": network, "reference": job.reference}
+    return {key: _canonical(part) for key, part in parts.items() if part is not None}
+
+
+def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
+    """Plain data that is equal for whatever computes the same.
+
+    Schemas are without their neutral values, the spellings of a model or a data set are one, and 1.0 is 1.
+    """
+    if isinstance(value, Schema):
+        names = [name for name in type(value).model_fields if name not in ("kind", *left_out)]
+        data = {name: getattr(value, name) for name in names} | (value.model_extra or {})
+        if isinstance(value, ModelFields):
+            data = _model_fields(value, data)
+        if isinstance(value, TrainConfig):
+            data = {**data, "dataset": None, "batch_size": None, "tasks": value.task_list}
+        data = {key: _canonical(item) for key, item in data.items() if item is not None}
+        neutral = _neutral_values(type(value))
+        data = {key: item for key, item in data.items() if key not in neutral or neutral[key] != item}
+        return {value.kind: data} if isinstance(value, BasePart) else data
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _model_fields(part: ModelFields, data: dict[str, Any]) -> dict[str, Any]:
+    """A part's fields with its model and weights in one spelling."""
+    from stitching.nets.zoo import published_as  # not above: results are read without loading the libraries of models
+
+    ways_to_name = (*ModelFields.model_fields, *part.model_args)
+    name, weights = published_as(part)
+    return {key: value for key, value in data.items() if key not in ways_to_name} | {
+        "model": name,
+        "weights": weights,
+        "ckp_path": file_digest(part.ckp_path) if part.ckp_path else None,
+        "arguments": part.model_args or None,
+    }
+
+
+@lru_cache(maxsize=256)
+def _neutral_values(schema: type[Schema]) -> dict[str, Any]:
+    """Of each of a schema's keys, the value that is as if the key was not there."""
+    return {name: _canonical(schema.neutral_value(name)) for name in schema.model_fields}
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache
@@ -77,19 +136,6 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def canonical(data: Any) -> Any:
-    """Plain data with digests for files, without keys that say nothing, and with 1.0 as 1."""
-    if isinstance(data, dict):
-        return {
-            key: file_digest(value) if key in ("ckp_path", "load_from") else canonical(value)
-            for key, value in data.items()
-            if value is not None
-        }
-    if isinstance(data, list):
-        return [canonical(item) for item in data]
-    return int(data) if isinstance(data, float) and data.is_integer() else data
 
 
 @lru_cache(maxsize=16)

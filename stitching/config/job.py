@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from stitching.config.errors import UserError, at
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, PartField, ReformatOptions
 from stitching.config.paths import resolved_path
-from stitching.config.schema import Schema, complaint, validated
+from stitching.config.schema import Neutral, Schema, complaint, validated
 from stitching.config.yaml import Document, Keys, load_yaml
 
 __all__ = [
@@ -39,7 +39,7 @@ class Preprocessing(Schema):
     """How images become tensors. What is left out is as the data set's registry entry says."""
 
     image_size: PositiveInt | None = None
-    data_augmentation: Literal[True, False, "default", "none"] | None = None
+    data_augmentation: Annotated[Literal[True, False, "default", "none"] | None, Neutral("none")] = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
     train_crop: Literal["random_resized", "pad", "none"] | None = None
@@ -102,9 +102,7 @@ class LRSchedulerArgs(Schema):
     def spread_cadence(self) -> None:
         """Give the schedulers inside, which step with this one, its cadence. Raises if one has another."""
         for nested in self.schedulers or []:
-            inner = nested.lr_scheduler_args
-            if inner is None:
-                continue
+            inner = nested.lr_scheduler_args = nested.lr_scheduler_args or LRSchedulerArgs()
             if "cadence" in inner.model_fields_set and inner.cadence != self.cadence:
                 raise complaint(
                     f"a scheduler inside has the cadence {inner.cadence}, the outer one {self.cadence}",
@@ -141,7 +139,7 @@ class TrainConfig(Schema):
     optimizer_args: dict[str, Any] = {}
     lr: Annotated[float, Field(gt=0)] | None = None
     lr_scheduler: str | None = None
-    lr_scheduler_args: LRSchedulerArgs | None = None
+    lr_scheduler_args: Annotated[LRSchedulerArgs | None, Neutral(LRSchedulerArgs())] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -67,6 +67,7 @@ class ModelFields(Schema):
     backend: Literal["timm", "pytorch", "torchvision"] | None = None
     model_name: str
     pretrained: bool | None = None
+    weights: str | None = None  # which of torchvision's published weights, by the name that torchvision gives them
     ckp_path: str | None = None
 
     @property

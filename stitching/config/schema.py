@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -12,9 +13,20 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from stitching.config.errors import UserError, nearest
 from stitching.config.yaml import Document
 
-__all__ = ["Schema", "complaint", "one_of", "validated"]
+__all__ = ["Neutral", "Schema", "complaint", "one_of", "validated"]
 
 S = TypeVar("S", bound="Schema")
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Declares, in a field's `Annotated`, the value with which a run computes what it did before the key existed.
+
+    A key at its neutral value is as if it was not there: it does not change a run's identity. Without a declaration it
+    is the field's default. When a default changes, the old one is to be declared, and runs that say nothing are new.
+    """
+
+    value: Any
 
 
 class Schema(BaseModel):
@@ -37,11 +49,20 @@ class Schema(BaseModel):
             hint = f"; did you mean {best!r}?" if best else ""
             raise complaint(f"unknown key {key!r}{hint}", ", ".join(cls.known_keys()), key=key)
         # A key with nothing behind it means its default.
-        return {key: value for key, value in data.items() if value is not None or not cls._has_default(key)}
+        return {key: value for key, value in data.items() if value is not None or cls._is_required(key)}
 
     @classmethod
-    def _has_default(cls, key: str) -> bool:
-        return key in cls.model_fields and not cls.model_fields[key].is_required()
+    def _is_required(cls, key: str) -> bool:
+        return key in cls.model_fields and cls.model_fields[key].is_required()
+
+    @classmethod
+    def neutral_value(cls, key: str) -> Any:
+        """The value with which a known key makes no difference: the declared one, else its default, else None."""
+        field = cls.model_fields[key]
+        declared = [item.value for item in field.metadata if isinstance(item, Neutral)]
+        if declared or field.is_required():
+            return declared[0] if declared else None
+        return field.get_default(call_default_factory=True)
 
     @classmethod
     def known_keys(cls) -> list[str]:

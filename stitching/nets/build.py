@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from stitching.config.errors import UserError, at
+from stitching.config.errors import UserError, at, reason_of
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, ParallelPart, SubnetPart
 from stitching.nets import adapters, blocks, dery, graphs, zoo
 from stitching.nets.assembly import Network, Parallel, Piece
@@ -39,10 +39,11 @@ class BuildOptions:
 
 def model_spec(part: ModelFields) -> zoo.ModelSpec:
     """The model that a part names."""
-    with at("model_name"):
-        return zoo.ModelSpec.parse(
-            part.title, pretrained=part.wants_pretrained, ckp_path=part.ckp_path, **part.model_args
-        )
+    try:
+        return zoo.ModelSpec.of(part)
+    except UserError as error:
+        error.path = error.path or ("model_name",)
+        raise
 
 
 def first_model(part: BasePart) -> zoo.ModelSpec | None:
@@ -113,7 +114,12 @@ def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:
         with at("in_format"):
             given = converted(arriving, wanted, options.class_token)
             _same_channels(wanted.channels, given, "in_format declares")
-        net = make(given)
+        try:
+            net = make(given)
+        except UserError:
+            raise
+        except Exception as error:  # its arguments are a user's: anything can come of them
+            raise UserError(f"the part cannot be built for {given}: {reason_of(error)}") from None
         out = _run_through(net, given)
         if part.out_format:
             with at("out_format"):
@@ -343,10 +349,11 @@ def _run_through(net: nn.Module, given: Format) -> Format:
     try:
         with torch.no_grad():
             out = net(torch.zeros(given.shape(1)))
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except UserError:
+        raise
+    except Exception as error:  # as above
         raise UserError(
-            f"the part cannot take {given}: {words}",
+            f"the part cannot take {given}: {reason_of(error)}",
             do="Give it an `in_format` with the size that it was made for, or another image_size.",
         ) from None
     finally:

@@ -53,7 +53,6 @@ class HubFile:
     repository: str
     revision: str | None
     names: tuple[str, ...]
-    folder: str | None = None  # of the cache, if it is not the usual one
 
     moved_by: ClassVar[str] = "HF_HOME"
 
@@ -63,7 +62,7 @@ class HubFile:
 
     @property
     def cache(self) -> str:
-        return self.folder or constants.HF_HUB_CACHE
+        return constants.HF_HUB_CACHE
 
     def found(self) -> Path | None:
         """The file in the cache that a model would be built from without a network."""
@@ -93,7 +92,6 @@ class UrlFile:
     """Weights at a URL. Their hash is part of the name, which is what tells a whole file from a part of one."""
 
     url: str
-    folder: str | None = None  # where it is kept, if not in the usual place
 
     moved_by: ClassVar[str] = "TORCH_HOME"
 
@@ -103,7 +101,7 @@ class UrlFile:
 
     @property
     def cache(self) -> str:
-        return self.folder or os.path.join(torch.hub.get_dir(), "checkpoints")
+        return os.path.join(torch.hub.get_dir(), "checkpoints")
 
     def found(self) -> Path | None:
         """The file that a model would be built from without a network."""
@@ -131,14 +129,11 @@ def source_of(spec: ModelSpec) -> Source | None:
     Raises:
         UserError: nobody has published weights of this model.
     """
-    if not spec.pretrained or spec.ckp_path or spec.backend == "local":
+    if not spec.takes_published:
         return None
     if spec.backend == "torchvision":
-        return UrlFile(torchvision.models.get_model_weights(spec.name)["DEFAULT"].url)
-    args = dict(spec.args)
+        return UrlFile(torchvision.models.get_model_weights(spec.name)[spec.weights or "DEFAULT"].url)
     name = timm.models.get_deprecated_models().get(spec.name) or spec.name
-    if tag := args.get("pretrained_cfg"):
-        name = f"{name.partition('.')[0]}.{tag}"
     try:
         known = timm.get_pretrained_cfg(name)
     except RuntimeError:  # no such tag
@@ -148,9 +143,9 @@ def source_of(spec: ModelSpec) -> Source | None:
         repository, name = (place, HF_WEIGHTS_NAME) if isinstance(place, str) else place
         names = (*_get_safe_alternatives(name), name)  # as timm looks for them
         repository, revision = hf_split(repository)
-        return HubFile(repository, revision, names, args.get("cache_dir"))
+        return HubFile(repository, revision, names)
     if kind == "url" and isinstance(place, str):
-        return UrlFile(place, args.get("cache_dir"))
+        return UrlFile(place)
     raise UserError(
         "there are no published weights of this model",
         do="Name others (the tag after the dot), give a file of weights as ckp_path, or set pretrained: false.",

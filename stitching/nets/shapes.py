@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, reason_of
 from stitching.nets.formats import Format
-from stitching.nets.tracing import ModeGraph, TracedModel, all_tensors
+from stitching.nets.tracing import ModeGraph, TracedModel, all_tensors, made_from
 
 __all__ = ["Shape3", "Shapes", "default_input_shape", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
 
@@ -61,10 +61,9 @@ def run_on_meta(
     try:
         with torch.device("meta"):
             runner.run(torch.empty(images))
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a model built with a user's arguments can raise anything
         raise UserError(
-            f"{traced.title} cannot take {'x'.join(map(str, images[1:]))} images: {words}",
+            f"{made_from(traced.model)} cannot take {'x'.join(map(str, images[1:]))} images: {reason_of(error)}",
             do="Use the image size that the model was made for, or make it for another with `img_size`.",
         ) from None
 

@@ -14,10 +14,9 @@ from typing import Any
 import torchvision
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 from torchvision.models.feature_extraction import NodePathTracer
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, reason_of
 from stitching.nets.passes import (
     dependent_nodes,
     drop_pinned_inputs,
@@ -26,7 +25,7 @@ from stitching.nets.passes import (
     without_in_place,
 )
 
-__all__ = ["ModeGraph", "TracedModel", "all_tensors", "trace"]
+__all__ = ["ModeGraph", "TracedModel", "all_tensors", "made_from", "trace"]
 
 _LEAF_OPS = [found for _, found in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(found, nn.Module)]
 
@@ -126,6 +125,11 @@ def trace(model: nn.Module) -> TracedModel:
     return TracedModel(model, graphs, constants)
 
 
+def made_from(model: nn.Module) -> str:
+    """The model's name and arguments, as `zoo` noted them; else the name of its class."""
+    return getattr(model, "made_from", type(model).__name__)
+
+
 def all_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Every tensor that the modules hold: parameters, buffers, and those in plain attributes and caches."""
     for module in model.modules():
@@ -180,12 +184,12 @@ def _trace_mode(model: nn.Module, mode: bool, constants: dict[str, Tensor]) -> M
         try:
             graph = tracer.trace(shell, concrete_args=_defaults(model))
             break
-        except (TraceError, TypeError, RuntimeError, AttributeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except Exception as error:  # a model built with a user's arguments can raise anything
+            reason = reason_of(error)
     else:
         raise UserError(
-            f"the graph of {type(model).__name__} cannot be traced: {reason}",
-            do="Only models whose forward does not branch on the values of its input can be cut.",
+            f"the graph of {made_from(model)} cannot be traced: {reason}",
+            do="Only models whose forward runs, and does not branch on the values of its input, can be cut.",
         )
     owned = {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
     for node in graph.nodes:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pickle import UnpicklingError
+from functools import lru_cache
 from typing import Any
 
 import timm
 import torch
 import torchvision
-from safetensors import SafetensorError
 from torch import nn
 
-from stitching.config.errors import UserError, at, unknown_name
-from stitching.nets.convnet import ConvNet
+from stitching.config.errors import UserError, at, reason_of, unknown_name
+from stitching.config.parts import ModelFields
+from stitching.nets.builders import LOCAL, check_argument, construct, not_built, shown, sides
 from stitching.nets.fetching import fetch, source_of
 from stitching.nets.shapes import Shape3, default_input_shape, meta_copy
 from stitching.nets.weights import load_weights
 
-__all__ = ["ModelSpec", "build", "build_meta", "input_shape", "normalization_note"]
+__all__ = ["ModelSpec", "build", "build_meta", "input_shape", "normalization_note", "published_as"]
 
 _BACKENDS = {"timm": "timm", "torchvision": "torchvision", "pytorch": "torchvision", "local": "local"}
-_LOCAL: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet}
-_LOCAL_SIDE = 32  # our own models are for small images
+_LOCAL_SIDE, _TORCHVISION_SIDE = 32, 224  # of images; our own models are for small ones
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class ModelSpec:
         pretrained: take the published weights; without effect if there is a `ckp_path`.
         ckp_path: a file of weights.
         args: arguments for the model's constructor, as (name, value) pairs; lists as tuples.
+        weights: torchvision's name of the published weights (`IMAGENET1K_V2`); None if there are none to take.
     """
 
     backend: str
@@ -47,13 +44,32 @@ class ModelSpec:
     pretrained: bool = False
     ckp_path: str | None = None
     args: tuple[tuple[str, Any], ...] = ()
+    weights: str | None = None
 
     @classmethod
-    def parse(cls, title: str, *, pretrained: bool = False, ckp_path: str | None = None, **args: Any) -> ModelSpec:
+    def of(cls, part: ModelFields) -> ModelSpec:
+        """The model that a part of a network, or an entry of a sweep, names; raises as `parse` does."""
+        return cls.parse(
+            part.title, pretrained=part.wants_pretrained, ckp_path=part.ckp_path, weights=part.weights,
+            **part.model_args,
+        )  # fmt: skip
+
+    @classmethod
+    def parse(
+        cls,
+        title: str,
+        /,
+        *,
+        pretrained: bool = False,
+        ckp_path: str | None = None,
+        weights: str | None = None,
+        **args: Any,
+    ) -> ModelSpec:
         """The model that a title such as `timm/resnet50.a1_in1k` names; `pytorch/` means `torchvision/`.
 
         Raises:
-            UserError: if there is no such backend, model or tag of weights; offers the nearest.
+            UserError: if there is no such backend, model or tag of weights, which offers the nearest; or for an
+                argument that is none of a model's own.
         """
         backend, slash, name = title.partition("/")
         if not slash:
@@ -62,13 +78,62 @@ class ModelSpec:
             raise unknown_name("backend", backend, _BACKENDS)
         backend = _BACKENDS[backend]
         _check_name(backend, name)
-        frozen = tuple(sorted((key, _hashable(key, value)) for key, value in args.items()))
-        return cls(backend, name, pretrained, ckp_path, frozen)
+        checked = {key: check_argument(backend, name, key, value) for key, value in args.items()}
+        with at("weights"):
+            tag = _weights_named(backend, name, weights, pretrained and not ckp_path)
+        if tag and name.startswith(
+            "vit_"
+        ):  # its position table is for one size, which torchvision takes from the weights
+            side = torchvision.models.get_model_weights(name)[tag].meta["min_size"][0]
+            checked |= {"image_size": checked.get("image_size", side)} if side != _TORCHVISION_SIDE else {}
+        return cls(backend, name, pretrained, ckp_path, tuple(sorted(checked.items())), tag)
 
     @property
     def title(self) -> str:
         """`backend/name`."""
         return f"{self.backend}/{self.name}"
+
+    @property
+    def takes_published(self) -> bool:
+        """Whether it is built with weights that somebody has published."""
+        return self.pretrained and not self.ckp_path and self.backend != "local"
+
+
+def published_as(part: ModelFields) -> tuple[str, str | None]:
+    """The full name of a part's model, and of its published weights if it takes them: in one spelling each.
+
+    Where timm's tag or torchvision's `weights` are left out, they are the default's.
+    """
+    try:
+        spec = ModelSpec.of(part)
+    except UserError:  # told when the model is built
+        return part.title, part.weights
+    name = _timm_name(spec.name) if spec.backend == "timm" else spec.name
+    return f"{spec.backend}/{name}", (spec.weights or "published") if spec.takes_published else None
+
+
+@lru_cache(maxsize=256)
+def _timm_name(name: str) -> str:
+    """A model's name of today, with the tag of the weights (and of the configuration) that are its default."""
+    name = timm.models.get_deprecated_models().get(name) or name
+    known = timm.get_pretrained_cfg(name)
+    return f"{name.partition('.')[0]}.{known.tag}" if known and known.tag else name
+
+
+def _weights_named(backend: str, name: str, weights: str | None, published: bool) -> str | None:
+    """The name of the weights that torchvision's model is to take, by default its best; None for other models."""
+    if weights is not None and (backend != "torchvision" or not published):
+        why = "a timm model's tag stands in its name, e.g. resnet50.a1_in1k" if backend == "timm" else None
+        raise UserError(
+            f"weights: {weights} of {backend}/{name}" + ("" if published else ", which takes no published weights"),
+            allowed="the name of weights of a torchvision model, without `ckp_path` and `pretrained: false`", do=why,
+        )  # fmt: skip
+    if backend != "torchvision" or not published:
+        return None
+    known: Any = torchvision.models.get_model_weights(name)
+    if weights is not None and weights not in known.__members__:
+        raise unknown_name(f"set of weights of {backend}/{name}", weights, known.__members__)
+    return str(known[weights or "DEFAULT"].name)
 
 
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
@@ -81,11 +146,12 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
             cannot be read or do not fit.
     """
     fetch([spec])
-    weightless = (spec.backend, spec.name, spec.args)
+    architecture = spec.name.partition(".")[0]  # the tag is that of weights
+    weightless = (spec.backend, architecture, spec.args)
     digest = hashlib.sha256(repr((seed, weightless)).encode()).digest()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        model = _construct(spec, pretrained=spec.pretrained and not spec.ckp_path)
+        model = _construct(spec, pretrained=spec.takes_published)
     if spec.ckp_path:
         with at("ckp_path"):
             load_weights(model, spec.ckp_path, spec.title)
@@ -97,7 +163,7 @@ def build_meta(spec: ModelSpec) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                return _construct(spec, pretrained=False)
+                return _construct(spec, pretrained=False, meta=True)
         except NotImplementedError:  # some constructors compute with tensors (torchvision's RegNet)
             with torch.device("cpu"):
                 return meta_copy(_construct(spec, pretrained=False))
@@ -108,20 +174,26 @@ def input_shape(model: ModelSpec | nn.Module) -> Shape3:
 
     For timm models as their configuration says, for torchvision's 224x224, for our own 32x32; the arguments `img_size`
     (`image_size` in torchvision) and `in_chans` have the last word.
+
+    Raises:
+        UserError: these arguments are no sizes.
     """
     if isinstance(model, nn.Module):
         return default_input_shape(model)
-    channels, height, width = 3, 224, 224
+    channels, height, width = 3, _TORCHVISION_SIDE, _TORCHVISION_SIDE
     if model.backend == "timm":
         known = timm.get_pretrained_cfg(model.name)
         channels, height, width = known.input_size if known else (channels, height, width)
     if model.backend == "local":
         height = width = _LOCAL_SIDE
     args = dict(model.args)
-    size = args.get("img_size", args.get("image_size"))
-    if size is not None:
-        height, width = size if isinstance(size, tuple) else (size, size)
-    return args.get("in_chans", channels), height, width
+    for key in ("image_size", "img_size"):
+        if key in args:
+            height, width = sides(key, args[key])
+    channels = args.get("in_chans", channels)
+    if type(channels) is not int or channels < 1:
+        raise UserError(f"in_chans is {channels}", allowed="a whole number above zero", path=("in_chans",))
+    return channels, height, width
 
 
 def normalization_note(spec: ModelSpec, mean: Sequence[float], std: Sequence[float]) -> list[str]:
@@ -131,12 +203,12 @@ def normalization_note(spec: ModelSpec, mean: Sequence[float], std: Sequence[flo
         spec: the model.
         mean, std: of each channel of the images it is given, scaled to 0..1.
     """
-    if not spec.pretrained or spec.ckp_path or spec.backend == "local":
+    if not spec.takes_published:
         return []
     if spec.backend == "timm":
         known: Any = timm.get_pretrained_cfg(spec.name)
     else:
-        known = torchvision.models.get_model_weights(spec.name)["DEFAULT"].transforms()
+        known = torchvision.models.get_model_weights(spec.name)[spec.weights or "DEFAULT"].transforms()
     trained = [round(float(value), 3) for value in (*known.mean, *known.std)] if known else []
     if not trained or trained == [round(value, 3) for value in (*mean, *std)]:
         return []
@@ -148,9 +220,10 @@ def normalization_note(spec: ModelSpec, mean: Sequence[float], std: Sequence[flo
     ]
 
 
+@lru_cache(maxsize=256)
 def _check_name(backend: str, name: str) -> None:
     if backend == "local":
-        names = list(_LOCAL)
+        names = list(LOCAL)
     elif backend == "torchvision":
         names = torchvision.models.list_models(module=torchvision.models)
     else:
@@ -162,66 +235,25 @@ def _check_name(backend: str, name: str) -> None:
         raise unknown_name(f"model in {backend}", name, names)
 
 
-def _hashable(key: str, value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(_hashable(key, item) for item in value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise UserError(
-        f"the model's argument {key!r} is {type(value).__name__}", allowed="a number, text, true, false or a list"
-    )
-
-
-def _construct(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
+def _construct(spec: ModelSpec, *, pretrained: bool, meta: bool = False) -> nn.Module:
     args = dict(spec.args)
+    weights = (spec.weights or "DEFAULT") if pretrained else None
     try:
-        if spec.backend == "timm":
-            model = timm.create_model(spec.name, pretrained=pretrained, **args)
-        elif spec.backend == "torchvision":
-            if spec.name in ("googlenet", "inception_v3"):
-                args.setdefault("init_weights", not pretrained)  # else it warns that the default will change
-            model = torchvision.models.get_model(spec.name, weights="DEFAULT" if pretrained else None, **args)
-        else:
-            model = _LOCAL[spec.name](**args)
-    except TypeError as error:
-        unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        if not spec.args:
-            raise
-        if not unknown or unknown[2] not in args:
-            raise _not_built(spec, error) from None
-        raise unknown_name(f"argument of {spec.title}", unknown[2], _arguments(spec, unknown[1])) from None
-    except NotImplementedError:
+        model = construct(spec.backend, spec.name, weights, args)
+    except UserError:
         raise
-    except (OSError, RuntimeError, ValueError, AssertionError, EOFError, SafetensorError, UnpicklingError) as error:
-        if pretrained:
-            raise _not_loaded(spec, error) from None
-        if not spec.args:
+    except Exception as error:  # the arguments are a user's: anything can come of them
+        if meta and isinstance(error, NotImplementedError):
             raise
-        raise _not_built(spec, error) from None
+        if pretrained:
+            build_meta(spec)  # raises if it is the arguments that are wrong
+            raise _not_loaded(spec, error) from None
+        if not args:
+            raise
+        raise not_built(spec.title, args, error) from None
     model.default_input_shape = input_shape(spec)  # type: ignore[assignment]
+    model.made_from = spec.title + (f" with {shown(args)}" if args else "")  # type: ignore[assignment]
     return model
-
-
-def _arguments(spec: ModelSpec, class_name: str) -> list[str]:
-    """The names that the constructor of a model's class takes."""
-    if spec.backend == "timm":
-        entry: Any = timm.models.model_entrypoint(spec.name.partition(".")[0])
-    elif spec.backend == "torchvision":
-        entry = torchvision.models.get_model_builder(spec.name)
-    else:
-        entry = _LOCAL[spec.name]
-    found = getattr(sys.modules[inspect.unwrap(entry).__module__], class_name)
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in inspect.signature(found).parameters.values() if p.kind in kinds]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _not_built(spec: ModelSpec, error: Exception) -> UserError:
-    given = ", ".join(f"{key}: {value}" for key, value in spec.args)
-    return UserError(f"{spec.title} cannot be built with {given}: {_first_line(error)}")
 
 
 def _not_loaded(spec: ModelSpec, error: Exception) -> UserError:
@@ -230,7 +262,7 @@ def _not_loaded(spec: ModelSpec, error: Exception) -> UserError:
     return UserError(
         f"the pretrained weights of {spec.title} cannot be loaded"
         + (f" from {place}" if place else "")
-        + f": {_first_line(error)}",
+        + f": {reason_of(error)}",
         do="Remove the file if it is damaged, and it is fetched again; else check that the model's arguments are those "
         "that the weights were made with, or give a file of weights as ckp_path, or set pretrained: false.",
     )

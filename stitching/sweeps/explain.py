@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError, unknown_name
-from stitching.config.identity import canonical, code_digest, file_digest, identity_config
+from stitching.config.identity import code_digest, file_digest, identity_config
 from stitching.config.job import Job, checkpoints_of
 from stitching.sweeps.plan import Plan, PlannedRun
 from stitching.sweeps.status import RunStatus, forgotten_runs, sweep_status
@@ -96,7 +96,7 @@ def _differences(metadata: Mapping[str, Any], job: Job) -> list[str]:
         before = identity_config(Job.model_validate(metadata.get("config")))
     except (ValueError, UserError):
         return ["  its config is not on record in a form that this version reads"]
-    then, now = _flat(before), _flat(canonical(identity_config(job)))
+    then, now = _flat(before), _flat(identity_config(job))
     lines = [
         f"  {key}: {_shown(then, key)} there, {_shown(now, key)} here"
         for key in sorted(then.keys() | now.keys())

@@ -66,7 +66,8 @@ def _behind(bridge: Bridge, back: tuple[RowStage, ...]) -> list[dict[str, Any]]:
 
 def _untrained(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for part in parts:
-        part["Subnet"].pop("ckp_path", None)
+        for key in ("ckp_path", "weights"):
+            part["Subnet"].pop(key, None)
         part["Subnet"]["pretrained"] = False
     return parts
 

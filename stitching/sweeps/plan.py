@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 
 from stitching.config.errors import Mistakes, UserError
-from stitching.config.identity import canonical, identity_of, settings_config
+from stitching.config.identity import identity_of, network_digest, settings_digest
 from stitching.config.job import Job, project_root
 from stitching.config.parts import PartField
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
@@ -165,9 +164,9 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
     with mistakes.noted():
         _check_file_name(path)
     settings = make_settings(sweep, mistakes)
-    groups: dict[Images, list[tuple[Setting, dict[str, str]]]] = {}  # each with the JSON of what its identity hashes
+    groups: dict[Images, list[tuple[Setting, str]]] = {}  # each with its digest
     for setting in settings:
-        groups.setdefault(setting.images, []).append((setting, _texts(setting)))
+        groups.setdefault(setting.images, []).append((setting, settings_digest(setting.job)))
     cells: list[tuple[Images, Cell]] = []  # and what they are compared with
     wanted = list(groups)
     if not wanted:  # no setting is right, and yet the models can be looked at
@@ -221,7 +220,7 @@ def folder_of(sweep: Sweep, path: Path) -> Path:
 
 
 def _runs_of(
-    cell: Cell, settings: list[tuple[Setting, dict[str, str]]], images: Images, names: Names, known: Known
+    cell: Cell, settings: list[tuple[Setting, str]], images: Images, names: Names, known: Known
 ) -> Iterator[PlannedRun]:
     """The runs of a cell, one for each setting that matters to it, or what stands for them where it is declined."""
     try:
@@ -235,10 +234,8 @@ def _runs_of(
         settings = _tested(settings, images)
     network = model.model_dump(mode="json")
     reference = _reference(cell, images)
-    both = {"network": _text(network)}
-    if reference:
-        both["reference"] = _text(reference.model_dump(mode="json"))
-    for setting, texts in settings:
+    networks: str | None = None  # the digest of both
+    for setting, digest in settings:
         name = names.of(cell, setting)
         job = Job.model_construct(**{**dict(setting.job), "model": model, "reference": reference})
         looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
@@ -247,27 +244,18 @@ def _runs_of(
         if isinstance(size, str):
             yield PlannedRun(name, cell, setting.seed, setting.values, declined=size)
             continue
-        known_as = identity_of({}, texts | both)
-        cost = Cost(**size)
-        yield PlannedRun(name, cell, setting.seed, setting.values, job, known_as, cost)
+        networks = networks or network_digest(job)
+        run_identity = identity_of(digest, networks)
+        yield PlannedRun(name, cell, setting.seed, setting.values, job, run_identity, Cost(**size))
 
 
-def _texts(setting: Setting) -> dict[str, str]:
-    return {key: json.dumps(value, sort_keys=True) for key, value in settings_config(setting.job).items()}
-
-
-def _text(part: dict[str, Any]) -> str:
-    return json.dumps(canonical(part), sort_keys=True)
-
-
-def _tested(settings: list[tuple[Setting, dict[str, str]]], images: Images) -> list[tuple[Setting, dict[str, str]]]:
+def _tested(settings: list[tuple[Setting, str]], images: Images) -> list[tuple[Setting, str]]:
     """The settings for a network that is only tested: one, unless they differ in what has a part in a test."""
-    found: dict[str, tuple[Setting, dict[str, str]]] = {}
+    by_digest: dict[str, Setting] = {}
     for setting, _ in settings:
         tested = evaluation_only(setting, images)
-        texts = _texts(tested)
-        found.setdefault(repr(texts), (tested, texts))
-    return list(found.values())
+        by_digest.setdefault(settings_digest(tested.job), tested)
+    return [(setting, digest) for digest, setting in by_digest.items()]
 
 
 def _taken(row: Row, images: Images) -> Images:

@@ -155,11 +155,8 @@ def _model_keys(part: ModelFields) -> dict[str, Any]:
     backend, name = part.title.split("/", 1)
     keys: dict[str, Any] = {} if backend == "local" else {"backend": backend}
     keys["model_name"] = name
-    if part.pretrained is not None:
-        keys["pretrained"] = part.pretrained
-    if part.ckp_path:
-        keys["ckp_path"] = part.ckp_path
-    return keys | part.model_args
+    given = {"pretrained": part.pretrained, "weights": part.weights, "ckp_path": part.ckp_path}
+    return keys | {key: value for key, value in given.items() if value is not None} | part.model_args
 
 
 def _looked_at(part: ModelFields, image: Shape) -> tuple[graphs.TracedModel, Shape]:

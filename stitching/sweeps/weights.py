@@ -19,7 +19,9 @@ def weights_of(runs: Iterable[PlannedRun]) -> list[ModelSpec]:
     networks = {id(part): part for job in jobs for part in (job.network, job.reference)}  # runs of a cell share theirs
     parts = model_parts(*networks.values())
     wanting = {
-        repr((part.title, part.model_args)): part for part in parts if part.wants_pretrained and not part.ckp_path
+        repr((part.title, part.weights, part.model_args)): part
+        for part in parts
+        if part.wants_pretrained and not part.ckp_path
     }
     return list(dict.fromkeys(map(model_spec, wanting.values())))
 

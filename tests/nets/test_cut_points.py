@@ -100,7 +100,7 @@ def test_a_tensor_in_no_format_can_be_cut_at_but_has_none() -> None:
 
 
 def test_images_that_the_model_cannot_take() -> None:
-    with pytest.raises(UserError, match="VisionTransformer cannot take 3x64x64 images: Input height"):
+    with pytest.raises(UserError, match="timm/vit_small_patch16_224 cannot take 3x64x64 images: Input height"):
         cut_points(traced("timm/vit_small_patch16_224"), (3, 64, 64))
 
 

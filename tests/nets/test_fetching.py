@@ -163,10 +163,9 @@ def test_every_url_has_a_hash_which_tells_half_a_file_from_a_whole_one() -> None
     assert not [url for url in urls if not torch.hub.HASH_REGEX.search(os.path.basename(url))]
 
 
-def test_names_of_long_ago_and_tags_as_arguments() -> None:
+def test_names_of_long_ago() -> None:
     old = source_of(ModelSpec.parse("timm/tv_resnet34", pretrained=True))
     assert old == source_of(ModelSpec.parse("timm/resnet34.tv_in1k", pretrained=True))
-    assert old == source_of(ModelSpec.parse("timm/resnet34", pretrained=True, pretrained_cfg="tv_in1k"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
