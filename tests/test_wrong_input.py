@@ -109,13 +109,13 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("frozen: true}", "frozen: true, ckp_path: nowhere.pt}", 4, "nowhere.pt"),
     ("frozen: true}", "frozen: true, ckp_path: broken.pt}", 4, "broken.pt"),
     *(("frozen: true}", f"frozen: true, ckp_path: {name}}}", 4, words) for name, words in [
-        ("data", "is a folder"), ("~nobody-at-all/x", "no path"), ('"a\\0b"', "no path"), ("/dev/zero", "a device"),
+        ("data", "is a folder"), ("~nobody-at-all/x", "no path"), ('"a\\0b"', "U+0000"), ("/dev/zero", "a device"),
         ("n" * 300, "no path"), ("round.pt", "no path"),
     ]),
     ("train_config:", "save_dir: ~nobody-at-all/x\ntrain_config:", 7, "save_dir: '~nobody-at-all/x' is no path"),
     ("train_config:", "load_from: data\ntrain_config:", 7, "is a folder"),
     ("train_config:", "load_from: ~nobody-at-all/x\ntrain_config:", 7, "no path"),
-    ("train_config:", 'resume_from: "a\\0b"\ntrain_config:', 7, "no path"),
+    ("train_config:", 'resume_from: "a\\0b"\ntrain_config:', 7, "U+0000"),
     ("frozen: true}", "frozen: true, ckp_path: other.pt}", 4, "do not fit"),
     ("train_config:", "load_from: other.pt\ntrain_config:", 7, "do not fit"),
     ("train_config:", "load_from: broken.pt\ntrain_config:", 7, "broken.pt"),
@@ -126,7 +126,7 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("train_config:", "device: gpu\ntrain_config:", 7, "cpu, cuda"),
     # YAML itself
     ("epochs: 2", "epochs: [2", 0, "not YAML"),
-    ("model:\n", "model: !include nowhere.yml\nrest:\n", 1, "does not exist"),
+    ("model:\n", "model: !include nowhere.yml\nrest:\n", 1, "there is no file"),
     ("model:\n", "model: !include config.yml\nrest:\n", 1, "include each other"),
     ("model:\n", "model: !!python/name:os.system\nrest:\n", 1, "not allowed"),
 ]  # fmt: skip

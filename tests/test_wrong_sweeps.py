@@ -73,7 +73,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("  - {blocks_to_drop: [1, 2]}", "  - {blocks_to_drop: [1, 2]}\n  - {blocks_to_drop: [1, 2]}", 6, "stands twice in gaps"),
     ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_dropped: 0}", 6, "greater than 0"),
     ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_droped: 2}", 6, "did you mean 'max_dropped'"),
-    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: !include nowhere.yml", 6, "does not exist"),
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: !include nowhere.yml", 6, "there is no file"),
     # empty lists, doubles, wrong types
     ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: []", 6, "at least 1"),
     ("[affine, downsample_then_block]", "[]", 8, "at least 1"),

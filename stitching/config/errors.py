@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Mistakes", "UserError", "UserErrors", "at", "nearest", "reason_of", "unknown_name"]
+__all__ = ["Mistakes", "UserError", "UserErrors", "at", "nearest", "reason_of", "shortened", "unknown_name"]
 
 
 class UserError(Exception):
@@ -109,6 +109,12 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
+def shortened(value: object, length: int = 60) -> str:
+    """`value` as Python writes it, in at most `length` characters."""
+    words = repr(value)
+    return words if len(words) <= length else words[: length - 3] + "..."
+
+
 def nearest(name: object, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `name`, or None when nothing does."""
     by_lower = {str(choice).lower(): str(choice) for choice in choices}
@@ -125,10 +131,10 @@ def unknown_name(kind: str, name: object, choices: Iterable[str], *, path: tuple
     best = nearest(name, choices)
     shown = choices
     if len(choices) > 24:
-        shown = difflib.get_close_matches(str(name), choices, n=12, cutoff=0.0)
+        shown = difflib.get_close_matches(str(name)[:200], choices, n=12, cutoff=0.0)
     rest = f", ... ({len(choices)} in all)" if len(shown) < len(choices) else ""
     return UserError(
-        f"there is no {kind} {str(name)!r}" + (f"; did you mean {best!r}?" if best else ""),
+        f"there is no {kind} {shortened(str(name), 120)}" + (f"; did you mean {best!r}?" if best else ""),
         allowed=", ".join(shown) + rest,
         path=path,
     )

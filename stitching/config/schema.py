@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from stitching.config.errors import UserError, nearest
+from stitching.config.errors import UserError, nearest, shortened
 from stitching.config.yaml import Document
 
 __all__ = ["Neutral", "Schema", "complaint", "one_of", "validated"]
@@ -157,8 +157,7 @@ _EXPECTED = {
 def _shown(value: object) -> str:
     if value is None:
         return "nothing"
-    words = repr(value)
-    return (words if len(words) <= 60 else words[:57] + "...") + f" ({_KINDS.get(type(value), type(value).__name__)})"
+    return f"{shortened(value)} ({_KINDS.get(type(value), type(value).__name__)})"
 
 
 _KINDS = {

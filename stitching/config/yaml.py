@@ -1,42 +1,94 @@
-"""YAML files as plain data that remembers where every value stood.
+"""YAML 1.2 as plain data that remembers where every value stood, and the writer whose files read back the same.
 
-Loaded safely (no tag creates an object), with `!include`, anchors and merge keys. Three traps of PyYAML are closed:
-a key that stands twice is an error, `1e-3` is a number, and a key such as `on` stays a string.
+Read safely (no tag creates an object), with `!include`, anchors and merge keys; a key that stands twice is an error.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, shortened
+from stitching.config.paths import check_regular_file
 
-__all__ = ["Document", "load_yaml", "parse_assignments"]
+__all__ = ["Document", "load_yaml", "parse_assignments", "yaml_text"]
 
 Keys = tuple[str | int, ...]
-_MAX_VALUES = 200_000  # no honest config is larger; nested aliases ("billion laughs") are
 
+# No honest config is larger. Nested aliases ("billion laughs") unfold to more, and 1 MB takes seconds to read.
+_MAX_VALUES = 200_000
+_MAX_DEPTH = 100
+_MAX_BYTES = 1_000_000
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads YAML 1.2's floats."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:(?:\d[\d_]*\.[\d_]*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+_TAG = "tag:yaml.org,2002:"
+# What plain text stands for: the core schema of YAML 1.2.2 (section 10.3.2), and underscores in numbers as in 100_000.
+_CORE_SCHEMA = {
+    "null": re.compile(r"null|Null|NULL|~|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
-    list("-+0123456789."),
-)
+    "merge": re.compile(r"<<"),
+}
+
+
+def _meaning(text: str) -> str:
+    """The name of the type that plain text has in YAML 1.2."""
+    return next((name for name, pattern in _CORE_SCHEMA.items() if pattern.fullmatch(text)), "str")
+
+
+class _Resolver(VersionedResolver):
+    """The core schema, whichever version of YAML a file says that it is written in."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is ScalarNode and implicit[0]:
+            return Tag(suffix=_TAG + _meaning(value))
+        return super().resolve(kind, value, implicit)
+
+    @property
+    def processing_version(self) -> Any:
+        return (1, 2)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """libyaml's writer, which is fast, with quotes around all that YAML 1.1 or YAML 1.2 would not read as text."""
+
+
+for _name, _pattern in _CORE_SCHEMA.items():
+    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern.pattern})$"), None)
+
+
+def _represented_text(dumper: Any, text: str) -> Any:
+    text = text.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be written
+    return dumper.represent_scalar(f"{_TAG}str", text)
+
+
+_Dumper.add_representer(str, _represented_text)
+
+
+def yaml_text(data: Any, **layout: Any) -> str:
+    """Plain data as YAML, keys in their order; `load_yaml` and readers of YAML 1.1 give the same data back.
+
+    Args:
+        data: mappings, lists, text, numbers, true, false and None.
+        layout: arguments of `yaml.dump`, such as its `width`.
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **layout)
 
 
 @dataclass
@@ -64,15 +116,17 @@ class Document:
     def override(self, keys: Keys, value: object, said_by: str) -> None:
         """Set a value from outside the file, e.g. from the command line; mappings on the way are made."""
         place = self.data
+        if len(keys) > _MAX_DEPTH:
+            raise UserError(f"the key has {len(keys)} parts", allowed=f"at most {_MAX_DEPTH}", path=keys[:1])
         for done, key in enumerate(keys[:-1], 1):
             if not isinstance(place, dict):
-                raise self.locate(UserError(f"expected a mapping, found {place!r}", path=keys[: done - 1]))
+                raise self.locate(UserError(f"expected a mapping, found {shortened(place)}", path=keys[: done - 1]))
             if place.get(key) is None:
                 place[key] = {}
                 self.places[keys[:done]] = said_by
             place = place[key]
         if not isinstance(place, dict):
-            raise self.locate(UserError(f"expected a mapping, found {place!r}", path=keys[:-1]))
+            raise self.locate(UserError(f"expected a mapping, found {shortened(place)}", path=keys[:-1]))
         place[keys[-1]] = value
         self.places[keys] = said_by
 
@@ -88,9 +142,9 @@ class Document:
 def parse_value(text: str, said_by: str) -> Any:
     """A value as YAML would read it: `1e-3` is a number, `[1, 2]` a list."""
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError:
-        raise UserError(f"{said_by}: {text!r} is not YAML") from None
+        return _Reader(Document(Path(), None)).parsed(text, ())
+    except UserError as error:
+        raise UserError(f"{said_by}: {error.problem}", allowed=error.allowed) from None
 
 
 def parse_assignments(texts: Sequence[str], option: str, example: str) -> dict[str, Any]:
@@ -99,8 +153,8 @@ def parse_assignments(texts: Sequence[str], option: str, example: str) -> dict[s
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise UserError(f"{option} {text!r} is no assignment", allowed=f"{option} {example}")
-        values[key] = parse_value(value, f"{option} {text}")
+            raise UserError(f"{option} {shortened(text)} is no assignment", allowed=f"{option} {example}")
+        values[key] = parse_value(value, f"{option} {shortened(key)}")
     return values
 
 
@@ -108,126 +162,186 @@ def load_yaml(path: str | Path) -> Document:
     """Load a YAML file.
 
     Raises:
-        UserError: the file (or an included one) is missing, unreadable, no YAML, includes itself, repeats a key or
-            asks for a tag other than `!include`.
+        UserError: the file (or an included one) is missing, unreadable, too big, no YAML, includes itself, repeats a
+            key or asks for a tag other than `!include`.
     """
     document = Document(Path(path), None)
-    document.data = _Reader(document).read(document.path, ())
+    document.data = _Reader(document).read(document.path, (), str(path))
     return document
 
 
 class _Reader:
+    """Reads one document: its file, the files that it includes, and where their values stood."""
+
     def __init__(self, document: Document) -> None:
         self.places = document.places
         self.files: list[Path] = []
-        self.open_nodes: list[int] = []
+        self.open_nodes: list[Node] = []
+        self.num_bytes = 0
+        self.num_values = 0
 
-    def read(self, path: Path, keys: Keys) -> Any:
-        text = _text_of(path)
+    def read(self, path: Path, keys: Keys, place: str, known: AbstractSet[str] = frozenset()) -> Any:
+        """The value of a file that is asked for at `place`."""
         try:
-            loader = _Loader(text)
-            loader.name = str(path)
-            node = loader.get_single_node()
-        except yaml.YAMLError as error:
-            raise _syntax_error(path, error) from None
-        self.files.append(path.resolve())
+            text = _text_of(path)
+        except UserError as error:
+            raise _error(error.problem, place, keys, error.allowed, error.do) from None
+        self.num_bytes += len(text)
+        if self.num_bytes > _MAX_BYTES:
+            raise _error(f"the file and what it includes have more than {_MAX_BYTES:,} bytes", place, keys)
+        self.files.append(path)
         try:
-            return None if node is None else self.value(node, keys, loader)
+            return self.parsed(text, keys, known)
         finally:
             self.files.pop()
 
-    def value(self, node: yaml.Node, keys: Keys, loader: _Loader) -> Any:
-        place = f"{node.start_mark.name}:{node.start_mark.line + 1}"
-        self.places.setdefault(keys, place)
-        if len(self.places) > _MAX_VALUES:
-            raise _told(f"the file unfolds to more than {_MAX_VALUES} values", place, keys)
-        if id(node) in self.open_nodes:
-            raise _told("this anchor contains itself", place, keys)
-        self.open_nodes.append(id(node))
+    def parsed(self, text: str, keys: Keys, known: AbstractSet[str] = frozenset()) -> Any:
+        """The value of the YAML in `text`, whose place is `keys`."""
+        reader = YAML(typ="safe", pure=True)
+        reader.Resolver = _Resolver
+        reader.max_depth = _MAX_DEPTH
+        reader.composer.warn_double_anchors = False  # an anchor may be set anew
         try:
-            if node.tag == "!include":
-                return self.include(node, keys, place)
-            if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
-                raise _told(f"the tag {node.tag!r} is not allowed", place, keys, allowed="!include FILE")
-            if isinstance(node, yaml.MappingNode):
-                return self.mapping(node, keys, loader)
-            if isinstance(node, yaml.SequenceNode):
-                return [self.value(item, (*keys, i), loader) for i, item in enumerate(node.value)]
-            try:
-                return loader.construct_object(node)
-            except (yaml.YAMLError, ValueError) as error:
-                raise _told(f"cannot read {node.value!r}: {error}", place, keys) from None
+            node = reader.compose(text)
+        except Exception as error:  # ruamel.yaml raises more than its own errors at odd input
+            raise self.syntax_error(error, text) from None
+        return None if node is None else self.value(node, keys, reader.constructor, known)
+
+    def place(self, node: Node) -> str:
+        return f"{self.files[-1]}:{node.start_mark.line + 1}" if self.files else ""
+
+    @contextmanager
+    def entered(self, node: Node, keys: Keys) -> Iterator[str]:
+        """Count the node, and give its place. Raises if the document has no end, or is too big or too deep."""
+        place = self.place(node)
+        self.num_values += 1
+        if self.num_values > _MAX_VALUES:
+            raise _error(f"the file expands to more than {_MAX_VALUES:,} values", place, keys)
+        if len(keys) > _MAX_DEPTH:
+            raise _error(f"nested more than {_MAX_DEPTH} deep", place, keys[:1])
+        if any(node is above for above in self.open_nodes):
+            raise _error("this anchor contains itself", place, keys)
+        self.open_nodes.append(node)
+        try:
+            yield place
         finally:
             self.open_nodes.pop()
 
-    def mapping(self, node: yaml.MappingNode, keys: Keys, loader: _Loader) -> dict[str, Any]:
+    def value(self, node: Node, keys: Keys, constructor: Any, known: AbstractSet[str] = frozenset()) -> Any:
+        with self.entered(node, keys) as place:
+            self.places.setdefault(keys, place)
+            if self.is_include(node):
+                return self.included(node, keys, place, known)
+            if isinstance(node, MappingNode):
+                return self.mapping(node, keys, constructor, known)
+            if isinstance(node, SequenceNode):
+                return [self.value(item, (*keys, i), constructor) for i, item in enumerate(node.value)]
+            return self.scalar(node, keys, constructor)
+
+    def scalar(self, node: Node, keys: Keys, constructor: Any) -> Any:
+        self.check_text(node, keys)
+        meaning = str(node.tag).removeprefix(_TAG)
+        if meaning in ("str", "merge"):
+            return node.value
+        try:
+            return constructor.construct_object(node)
+        except Exception as error:  # of `!!int x`, or a number of more digits than Python reads
+            words = str(error).splitlines()[0]
+            raise _error(f"cannot read {shortened(node.value)} as {meaning}: {words}", self.place(node), keys) from None
+
+    def check_text(self, node: Node, keys: Keys) -> None:
+        """Raise if no file, no terminal and no JSON could hold the node's text."""
+        wrong = next((char for char in node.value if char == "\0" or "\ud800" <= char <= "\udfff"), None)
+        if wrong is not None:
+            raise _error(
+                f"{shortened(node.value)} has the character U+{ord(wrong):04X}", self.place(node), keys,
+                allowed="text without NUL and without halves of surrogate pairs",
+            )  # fmt: skip
+
+    def is_include(self, node: Node) -> bool:
+        """Whether the node stands for another file. Raises for all other tags than those of plain data."""
+        if node.tag == "!include" and self.files:
+            return True
+        expected = {
+            MappingNode: {"map"}, SequenceNode: {"seq"}, ScalarNode: {"str", "merge", "null", "bool", "int", "float"}
+        }[type(node)]  # fmt: skip
+        if str(node.tag).removeprefix(_TAG) not in expected:
+            raise _error(f"the tag {node.tag!r} is not allowed here", self.place(node), allowed="!include FILE")
+        return False
+
+    def mapping(self, node: MappingNode, keys: Keys, constructor: Any, known: AbstractSet[str]) -> dict[str, Any]:
+        """The node's mapping without the keys in `known`: what stands beside a `<<` wins over what is merged."""
         result: dict[str, Any] = {}
-        merged: list[yaml.Node] = []
+        merged: list[Node] = []
         for key_node, value_node in node.value:
-            place = f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}"
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _told("a key must be a single word", place, keys)
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            place = self.place(key_node)
+            if not isinstance(key_node, ScalarNode) or self.is_include(key_node):
+                raise _error("a key must be a single word", place, keys)
+            if key_node.tag == f"{_TAG}merge":
+                merged += value_node.value if isinstance(value_node, SequenceNode) else [value_node]
                 continue
+            self.check_text(key_node, keys)
             key = key_node.value
             if key in result:
                 first = self.places[(*keys, key)]
-                raise _told(f"the key stands twice (first at {first})", place, (*keys, key), do="Remove one of them.")
-            self.places[(*keys, key)] = place
-            result[key] = self.value(value_node, (*keys, key), loader)
+                raise _error(f"the key stands twice (first at {first})", place, (*keys, key), do="Remove one of them.")
+            if key not in known:
+                self.places[(*keys, key)] = place
+                result[key] = self.value(value_node, (*keys, key), constructor)
         for other in merged:
-            place = f"{other.start_mark.name}:{other.start_mark.line + 1}"
-            # What stands beside `<<` wins, in value and in place.
-            if other.tag == "!include":
-                known = dict(self.places)
-                included = self.include(other, keys, place)
-                self.places.update(known)
-            elif isinstance(other, yaml.MappingNode):
-                kept = [pair for pair in other.value if pair[0].value not in result]
-                included = self.mapping(yaml.MappingNode(other.tag, kept, other.start_mark), keys, loader)
-            else:
-                included = other.value
-            if not isinstance(included, dict):
-                raise _told("`<<` merges mappings only", place, keys)
-            result = {**included, **result}
+            found = self.value(other, keys, constructor, known | result.keys())
+            if not isinstance(found, dict):
+                raise _error("`<<` merges mappings only", self.place(other), keys)
+            result = {**found, **result}
         return result
 
-    def include(self, node: yaml.Node, keys: Keys, place: str) -> Any:
-        if not isinstance(node, yaml.ScalarNode) or not node.value:
-            raise _told("!include needs the name of a file", place, keys)
+    def included(self, node: Node, keys: Keys, place: str, known: AbstractSet[str]) -> Any:
+        if not isinstance(node, ScalarNode) or not node.value:
+            raise _error("!include needs the name of a file", place, keys)
+        self.check_text(node, keys)
         path = self.files[-1].parent / node.value
-        if path.resolve() in self.files:
+        if os.path.realpath(path) in map(os.path.realpath, self.files):
             chain = " -> ".join(file.name for file in [*self.files, path])
-            raise _told(f"the files include each other: {chain}", place, keys)
-        if not path.is_file():
-            raise _told(f"the included file does not exist: {path}", place, keys)
-        return self.read(path, keys)
+            raise _error(f"the files include each other: {chain}", place, keys)
+        if len(self.files) >= _MAX_DEPTH:
+            raise _error(f"files include each other {_MAX_DEPTH} deep", place, keys)
+        return self.read(path, keys, place, known)
+
+    def syntax_error(self, error: Exception, text: str) -> UserError:
+        """What is wrong with the YAML, in which line."""
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if isinstance(error, MaxDepthExceededError | RecursionError):
+            problem = f"nested more than {_MAX_DEPTH} deep"
+        if isinstance(error, ReaderError):
+            line = text.count("\n", 0, error.position) + 1
+            problem = f"the character U+{ord(text[error.position]):04X} is not allowed"
+        if not self.files:
+            return UserError(f"{shortened(text)} is not YAML: {problem}")
+        return _error(
+            f"this is not YAML: {problem}",
+            f"{self.files[-1]}:{line}" if line else str(self.files[-1]),
+            do="Look at the indentation, the colons and the quotes around this line.",
+        )
 
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        nearby = sorted(str(file.name) for file in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise _told("the file does not exist", str(path), allowed=", ".join(nearby) or None) from None
+        size = check_regular_file(path).st_size
+        if size > _MAX_BYTES:
+            raise UserError(f"{path} has {size:,} bytes", allowed=f"at most {_MAX_BYTES:,}")
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise _told(f"cannot read the file: {reason}", str(path)) from None
+        raise UserError(f"cannot read {path}: {reason}") from None
+    except UserError as error:
+        if not os.path.lexists(path) and os.path.isdir(path.parent):
+            error.allowed = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml"))) or None
+        raise
 
 
-def _syntax_error(path: Path, error: yaml.YAMLError) -> UserError:
-    mark = getattr(error, "problem_mark", None)
-    place = f"{path}:{mark.line + 1}" if mark else str(path)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return _told(
-        f"this is not YAML: {problem}",
-        place,
-        do="Look at the indentation, the colons and the quotes around this line.",
-    )
-
-
-def _told(problem: str, place: str, keys: Keys = (), allowed: str | None = None, do: str | None = None) -> UserError:
+def _error(problem: str, place: str, keys: Keys = (), allowed: str | None = None, do: str | None = None) -> UserError:
     error = UserError(problem, allowed=allowed, do=do, path=keys)
-    error.place = place
+    error.place = place or None
     return error

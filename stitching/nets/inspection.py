@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from stitching.config.yaml import parse_assignments
+from stitching.config.yaml import parse_assignments, yaml_text
 from stitching.nets import graphs, zoo
 from stitching.nets.cost import cut_costs
 from stitching.nets.stages import find_stages
@@ -60,7 +58,7 @@ class Inspection:
         """The stages as a sweep's `stages:`."""
         keys = ("block_input", "block_output", "in_format", "out_format")
         stages = [{"Subnet": {**self.model, **{key: place[key] for key in keys}}} for place in self.places]
-        return yaml.safe_dump({"stages": stages}, sort_keys=False, default_flow_style=None, width=110)
+        return yaml_text({"stages": stages}, default_flow_style=None, width=110)
 
 
 def inspect_model(

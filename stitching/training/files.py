@@ -15,13 +15,12 @@ from typing import IO, Any
 import yaml
 
 from stitching.config.errors import UserError
+from stitching.config.yaml import yaml_text
 from stitching.training.run_metadata import UnreadableMetadata, metadata_of, text_of
 
 __all__ = ["FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
 
-# libyaml's read and write thousands of runs in seconds
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads thousands of runs in seconds
 _DIGEST = "# sha256 of all above: "
 _MENDING = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
 _LONG = re.compile(r"^(?:config|versions|weights):.*\n(?:[ -].*\n)*", re.MULTILINE)  # blocks of metadata.yml
@@ -66,7 +65,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def write_yaml(path: Path, data: Any) -> None:
     """Write plain data as YAML, keys in their order, with a digest of it in a comment at the end."""
-    text = yaml.dump(data, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+    text = yaml_text(data)
     write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
 
 
