@@ -116,6 +116,7 @@ class SimpleAdapterPart(BasePart):
     nonlinearity: bool = True
     init_identity: bool = False
     init: Literal["least_squares"] | None = None
+    prefix_tokens: Annotated[int, Field(ge=0, le=1000)] | None = None  # None: with an init, as many as are lacking
     fc_format: Literal["token", "bert", "bhwc", "vector"] | None = None
 
     @model_validator(mode="after")
@@ -123,6 +124,8 @@ class SimpleAdapterPart(BasePart):
         if (self.num_conv is None) == (self.num_fc is None):
             said = "neither" if self.num_conv is None else "both"
             raise complaint(f"{said} of num_conv and num_fc given", "exactly one of num_conv, num_fc")
+        if self.prefix_tokens and not self.init:
+            raise complaint("prefix_tokens are of an adapter that is fitted", "it together with `init: least_squares`")
         return self
 
 

@@ -6,7 +6,7 @@ is made), and what comes out is the next part's input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -142,11 +142,17 @@ Maker = Callable[[Format], nn.Module]
 Recipe = tuple[Format | None, Maker]  # what the part works on (None: anything), and how it is made for what arrives
 
 
-def _subnet(part: SubnetPart, options: BuildOptions) -> Recipe:
+def _start_of(part: SubnetPart, options: BuildOptions) -> tuple[zoo.ModelSpec, graphs.CutPoint]:
+    """The model that a subnet is cut from, and where it begins in it."""
     spec = model_spec(part)
     traced = traced_model(spec, options.seed, options.meta)
     with at("block_input"):
-        start = graphs.resolve(traced, part.block_input, "input")
+        return spec, graphs.resolve(traced, part.block_input, "input")
+
+
+def _subnet(part: SubnetPart, options: BuildOptions) -> Recipe:
+    spec, start = _start_of(part, options)
+    traced = traced_model(spec, options.seed, options.meta)
     with at("block_output"):
         end = graphs.resolve(traced, part.block_output, "output")
     subnet = graphs.extract(traced, start, end)
@@ -199,7 +205,32 @@ def _plain(module: Callable[..., nn.Module], kind: str) -> Callable[[Any, BuildO
 def _simple_adapter(part: Any, options: BuildOptions) -> Recipe:
     kind = "img" if part.num_conv else part.fc_format or _declared(part, ("token", "bert", "bhwc", "vector"))
     own = part if part.num_conv else part.model_copy(update={"fc_format": kind})
-    return Format(kind, prefix=int(kind == "bert")), lambda arriving: adapters.SimpleAdapter(**_sized(own, arriving))
+
+    def make(arriving: Format) -> nn.Module:
+        arguments = _sized(own, arriving, "prefix_tokens")
+        if part.prefix_tokens:
+            arguments["prefix"] = adapters.PrefixTokens(arriving, arguments["out_channels"], part.prefix_tokens)
+        return adapters.SimpleAdapter(**arguments)
+
+    return Format(kind, prefix=int(kind == "bert")), make
+
+
+def _with_prefix_tokens(part: Any, following: Sequence[BasePart], arriving: Format, options: BuildOptions) -> BasePart:
+    """An adapter to be fitted makes the prefix tokens that the subnet behind it takes and it does not give itself.
+
+    A conversion would make them of nothing that depends on the image.
+    """
+    fitted = part.kind == "SimpleAdapter" and part.init and part.prefix_tokens is None and part.out_format is None
+    if not fitted or not following or not isinstance(following[0], SubnetPart):
+        return part
+    try:
+        takes = _start_of(following[0], options)[1].format.prefix
+    except UserError:  # it is told where that part is built
+        return part
+    native, _ = _simple_adapter(part, options)
+    assert native is not None
+    gives = max(arriving.prefix, native.prefix) if native.prefix else 0
+    return part.model_copy(update={"prefix_tokens": max(0, takes - gives)})
 
 
 def _declared(part: Any, kinds: tuple[str, ...]) -> Any:
@@ -258,7 +289,9 @@ def _assembly(part: AssemblyPart, options: BuildOptions) -> Recipe:
         for i, child in enumerate(part.parts):
             with at("parts", i):
                 _one_tensor(pieces)
-                pieces.append(_build(_inherit(child, part), pieces[-1].out_format if pieces else arriving, inner))
+                given = pieces[-1].out_format if pieces else arriving
+                own = _with_prefix_tokens(_inherit(child, part), part.parts[i + 1 :], given, inner)
+                pieces.append(_build(own, given, inner))
         if part.head:
             with at("head"):
                 _one_tensor(pieces)

@@ -3,7 +3,8 @@
 The fit is linear least squares, position by position: at every place of the image, the adapter's input vector shall
 become the vector that the destination's own front computes there. The adapter's input is what arrives in the network,
 resized and laid out as the network does it. The destination's is resized alike where the sizes differ. Prefix tokens
-take part as positions as far as both sides have them; one that only a format conversion makes is not the adapter's.
+take part as positions as far as both sides have them. Those that the destination alone has are a map of their own, of
+means over what the adapter is given (`PrefixTokens`); one that only a format conversion makes is not the adapter's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError
-from stitching.nets.adapters import SimpleAdapter
+from stitching.nets.adapters import PrefixTokens, SimpleAdapter
 from stitching.nets.assembly import Network, Piece
 from stitching.nets.formats import Format, Reformat
 from stitching.nets.graphs import CutPoint
@@ -51,26 +52,52 @@ class Fit:
         prefix = min(self._given.prefix, target.prefix)
         return _rows(given, self._given, self._given, prefix), _rows(wanted, target, self._given, prefix)
 
+    def token_rows(self, arriving: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the adapter makes its new prefix tokens from, and those tokens in a row, (N, channels) both."""
+        if self.prefix is None:
+            return None
+        return self.prefix.means(self.piece.before(arriving)), self._new_tokens(wanted)
+
     def given(self, wanted: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """The adapter's own output, and what it should have been, as `rows` has them."""
         target = self._format(wanted)
-        out = replace(self._given, channels=output.shape[1 if self._given.kind == "img" else -1])
-        prefix = min(out.prefix, target.prefix)
-        return _rows(output, out, out, prefix), _rows(wanted, target, self._given, prefix)
+        if self.prefix:
+            out = Format.of("bert", tuple(output.shape), self._given.prefix + self.prefix.count)
+        else:
+            out = replace(self._given, channels=output.shape[1 if self._given.kind == "img" else -1])
+        prefix = min(self._given.prefix, target.prefix)
+        return _rows(output, out, self._given, prefix), _rows(wanted, target, self._given, prefix)
 
-    def put(self, found: AffineMap) -> None:
-        """Give the adapter a map."""
-        with torch.no_grad():
-            self.layer.weight.copy_(found.weight.T.reshape(self.layer.weight.shape))
-            self.layer.bias.copy_(found.bias)  # type: ignore[union-attr]
+    def given_tokens(self, wanted: Tensor, output: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The new prefix tokens in the adapter's own output, and what they should have been, as `token_rows`."""
+        return (self._new_tokens(output), self._new_tokens(wanted)) if self.prefix else None
+
+    def _new_tokens(self, sequence: Tensor) -> Tensor:
+        assert self.prefix is not None
+        return sequence[:, self._given.prefix :][:, : self.prefix.count].flatten(1)
+
+    def put(self, found: AffineMap, tokens: AffineMap | None = None) -> None:
+        """Give the adapter a map, and one that makes its new prefix tokens where it has such."""
+        _put(self.layer, found)
+        if self.prefix and tokens:
+            _put(self.prefix, tokens)
 
     @property
     def layer(self) -> nn.Conv2d | nn.Linear:
         """The adapter's only layer."""
-        assert isinstance(self.piece.net, SimpleAdapter)
-        (layer,) = self.piece.net.layers
+        (layer,) = self._adapter.layers
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         return layer
+
+    @property
+    def prefix(self) -> PrefixTokens | None:
+        """What makes the adapter's new prefix tokens."""
+        return self._adapter.prefix
+
+    @property
+    def _adapter(self) -> SimpleAdapter:
+        assert isinstance(self.piece.net, SimpleAdapter)
+        return self.piece.net
 
     @property
     def _given(self) -> Format:
@@ -79,6 +106,13 @@ class Fit:
     def _format(self, wanted: Tensor) -> Format:
         form = self.start.format
         return Format.of(form.kind, tuple(wanted.shape), form.prefix)
+
+
+@torch.no_grad()
+def _put(layer: nn.Conv2d | nn.Linear | PrefixTokens, found: AffineMap) -> None:
+    assert layer.bias is not None
+    layer.weight.copy_(found.weight.T.reshape(layer.weight.shape))
+    layer.bias.copy_(found.bias)
 
 
 def _rows(x: Tensor, have: Format, size_of: Format, prefix: int) -> Tensor:

@@ -1,10 +1,12 @@
 """How alike two representations of the same images are, and the linear map that carries one into the other.
 
-Everything is added up batch by batch in float64, so that memory does not grow with the number of images.
+Everything is added up batch by batch in float64, so that memory does not grow with the number of images; only
+`ImageVectors` keeps a vector of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -13,7 +15,10 @@ from torch import Tensor
 
 from stitching.config.errors import UserError
 
-__all__ = ["AffineMap", "MinibatchCKA", "Moments", "Residuals", "centred_gram", "unbiased_hsic"]
+__all__ = [
+    "AffineMap", "ImageVectors", "MinibatchCKA", "Moments", "Residuals", "centred_gram", "procrustes", "r2",
+    "unbiased_hsic",
+]  # fmt: skip
 
 _ELEMENTS = 2**24  # of a float64 copy that is made at once: 128 MiB
 
@@ -148,33 +153,100 @@ class Moments:
             UserError: x or y had values that are not finite numbers.
         """
         if not (self.xx.isfinite().all() and self.xy.isfinite().all() and isfinite(self.yy)):
-            raise UserError("the networks give values that are not finite numbers: nothing can be fitted to them")
+            raise _not_finite()
         variances, directions = torch.linalg.eigh(self.xx.cpu())
         kept = variances > variances.max().clamp(min=0) * len(variances) * torch.finfo(torch.float64).eps
         variances, directions = variances[kept], directions[:, kept]
         weight = directions @ ((directions.T @ self.xy.cpu()) / variances[:, None])
         return AffineMap(weight, self.mean_y.cpu() - self.mean_x.cpu() @ weight, int(kept.sum()))
 
-    def procrustes(self) -> float:
-        """The orthogonal Procrustes distance: what is left between x and y after the best rotation.
+    @property
+    def spread(self) -> tuple[float, float, Tensor]:
+        """The centred sums of squares of x and of y, and the products of both (C, D)."""
+        return float(self.xx.diagonal().sum()), self.yy, self.xy
 
-        Both are centred and scaled to a Frobenius norm of one; then it is 2 - 2 |X'Y|_*, the nuclear norm (Ding et
-        al., 2021, arXiv:2108.01661). 0 for representations that differ by a rotation, a scale and a shift, 2 at most;
-        not a number where one is constant. Vectors of different positions of an image are turned by one and the same
-        rotation, and the narrower of the two is filled up with channels of zeros (both as Williams et al., 2021,
-        arXiv:2110.14739).
+
+class ImageVectors:
+    """Pairs of vectors of which an image has but one, kept as they are: images are few beside channels."""
+
+    def __init__(self) -> None:
+        self.x: list[Tensor] = []
+        self.y: list[Tensor] = []
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add pairs: x (N, C) and y (N, D)."""
+        self.x.append(x.cpu())
+        self.y.append(y.cpu())
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.x))
+
+    def ridge(self) -> AffineMap:
+        """The affine map of x to y by ridge regression, its penalty chosen by generalized cross-validation.
+
+        Least squares would follow the noise of so few pairs: with as many channels as images it meets all of them
+        exactly, and others worse than their mean does. Of 33 penalties from 1e-6 to 100 times the largest variance
+        that one is taken whose residuals |y - Hy|^2 / (1 - tr(H) / n)^2 are least (Golub, Heath and Wahba, 1979).
+
+        Raises:
+            UserError: x or y have values that are not finite numbers.
         """
-        size = (float(self.xx.diagonal().sum()) * self.yy) ** 0.5
-        nuclear = float(torch.linalg.svdvals(self.xy.cpu()).sum())
-        return max(0.0, 2 - 2 * nuclear / size) if size > 0 else float("nan")
+        x, mean_x, y, mean_y = self._centred()
+        if not (x.isfinite().all() and y.isfinite().all()):
+            raise _not_finite()
+        left, sizes, right = torch.linalg.svd(x, full_matrices=False)
+        variances = sizes.square()
+        kept = variances > variances.max() * x.shape[1] * torch.finfo(torch.float64).eps
+        left, sizes, right, variances = left[:, kept], sizes[kept], right[kept], variances[kept]
+        if not len(sizes):
+            return AffineMap(x.new_zeros(x.shape[1], y.shape[1]), mean_y, 0)
+        along = left.T @ y
+        outside = (y.square().sum() - along.square().sum()).clamp(min=0)
+        penalties = variances.max() * torch.logspace(-6, 2, 33, dtype=torch.float64)
+        shrunk = penalties[:, None] / (variances + penalties[:, None])
+        residuals = outside + (shrunk.square() * along.square().sum(1)).sum(1)
+        freedom = 1 - (1 + (1 - shrunk).sum(1)) / len(x)
+        penalty = penalties[(residuals / freedom.square()).argmin()]
+        weight = right.T @ ((sizes / (variances + penalty))[:, None] * along)
+        return AffineMap(weight, mean_y - mean_x @ weight, len(sizes))
+
+    @property
+    def spread(self) -> tuple[float, float, Tensor]:
+        """As of `Moments`."""
+        x, _, y, _ = self._centred()
+        return float(x.square().sum()), float(y.square().sum()), x.T @ y
+
+    def _centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, y = torch.cat(self.x).double(), torch.cat(self.y).double()
+        return x - x.mean(0), x.mean(0), y - y.mean(0), y.mean(0)
+
+
+def procrustes(several: Sequence[Moments | ImageVectors]) -> float:
+    """The orthogonal Procrustes distance: what is left between x and y after the best rotation.
+
+    Both are centred and scaled to a Frobenius norm of one; then it is 2 - 2 |X'Y|_*, the nuclear norm (Ding et
+    al., 2021, arXiv:2108.01661). 0 for representations that differ by a rotation, a scale and a shift, 2 at most;
+    not a number where one is constant. Vectors of different positions of an image are turned by one and the same
+    rotation, and the narrower of the two is filled up with channels of zeros (both as Williams et al., 2021,
+    arXiv:2110.14739).
+
+    Args:
+        several: pairs of vectors, each of them turned by a rotation of its own: of positions, and of prefix tokens
+            that are made of whole images.
+    """
+    spreads = [each.spread for each in several]
+    size = (sum(x for x, _, _ in spreads) * sum(y for _, y, _ in spreads)) ** 0.5
+    nuclear = sum(float(torch.linalg.svdvals(xy.cpu()).sum()) for _, _, xy in spreads)
+    return max(0.0, 2 - 2 * nuclear / size) if size > 0 else float("nan")
+
+
+def _not_finite() -> UserError:
+    return UserError("the networks give values that are not finite numbers: nothing can be fitted to them")
 
 
 class Residuals:
-    """The share of the variance of vectors y that predictions of them explain: R2, of all channels together.
-
-    R2 = 1 - sum |y - prediction|^2 / sum |y - mean(y)|^2, the mean being that of the vectors added here. For images
-    that the predictions were not fitted to it may be negative.
-    """
+    """What predictions of vectors y leave of them."""
 
     def __init__(self) -> None:
         self.left = 0.0
@@ -185,7 +257,13 @@ class Residuals:
         self.left += float((prediction.double() - y.double()).square().sum())
         self.moments.add(y[..., :0], y)
 
-    @property
-    def r2(self) -> float:
-        """R2; not a number where y is constant."""
-        return 1 - self.left / self.moments.yy if self.moments.yy > 0 else float("nan")
+
+def r2(several: Sequence[Residuals]) -> float:
+    """The share of the variance of vectors y that predictions of them explain, of all channels together.
+
+    R2 = 1 - sum |y - prediction|^2 / sum |y - mean(y)|^2, the mean being that of the vectors added here, of each of
+    `several` its own. For images that the predictions were not fitted to it may be negative. Not a number where y is
+    constant.
+    """
+    variance = sum(each.moments.yy for each in several)
+    return 1 - sum(each.left for each in several) / variance if variance > 0 else float("nan")

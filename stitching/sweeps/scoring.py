@@ -25,7 +25,7 @@ from stitching.nets.build import BuildOptions, build_network, forget_models, mod
 from stitching.nets.fetching import fetch
 from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format
-from stitching.nets.similarity import MinibatchCKA, Residuals, centred_gram
+from stitching.nets.similarity import MinibatchCKA, Residuals, centred_gram, procrustes, r2
 from stitching.nets.zoo import normalization_note
 from stitching.sweeps.cells import Cell, make_cells
 from stitching.sweeps.known import Known
@@ -58,8 +58,9 @@ class Score:
 
     Attributes:
         cka, procrustes: of the source's output and the destination's input, on training images (`MinibatchCKA`,
-            `Moments.procrustes`).
-        r2: of the least-squares map that was fitted to the training images, on the held-out images (`Residuals`).
+            `procrustes`).
+        r2: of the least-squares map that was fitted to the training images, on the held-out images (`similarity.r2`).
+            Prefix tokens that the destination alone has are fitted and counted like its positions.
         accuracy: of the network stitched with that map, on the same.
         destination_accuracy: of the destination's own network, on the same.
         declined: why there is no such map.
@@ -155,7 +156,7 @@ class _Measured(Stitched):
         self.cell = cell
         self.declined: str | None = None
         self.cka = MinibatchCKA()
-        self.residuals = Residuals()
+        self.residuals = Residuals(), Residuals()  # of positions, and of prefix tokens that the adapter makes
         self.right = self.right_alone = self.tried = 0
 
     @property
@@ -168,7 +169,8 @@ class _Measured(Stitched):
             return _score(self.cell, declined=self.declined)
         return _score(
             self.cell,
-            cka=self.cka.value, procrustes=self.moments.procrustes(), r2=self.residuals.r2,
+            cka=self.cka.value, procrustes=procrustes([self.moments, *([self.tokens] if self.tokens.count else [])]),
+            r2=r2(self.residuals),
             accuracy=self.right / self.tried, destination_accuracy=self.right_alone / self.tried,
         )  # fmt: skip
 
@@ -233,7 +235,7 @@ def _fit(measured: list[_Measured], trunk: Trunk, batches: Batches, device: torc
     for number, each in enumerate(measured):
         told(number, len(measured), "solving for the maps")
         try:
-            each.fit.put(each.moments.least_squares())
+            each.solve()
         except UserError as error:
             each.declined = error.problem
 
@@ -249,7 +251,10 @@ def _try(measured: list[_Measured], trunk: Trunk, batches: Batches, device: torc
         for each in measured:
             wanted, adapter = each.wanted(features), each.fit.piece
             mapped = adapter.net(adapter.before(each.arriving(x, features)))
-            each.residuals.add(*each.fit.given(wanted, mapped))
+            pairs = each.fit.given(wanted, mapped), each.fit.given_tokens(wanted, mapped)
+            for residuals, pair in zip(each.residuals, pairs, strict=True):
+                if pair:
+                    residuals.add(*pair)
             each.right += _right(each.network, each.fit.place + 1, adapter.after(mapped), y)
             each.right_alone += alone[_key_of_back(each)]
             each.tried += len(y)

@@ -189,8 +189,14 @@ def _no_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
 def _least_squares(joint: Joint) -> Bridge:
     """One affine map at the destination's size, however many downsamplings: a row of them has no closed form."""
     bridge = STITCHERS["affine"](replace(joint, num_downsamples=1))  # type: ignore[misc]
+    lacking = joint.dest.prefix - (joint.source.prefix if joint.between_sequences else 0)
     for part in bridge.parts:
-        part["SimpleAdapter"]["init"] = "least_squares"
+        adapter = part["SimpleAdapter"]
+        adapter["init"] = "least_squares"
+        if lacking > 0:
+            adapter["prefix_tokens"] = lacking
+        if joint.between_sequences and not joint.source.prefix:  # nor is there one to be mapped with the positions
+            adapter["fc_format"], adapter["in_format"][0] = "token", "token"
     return bridge
 
 

@@ -15,7 +15,7 @@ from stitching.data.transforms import Preprocessing
 from stitching.nets.assembly import Network
 from stitching.nets.build import forget_models
 from stitching.nets.fitting import Fit
-from stitching.nets.similarity import Moments
+from stitching.nets.similarity import ImageVectors, Moments
 from stitching.training.trunk import Front, Trunk, held_out
 
 __all__ = [
@@ -43,6 +43,7 @@ class Stitched:
     front: Front | None
     target: Front
     moments: Moments = field(default_factory=Moments)
+    tokens: ImageVectors = field(default_factory=ImageVectors)  # for prefix tokens that the adapter is to make
 
     def arriving(self, images: Tensor, features: Features) -> Tensor:
         """What comes to the adapter's piece, for images (N, C, H, W)."""
@@ -54,6 +55,16 @@ class Stitched:
     def wanted(self, features: Features) -> Tensor:
         """What the destination's own front makes of the same images."""
         return features[_key(self.target)]
+
+    def see(self, arriving: Tensor, wanted: Tensor) -> None:
+        """Take note of a batch, by what comes to the adapter's piece and what the destination's own front makes."""
+        self.moments.add(*self.fit.rows(arriving, wanted))
+        if pairs := self.fit.token_rows(arriving, wanted):
+            self.tokens.add(*pairs)
+
+    def solve(self) -> None:
+        """Give the adapter what fits best to all that was seen. Raises `UserError` if that is not finite."""
+        self.fit.put(self.moments.least_squares(), self.tokens.ridge() if self.tokens.count else None)
 
 
 Features = dict[tuple[object, int], Tensor]
@@ -117,7 +128,7 @@ def add_moments(
         features = features_of(several, trunk, x)
         pairs = [(each.arriving(x, features), each.wanted(features)) for each in several]
         for each, pair in zip(several, pairs, strict=True):
-            each.moments.add(*each.fit.rows(*pair))
+            each.see(*pair)
         seen(pairs)
 
 
@@ -132,4 +143,4 @@ def fit_adapters(several: Sequence[Stitched], job: JobSettings, device: torch.de
         forget_models()
     add_moments(several, trunk, chosen_images(job, FIT_IMAGES, "train"), device)
     for each in several:
-        each.fit.put(each.moments.least_squares())
+        each.solve()

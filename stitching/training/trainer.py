@@ -146,7 +146,8 @@ def _fit(runs: list[Run], device: torch.device) -> None:
         fit_adapters(to_fit, runs[0].job, device)
     for run in runs:
         if run.to_fit:
-            run.say(f"the adapter was fitted by least squares, to {run.to_fit.moments.count} positions of images")
+            made = f", its prefix tokens to {run.to_fit.tokens.count} images" * bool(run.to_fit.tokens.count)
+            run.say(f"the adapter was fitted by least squares, to {run.to_fit.moments.count} positions of images{made}")
             run.to_fit = None  # with its sums
 
 

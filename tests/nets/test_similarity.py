@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
+from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from stitching.config.errors import UserError
-from stitching.nets.similarity import MinibatchCKA, Moments, Residuals, centred_gram, unbiased_hsic
+from stitching.nets.similarity import (
+    ImageVectors,
+    MinibatchCKA,
+    Moments,
+    Residuals,
+    centred_gram,
+    procrustes,
+    r2,
+    unbiased_hsic,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +118,7 @@ def test_a_linear_relation_is_found_however_large_the_means_are():
     assert torch.allclose(found.weight, weight, atol=1e-8)
     residuals = Residuals()
     residuals.add(x @ found.weight + found.bias, x @ weight + bias)
-    assert residuals.r2 == pytest.approx(1, abs=1e-12)
+    assert r2([residuals]) == pytest.approx(1, abs=1e-12)
 
 
 def test_of_channels_that_depend_on_each_other_the_shortest_map_is_taken():
@@ -161,7 +171,62 @@ def test_r2_is_the_one_of_scikit_learn():
     residuals = Residuals()
     for some in range(0, 100, 30):
         residuals.add(prediction[some : some + 30], y[some : some + 30])
-    assert residuals.r2 == pytest.approx(r2_score(y, prediction, multioutput="variance_weighted"), abs=1e-5)
+    assert r2([residuals]) == pytest.approx(r2_score(y, prediction, multioutput="variance_weighted"), abs=1e-5)
+
+
+def test_r2_of_two_kinds_of_vectors_has_a_mean_for_each():
+    y, z = torch.randn(50, 3), torch.randn(20, 4) + 100
+    parts = Residuals(), Residuals()
+    parts[0].add(torch.zeros_like(y), y)
+    parts[1].add(torch.full_like(z, 100), z)
+    left = y.square().sum() + (z - 100).square().sum()
+    around = (y - y.mean(0)).square().sum() + (z - z.mean(0)).square().sum()
+    assert r2(parts) == pytest.approx(float(1 - left / around), abs=1e-4)
+
+
+# ------------------------------------------------------------------------ one vector an image
+
+
+def vectors(x: torch.Tensor, y: torch.Tensor) -> ImageVectors:
+    found = ImageVectors()
+    for a, b in zip(x.split(16), y.split(16), strict=True):
+        found.add(a, b)
+    return found
+
+
+@pytest.mark.parametrize("images", [20, 40, 300])
+def test_ridge_has_the_penalty_of_the_least_cross_validated_residuals(images):
+    x = torch.randn(images, 40, dtype=torch.float64) * torch.linspace(0.1, 3, 40) + 5
+    y = x @ torch.randn(40, 3, dtype=torch.float64) + 4 * torch.randn(images, 3, dtype=torch.float64)
+    centred = (x - x.mean(0)).numpy()
+    errors = {}
+    for penalty in np.linalg.eigvalsh(centred.T @ centred).max() * np.logspace(-6, 2, 33):
+        hat = centred @ np.linalg.solve(centred.T @ centred + penalty * np.eye(40), centred.T) + 1 / images
+        left = y.numpy() - hat @ y.numpy()
+        errors[penalty] = (left**2).sum() / (1 - np.trace(hat) / images) ** 2
+    expected = Ridge(alpha=min(errors, key=errors.get)).fit(x.numpy(), y.numpy())
+    found = vectors(x, y).ridge()
+    assert np.allclose(found.weight.T, expected.coef_, atol=1e-8)
+    assert np.allclose(found.bias, expected.intercept_, atol=1e-8)
+
+
+def test_as_many_channels_as_images_are_no_reason_to_follow_noise():
+    x, weight = torch.randn(1040, 40), torch.randn(40, 5)
+    y = x @ weight + 3 * torch.randn(1040, 5)
+    ridge, plain = vectors(x[:40], y[:40]).ridge(), moments(x[:40], y[:40]).least_squares()
+    scores = [
+        r2_score(y[40:], (x[40:].double() @ each.weight + each.bias), multioutput="variance_weighted")
+        for each in (ridge, plain)
+    ]
+    assert scores[0] > 0.3
+    assert scores[1] < 0
+
+
+def test_one_vector_an_image_may_be_constant_and_not_infinite():
+    constant = vectors(torch.ones(6, 3), torch.arange(6.0)[:, None]).ridge()
+    assert (constant.weight.abs().max(), constant.bias.item()) == (0, 2.5)
+    with pytest.raises(UserError, match="not finite"):
+        vectors(torch.tensor([[1.0], [torch.nan]]), torch.ones(2, 1)).ridge()
 
 
 # ------------------------------------------------------------------------ Procrustes
@@ -172,13 +237,22 @@ def test_procrustes_is_what_is_left_after_scipys_best_rotation():
     y += x
     a, b = ((each - each.mean(0)) / (each - each.mean(0)).norm() for each in (x, y))
     turn, _ = orthogonal_procrustes(a.numpy(), b.numpy())
-    assert moments(x, y, 30).procrustes() == pytest.approx(np.linalg.norm(a.numpy() @ turn - b.numpy()) ** 2)
+    assert procrustes([moments(x, y, 30)]) == pytest.approx(np.linalg.norm(a.numpy() @ turn - b.numpy()) ** 2)
 
 
 def test_procrustes_sees_neither_rotations_nor_scales_nor_shifts():
     x, y = torch.randn(80, 5, dtype=torch.float64), torch.randn(80, 9, dtype=torch.float64)
-    assert moments(x, 4 * x @ rotation(5) - 3).procrustes() == pytest.approx(0, abs=1e-12)
-    assert moments(x, torch.nn.functional.pad(x, (0, 4)) @ rotation(9)).procrustes() == pytest.approx(0, abs=1e-12)
-    assert moments(x @ rotation(5), y).procrustes() == pytest.approx(moments(y, x).procrustes())
-    assert 1 < moments(x, y).procrustes() <= 2
-    assert isnan(moments(x, torch.ones(80, 2)).procrustes())
+    assert procrustes([moments(x, 4 * x @ rotation(5) - 3)]) == pytest.approx(0, abs=1e-12)
+    assert procrustes([moments(x, torch.nn.functional.pad(x, (0, 4)) @ rotation(9))]) == pytest.approx(0, abs=1e-12)
+    assert procrustes([moments(x @ rotation(5), y)]) == pytest.approx(procrustes([moments(y, x)]))
+    assert 1 < procrustes([moments(x, y)]) <= 2
+    assert isnan(procrustes([moments(x, torch.ones(80, 2))]))
+
+
+def test_procrustes_turns_positions_and_whole_images_each_by_a_rotation_of_its_own():
+    x, z = torch.randn(80, 5, dtype=torch.float64), torch.randn(20, 7, dtype=torch.float64)
+    rotated = [moments(x, 4 * x @ rotation(5) + 3), vectors(z, 4 * z @ rotation(7) - 1)]
+    assert procrustes(rotated) == pytest.approx(0, abs=1e-12)
+    other = vectors(z, torch.randn(20, 7, dtype=torch.float64))
+    assert procrustes([rotated[0], other]) > 0.05
+    assert procrustes([vectors(z, z[:, :3])]) == pytest.approx(procrustes([moments(z, z[:, :3])]))

@@ -83,6 +83,24 @@ def test_what_is_fitted_in_closed_form_is_one_step_at_the_destinations_size(down
     assert part["SimpleAdapter"] == {**expected["SimpleAdapter"], "init": "least_squares"}
 
 
+@pytest.mark.parametrize(
+    ("source", "dest", "expected"),
+    [
+        (IMG_7, BERT_7, {"prefix_tokens": 1}),
+        (BHWC_14, Format("bert", 40, 49, 5), {"prefix_tokens": 5}),
+        (TOKEN_14, BERT_7, {"prefix_tokens": 1, "fc_format": "token"}),
+        (BERT_14, Format("bert", 40, 49, 5), {"prefix_tokens": 4, "fc_format": "bert"}),
+        (BERT_14, BERT_7, {"fc_format": "bert"}),
+        (BERT_14, IMG_7, {}),
+        (BERT_14, Format("token", 40, 49), {"fc_format": "token"}),
+    ],
+    ids=str,
+)
+def test_what_is_fitted_makes_the_prefix_tokens_that_the_source_has_not(source, dest, expected):
+    (part,) = parts(bridge(LEAST_SQUARES, source, dest))
+    assert {key: part[key] for key in ("prefix_tokens", "fc_format") if key in part} == expected
+
+
 def test_channels_that_would_have_to_shrink_are_forced_in_the_last_step_only():
     found = bridge("downsample_then_linear", Format("img", 256, (28, 28)), Format("img", 24, (7, 7)), 2)
     assert channels(found) == [(256, 512), (512, 24)]
@@ -252,7 +270,8 @@ def test_linear_is_norm_layer_norm():
 
 def _built(found: Bridge, source: Format):
     for part in found.parts:
-        next(iter(part.values())).pop("init", None)  # there is no destination here to fit to
+        for key in ("init", "prefix_tokens"):  # there is no destination here to fit to
+            next(iter(part.values())).pop(key, None)
     job = Job.model_validate({"assembly": found.parts, "train_config": {"dataset": "digits"}})
     return build_network(job.network, source, BuildOptions(meta=True))
 

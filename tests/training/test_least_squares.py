@@ -14,6 +14,10 @@ from stitching.training.trainer import Interrupted, Setup, StopRequest, train
 LINEAR = {
     "num_conv": 1, "kernel_size": 1, "leading_norm": False, "trailing_norm": False, "nonlinearity": False,
 }  # fmt: skip
+NARROW_VIT = {
+    "backend": "timm", "model_name": "vit_tiny_patch16_224", "pretrained": False, "num_classes": 10, "in_chans": 1,
+    "img_size": 16, "patch_size": 4, "embed_dim": 24, "num_heads": 3, "depth": 2,
+}  # fmt: skip
 FITTED = {"SimpleAdapter": {**LINEAR, "init": "least_squares"}}
 TO_LAYER3 = {"SimpleAdapter": {**LINEAR, "init": "least_squares", "out_channels": 8, "in_format": ["img", [8, 2, 2]]}}
 
@@ -78,6 +82,27 @@ def test_a_pack_leaves_what_each_run_leaves_alone(tmp_path):
         same(tmp_path / "pack" / f"run-{i}", tmp_path / f"alone-{i}" / "run-0")
 
 
+def to_vit(**adapter) -> dict:
+    """From a map of 8 channels to a ViT with a class token, in front of its second block."""
+    job = fitted("layer1", "layer2", {"SimpleAdapter": {**FITTED["SimpleAdapter"], "in_format": ["img", [8, 4, 4]], "out_channels": 24, **adapter}})  # fmt: skip
+    job["model"]["Assembly"]["parts"][-1] = {"Subnet": {**NARROW_VIT, "block_input": "blocks.1", "frozen": True}}
+    return job
+
+
+def test_a_class_token_is_fitted_and_trained_and_a_pack_leaves_the_same(tmp_path):
+    jobs = [to_vit(), to_vit(prefix_tokens=0), fitted("layer2", "layer3")]
+    made, zero, _ = trained(jobs, tmp_path / "pack")
+    assert made.network.pieces[1].net.prefix.weight.any()
+    log = (made.folder.path / "log.txt").read_text()
+    assert "positions of images, its prefix tokens to 500 images" in log
+    assert made.cost.trainable == zero.cost.trainable + (4 * 8 + 1) * 24
+    assert identity(made.job) != identity(zero.job)
+    for i, job in enumerate(jobs[:2]):
+        trained(job, tmp_path / f"alone-{i}")
+        same(tmp_path / "pack" / f"run-{i}", tmp_path / f"alone-{i}" / "run-0")
+    assert not frame_of(made.folder.path)["Overall/Test Loss"].equals(frame_of(zero.folder.path)["Overall/Test Loss"])
+
+
 def test_augmentation_changes_the_training_and_not_the_fit(tmp_path):
     shifted = {"image_size": 16, "data_augmentation": "default", "train_crop": "pad"}
     runs = [
@@ -89,14 +114,15 @@ def test_augmentation_changes_the_training_and_not_the_fit(tmp_path):
     assert (plain["Loss"][1:] != augmented["Loss"][1:]).all()
 
 
-def test_a_run_that_goes_on_is_not_fitted_again(tmp_path, monkeypatch):
-    trained(fitted(), tmp_path / "whole")
+@pytest.mark.parametrize("job_data", [fitted(), to_vit()], ids=["to a map", "to a class token"])
+def test_a_run_that_goes_on_is_not_fitted_again(tmp_path, monkeypatch, job_data):
+    trained(job_data, tmp_path / "whole")
     stop = StopRequest()
 
     def stopping(done: int, total: int, words: str) -> None:
         stop.asked = done == 3
 
-    job = job_of(fitted(), tmp_path)
+    job = job_of(job_data, tmp_path)
     setup = Setup(job, RunFolder(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
         train([setup], progress=stopping, stop=stop)
