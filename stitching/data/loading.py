@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError, at
-from stitching.data.registry import ImageDataset, dataset_info, open_dataset
+from stitching.data.registry import ImageDataset, UnreadableImage, dataset_info, open_dataset
 from stitching.data.transforms import Preprocessing, is_random, make_transform, normalization
 
 __all__ = ["Batches", "Split", "derive_seed"]
@@ -250,7 +250,9 @@ class _Images(Dataset[tuple[Tensor, int] | UserError]):
         except UserError as error:
             return error
         except (OSError, SyntaxError) as error:  # Pillow's, from one of torchvision's own sets of files
-            return UserError(f"image {index} of {self.name!r} cannot be read ({error})", do="Get the data set anew.")
+            return UnreadableImage(
+                f"image {index} of {self.name!r} cannot be read ({error})", do="Get the data set anew."
+            )
         if not self.random:
             return self.transform(image), label
         with _seeded(derive_seed(self.seed, "augmentation", epoch, index)):

@@ -18,11 +18,15 @@ from torchvision.transforms import AutoAugmentPolicy
 from stitching.config.errors import UserError, unknown_name
 
 __all__ = [
-    "DATASETS", "DatasetInfo", "ImageDataset", "dataset_info", "imagenet_folder_names", "look_for_dataset",
-    "open_dataset",
+    "DATASETS", "DatasetInfo", "ImageDataset", "UnreadableImage", "dataset_info", "imagenet_folder_names",
+    "look_for_dataset", "open_dataset",
 ]  # fmt: skip
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class UnreadableImage(UserError):
+    """An image of a data set is broken, whichever run asks for it."""
 
 
 class ImageDataset(Protocol):
@@ -140,7 +144,7 @@ def _read_image(path: str) -> Image.Image:
         with Path(path).open("rb") as file:
             return Image.open(file).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises, by format
-        raise UserError(
+        raise UnreadableImage(
             f"the image {path} cannot be read ({error})", do="Replace the file, or remove it from the data set."
         ) from error
 

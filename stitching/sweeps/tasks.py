@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from stitching.config.errors import UserError
 from stitching.config.job import load_job
+from stitching.data.registry import UnreadableImage
 from stitching.processes import place_in_job
 from stitching.sweeps.plan import PlannedRun
-from stitching.training.failures import ERROR, cause_of
+from stitching.training.failures import ERROR, OUT_OF_MEMORY, cause_of, free_memory, reason_of
 from stitching.training.files import FolderBusy, RunFolder, checked_text, write_yaml
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 from stitching.training.trunk import shared_key
@@ -38,8 +41,9 @@ def run_task(
 ) -> dict[str, str]:
     """Train the runs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
 
-    What is wrong with one run stays with it: the reason is put on record, and the others are trained. Where several
-    processes share the work, all call this alike, and what goes wrong in the midst of training ends all runs.
+    What is wrong with one run stays with it: the reason is put on record, and the others are trained. Runs that take
+    too much memory together are trained each for itself. Where several processes share the work, all call this alike,
+    and what goes wrong in the midst of training ends all runs.
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
@@ -52,18 +56,12 @@ def run_task(
         except UserError as error:
             failures |= _failed(RunFolder.found_in(path), error)
     with (stop or StopRequest()).on_signals() as asked:
-        try:
-            return failures | _trained(setups, progress, asked)
-        except UserError as error:
-            if len(setups) == 1:
-                return failures | _failed(setups[0].folder, error)
-        # One of them cannot be set up, or all met the same trouble on the way: each for itself then.
-        for setup in setups:
-            try:
-                failures |= _trained([setup], progress, asked)
-            except UserError as error:
-                failures |= _failed(setup.folder, error)
-    return failures
+        failed, alone = _train_pack(setups, progress, asked)
+        for setup, reason in alone:
+            free_memory()  # of the pack, and of the run before
+            _note(setup.folder, f"this run is tried for itself; in a pack of {len(setups)}: {reason}")
+            failed |= _train_pack([setup], progress, asked)[0]
+    return failures | failed
 
 
 def _setup_of(path: Path) -> Setup:
@@ -79,17 +77,48 @@ def _setup_of(path: Path) -> Setup:
     return Setup(job, folder)
 
 
-def _trained(setups: list[Setup], progress: Progress | None, stop: StopRequest) -> dict[str, str]:
+def _train_pack(
+    setups: list[Setup], progress: Progress | None, stop: StopRequest
+) -> tuple[dict[str, str], list[tuple[Setup, str]]]:
+    """Train runs together; returns the failures by name, and the runs to try each for itself with what stopped them."""
     if not setups:
-        return {}
-    runs = train(setups, resume=True, skip_busy=True, progress=progress, stop=stop)
-    return {run.name: run.failure for run in runs if run.failure}
+        return {}, []
+    one_process = place_in_job().size == 1
+    try:
+        runs = train(setups, resume=True, skip_busy=True, progress=progress, stop=stop)
+    except Interrupted:
+        raise
+    except Exception as error:
+        same_for_all = isinstance(error, UnreadableImage)
+        others_wait = not one_process and not isinstance(error, UserError)  # for this process, which goes on alone
+        if len(setups) > 1 and not (same_for_all or others_wait):
+            return {}, [(setup, reason_of(error)) for setup in setups]  # one of them cannot be set up
+        failures: dict[str, str] = {}
+        for setup in setups:
+            failures |= _failed(setup.folder, error)
+        return failures, []
+    failed = [(setup, run.failure, run.cause) for setup, run in zip(setups, runs, strict=True) if run.failure]
+    may_fit_alone = len(setups) > 1 and one_process
+    alone = [(setup, reason) for setup, reason, cause in failed if may_fit_alone and cause == OUT_OF_MEMORY]
+    tried = [setup for setup, _ in alone]
+    return {setup.folder.path.name: reason for setup, reason, _ in failed if setup not in tried}, alone
 
 
-def _failed(folder: RunFolder, error: UserError) -> dict[str, str]:
-    if place_in_job().rank == 0:
-        note_failure(folder, str(error), cause=cause_of(error))
-    return {folder.path.name: str(error)}
+def _failed(folder: RunFolder, error: Exception) -> dict[str, str]:
+    told = isinstance(error, UserError)
+    reason = str(error) if told else reason_of(error)
+    if not told or place_in_job().rank == 0:
+        note_failure(folder, reason, "" if told else "".join(traceback.format_exception(error)), cause=cause_of(error))
+    return {folder.path.name: reason}
+
+
+def _note(folder: RunFolder, words: str) -> None:
+    """Say something in the run's log and in the task's output."""
+    if place_in_job().rank != 0:
+        return
+    print(f"{folder.path.name}: {words}", file=sys.stderr, flush=True)
+    with suppress(OSError), open(folder.log, "a", encoding="utf-8") as log:
+        log.write(f"note: {words}\n")
 
 
 def note_failure(folder: RunFolder, reason: str, details: str = "", *, cause: str = ERROR) -> None:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stitching.config.errors import UserError
 from stitching.processes import Place, first_host, place_in_job
+from stitching.training.failures import in_words
 
 __all__ = ["World", "world"]
 
@@ -80,15 +81,20 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave the body together: what one process raises there is raised in all. No other joint work in the body."""
-        if self.size == 1:
-            yield
-            return
+        """Leave the body together: what one process raises there is raised in all. No other joint work in the body.
+
+        Raises:
+            OutOfMemory: whatever exception said so.
+        """
         problem: Exception | None = None
         try:
             yield
         except Exception as error:
-            problem = error
+            problem = in_words(error)
+            if self.size == 1:
+                raise problem  # noqa: B904 - what it was raised for is its context
+        if self.size == 1:
+            return
         own = problem if problem is None or isinstance(problem, UserError) else "a defect, which that process shows"
         problems: list[Any] = [None] * self.size
         dist.all_gather_object(problems, own)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gc
 import re
 
 import torch
 
 from stitching.config.errors import UserError
 
-__all__ = ["DIVERGED", "ERROR", "OUT_OF_MEMORY", "Diverged", "cause_of", "reason_of"]
+__all__ = [
+    "DIVERGED", "ERROR", "OUT_OF_MEMORY", "Diverged", "OutOfMemory", "cause_of", "free_memory", "in_words", "reason_of",
+]  # fmt: skip
 
 # Of the causes that `status` knows, those that an exception can have.
 ERROR = "error"
@@ -22,12 +25,11 @@ _NO_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'t|not) allocate
 
 
 class Diverged(UserError):
-    """A run's loss is not a finite number any more."""
+    """A run's loss is not a finite number any more; it is the same in all processes that train the run."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(
-            f"diverged at step {step}: the loss is {loss:g}", do="Try a smaller lr, a warm-up, or max_grad_norm."
-        )
+
+class OutOfMemory(UserError):
+    """There was not enough memory, on the GPU or on the machine."""
 
 
 def cause_of(error: BaseException) -> str:
@@ -40,7 +42,7 @@ def cause_of(error: BaseException) -> str:
     while link is not None:
         if isinstance(link, Diverged):
             return DIVERGED
-        if _is_out_of_memory(link):
+        if isinstance(link, OutOfMemory) or _is_out_of_memory(link):
             return OUT_OF_MEMORY
         link = link.__cause__ or link.__context__
     return ERROR
@@ -56,5 +58,26 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """One line that says what went wrong."""
-    words = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"
+    return _first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
+
+
+def in_words(error: Exception) -> Exception:
+    """What to raise in place of `error`: a message where it is one for the user, else `error` itself."""
+    if isinstance(error, UserError) or cause_of(error) != OUT_OF_MEMORY:
+        return error
+    return OutOfMemory(
+        f"there is not enough memory: {_first_line(error)}",
+        do="Make batch_size smaller, set `precision: bf16`, or use a machine with more memory.",
+        path=("train_config", "batch_size"),
+    )
+
+
+def free_memory() -> None:
+    """Give back the memory of what is not referred to any more; networks refer to themselves in circles."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -25,7 +25,7 @@ from stitching.nets.zoo import normalization_note
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights
 from stitching.training.distributed import World
-from stitching.training.failures import ERROR
+from stitching.training.failures import ERROR, Diverged, free_memory
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.fitting import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
@@ -113,6 +113,7 @@ class Run:
                 piece.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trainable = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = self.scheduler = None
+        self.has_trainable = bool(trainable)
         if trainable:
             with at("train_config"):
                 self.optimizer = make_optimizer(config, trainable)
@@ -147,7 +148,7 @@ class Run:
     def only_tests(self) -> bool:
         """Whether there is nothing to train."""
         config = self.job.train_config
-        return self.job.test_only or self.optimizer is None or config.epochs <= self.job.start_epoch
+        return self.job.test_only or not self.has_trainable or config.epochs <= self.job.start_epoch
 
     @property
     def tests_first(self) -> bool:
@@ -207,6 +208,11 @@ class Run:
         row["LR"] = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         row["Loss"], count, measured = self._of_all(part, sum(map(len, labels)), measured)
+        if not math.isfinite(row["Loss"]):
+            raise Diverged(
+                f"diverged at step {self.step + 1}: the loss is {row['Loss']:g}",
+                do="Try a smaller lr, a warm-up, or max_grad_norm.",
+            )
         if self._cadence == "steps":
             advance(self.scheduler, row["Loss"])
         for name, (value, samples) in measured.items():
@@ -375,6 +381,12 @@ class Run:
         self.log = StepLog(state["rows"])
         self.final = state["final"]
         self.say(f"resumed at epoch {self.epoch}, step {self.step}")
+
+    def release(self) -> None:
+        """Give back the memory of a run that has failed; what it was and how it ended stays known."""
+        for name in ("network", "trained", "optimizer", "scheduler", "tapped", "to_fit", "batch_norm", "log"):
+            self.__dict__.pop(name, None)
+        free_memory()
 
     def say(self, words: str) -> None:
         """Add a line to the run's log."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from stitching.nets.build import forget_models
 from stitching.training.checkpoints import read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import World, world
-from stitching.training.failures import cause_of, reason_of
+from stitching.training.failures import Diverged, cause_of, in_words, reason_of
 from stitching.training.files import FolderBusy, RunFolder
 from stitching.training.fitting import fit_adapters
 from stitching.training.metadata import record_end, record_start
@@ -207,8 +208,6 @@ class _Loop:
         except Interrupted:
             raise
         except Exception as error:
-            if self.everyone.size == 1:
-                raise
             self._end_all(error)
 
     def _train(self) -> None:
@@ -225,8 +224,9 @@ class _Loop:
                     with self._failing_alone(run):
                         run.close_epoch({})
                 if run.failure is None and not run.finished:
-                    run.save_result()
-                    run.save()
+                    with self._failing_alone(run):
+                        run.save_result()
+                        run.save()
             self._end_finished()
 
     def _active(self) -> list[Run]:
@@ -329,41 +329,45 @@ class _Loop:
 
     @contextmanager
     def _failing_alone(self, run: Run) -> Iterator[None]:
-        """A run that raises is recorded as failed; alone in the loop it raises further."""
+        """A run that raises is recorded as failed and gives its memory back; the only one raises further.
+
+        Of several processes none can go on without the others, unless they all raise this.
+        """
         try:
             yield
         except Exception as error:
-            if self.everyone.size > 1:
+            if self.everyone.size > 1 and not isinstance(error, Diverged):
                 raise
             self._record_failure(run, error)
-            if len(self.runs) > 1:
-                return
-            self._raise_in_words(error)
+            if self.alone:
+                raise in_words(error)  # noqa: B904 - what it was raised for is its context
 
     def _end_all(self, error: Exception) -> None:
-        """Of several processes one has failed, which ends all: the first to get here puts the reason on record."""
-        if not self.everyone.first_to_tell():
+        """Record what ends the loop for every run in it. Of several processes, the first to get here does."""
+        if self.everyone.size > 1 and not self.everyone.first_to_tell():
             raise SystemExit(1) from None
         if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
             error = UserError("another process of the job was lost", do="Its output may say why; then go on from here.")
-        for run in self._active():
+        for run in self.runs:
+            if run.failure is not None or run.ended:
+                continue
+            if self.everyone.size == 1:
+                # What fails outside of a run's own work fails between two of its steps.
+                with suppress(Exception):
+                    run.save()
             run.writes = True  # the first process waits for this one, or is gone
             self._record_failure(run, error)
         if self.alone:
-            self._raise_in_words(error)
+            raise in_words(error)
 
     def _record_failure(self, run: Run, error: Exception) -> None:
         run.failure, run.cause = reason_of(error), cause_of(error)
-        run.say(f"failed: {run.failure}")
-        record_end(run, "failed")
-
-    def _raise_in_words(self, error: Exception) -> NoReturn:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(
-                f"there is not enough memory on {self.device}: {_first_line(error)}",
-                do="Make batch_size smaller, or `precision: bf16`.", path=("train_config", "batch_size"),
-            ) from None  # fmt: skip
-        raise error
+        details = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error)).rstrip()
+        with suppress(OSError):  # the disk may be what failed
+            run.say(f"failed: {run.failure}{details}")
+        with suppress(OSError, UserError):
+            record_end(run, "failed")
+        run.release()
 
     def _heed(self, *, save: bool = False) -> None:
         """Between two steps: stop if a process was asked to, `save` if it is time for the first one."""
@@ -378,7 +382,8 @@ class _Loop:
     def _save_all(self) -> None:
         """A checkpoint of every run; and if a stop was asked for, the stop."""
         for run in self._active():
-            run.save()
+            with self._failing_alone(run):
+                run.save()
         self.saved_at = time.monotonic()
         if self.stop.asked:
             for run in self._active():
@@ -390,7 +395,9 @@ class _Loop:
     def _end_finished(self) -> None:
         """Write the final result of runs that have come to their end; then, and only then, drop their checkpoint."""
         for run in self.runs:
-            if run.failure is None and run.finished and not run.ended:
+            if run.failure is not None or run.ended or not run.finished:
+                continue
+            with self._failing_alone(run):
                 run.save_result()
                 if run.job.save_checkpoints:
                     run.save(whole=True)
@@ -398,14 +405,10 @@ class _Loop:
                 if run.writes and not run.job.save_checkpoints:
                     run.folder.checkpoint.unlink(missing_ok=True)
                 run.ended = True
-                self._tell(run, "done")
+            self._tell(run, "done" if run.ended else "failed")
 
     def _tell(self, run: Run, words: str) -> None:
         total = sum(each.total_steps for each in self.runs)
         accuracy = next((value for key, value in run.final.items() if "Test" in key and "Accuracy" in key), None)
         shown = f"{run.name}: {words}" + (f", test accuracy {accuracy:.3f}" if accuracy is not None else "")
         self.progress(sum(each.step for each in self.runs), total, shown)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
