@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -85,16 +87,30 @@ def _print_plan(found: Any, calibrate: bool) -> None:
         soft_wrap=True,
     )
     print_forgotten(forgotten_runs(found.folder, [run.name for run in found.runs]), found.folder)
+    print_outdated([status.name for status in statuses if status.outdated], found.folder)
     _print_estimate(found, statuses, calibrate)
 
 
-def print_forgotten(names: list[str], folder: Any) -> None:
+def print_forgotten(names: list[str], folder: Path) -> None:
     if names:
-        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         out.print(
-            f"note: {len(names)} runs in {folder} are not in the sweep any more, and stay as they are: {some}",
+            f"note: {len(names)} runs in {folder} are not in the sweep any more, and stay as they are: {_some(names)}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def print_outdated(names: list[str], folder: Path) -> None:
+    """Say which runs wait or train with a config that is not the sweep's any more, and what to do about it."""
+    if names:
+        out.print(
+            f"note: the sweep was edited after {len(names)} runs were queued. They still have the old config: "
+            f"{_some(names)}\n  To replace them: `stitching cancel {shlex.quote(str(folder))}`, then submit again.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _table(found: Any, states: dict[str, str]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from stitching.cli.console import app, err, out
 from stitching.cli.places import PACK, Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
+from stitching.cli.planning import print_outdated
 from stitching.config.clusters import Profile, load_profile
 from stitching.config.errors import Mistakes, UserError, unknown_name
 from stitching.config.yaml import parse_assignments
@@ -93,22 +95,25 @@ def retry(
         "node failure": node_failure, "preempted": node_failure, "cancelled": cancelled,
     }  # fmt: skip
     causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled"}
-    launches = []
-    for path in sweep_files(sweeps):
-        found = plan_of(path, seeds=seeds)
-        names, before, nodes = _that_failed(found, causes)
+    files = sweep_files(sweeps)
+    plans = [plan_of(path, seeds=seeds) for path in files]
+    launches, unknown = [], 0
+    for path, found, runs in zip(files, plans, _statuses_of(plans), strict=True):
+        unknown_here = _print_unknown(path, runs)
+        unknown += unknown_here
+        names = {run.name for run in runs if run.state in ("failed", "stopped") and run.cause in causes}
         if not names:
-            out.print(f"{path}: there is nothing to try again", soft_wrap=True)
+            if not unknown_here:
+                out.print(f"{path}: no failed runs to retry", markup=False, soft_wrap=True)
             continue
-        launch = _Launch(cluster or before, pack, jobs, _changes(slurm, array_parallelism), dry_run)
-        if nodes:
-            known = launch.changes.get("sbatch.exclude")
-            launch.changes["sbatch.exclude"] = ",".join(dict.fromkeys([*([str(known)] if known else []), *nodes]))
-            out.print(f"Without the nodes that failed: {', '.join(nodes)}", soft_wrap=True)
+        launch = _Launch(cluster or _cluster_of(found, names), pack, jobs, _changes(slurm, array_parallelism), dry_run)
+        _leave_out_failed_nodes(launch, found)
         launch.checked([path], seeds)
         launches.append((launch, found, names))
     for launch, found, names in launches:
         launch.start([(found, names)], _again("retry", sweeps, launch.cluster, seeds))
+    if unknown:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
@@ -138,17 +143,20 @@ class _Launch:
 
     def checked(self, files: list[Path], seeds: list[int] | None) -> list[Any]:
         """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
-        from stitching.sweeps.slurm import check_path, check_profile
+        from stitching.sweeps.slurm import check_controller, check_path, check_profile
         from stitching.sweeps.status import in_queue
         from stitching.sweeps.submit import not_done
 
         mistakes = Mistakes()
         plans, profiles = [], {}
         settled = set()  # files of which nothing is to be submitted: Slurm need not take them
-        for path in files:
-            with mistakes.noted():
-                if self.cluster != "local":
+        if self.cluster != "local":
+            for path in files:
+                with mistakes.noted():
                     profiles[path] = load_profile(self.cluster, path, self.changes)
+        if profiles:
+            check_controller()
+        for path in files:
             with mistakes.noted():
                 found = plan_of(path, seeds=seeds, data=True)
                 plans.append(found)
@@ -235,6 +243,7 @@ class _Launch:
             f"{len(queued.done_before)} done before, {len(queued.in_queue_before)} in the queue before",
             sep="; ", soft_wrap=True,
         )  # fmt: skip
+        print_outdated([run.name for run in queued.outdated], found.folder)
 
 
 def _changes(slurm: list[str] | None, array_parallelism: int | None) -> dict[str, Any]:
@@ -248,24 +257,50 @@ def _again(command: str, sweeps: list[Path], cluster: str, seeds: list[int] | No
 
 
 def _in_states(found: Any, only: list[str] | None) -> set[str] | None:
-    from stitching.sweeps.status import sweep_status
-
     if not only:
         return None
-    runs = sweep_status(found.folder, [found.expected(run) for run in found.runs])
+    (runs,) = _statuses_of([found])
     return {run.name for run in runs if run.state in only}
 
 
-def _that_failed(found: Any, causes: set[str]) -> tuple[set[str], str, list[str]]:
-    """The runs that failed for one of the causes, the cluster that they were submitted to, and nodes that failed."""
-    from stitching.sweeps.status import failed_nodes, newest_tasks, sweep_status
+def _statuses_of(plans: Sequence[Any]) -> list[list[Any]]:
+    """The status of every run of every plan; Slurm is asked once for all of them."""
+    from stitching.sweeps.status import status_of_all
 
-    runs = sweep_status(found.folder, [found.expected(run) for run in found.runs])
-    names = {run.name for run in runs if run.state in ("failed", "stopped") and run.cause in causes}
+    expected = [[found.expected(run) for run in found.runs] for found in plans]
+    statuses = iter(status_of_all([(found.folder, runs) for found, runs in zip(plans, expected, strict=True)]))
+    return [list(itertools.islice(statuses, len(runs))) for runs in expected]
+
+
+def _print_unknown(path: Path, runs: Sequence[Any]) -> int:
+    """Say of how many runs it cannot be known whether they failed, and why; returns their number."""
+    unknown = [run for run in runs if run.state == "unknown"]
+    if unknown:
+        reason = unknown[0].words.partition("; ")[2]
+        err.print(
+            f"{path}: the state of {len(unknown)} runs is unknown, because Slurm cannot be asked: {reason}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    return len(unknown)
+
+
+def _cluster_of(found: Any, names: set[str]) -> str:
+    """The cluster that the runs were submitted to."""
+    from stitching.sweeps.status import newest_tasks
+
     newest = newest_tasks(found.folder)
     clusters = sorted({newest[name].cluster if name in newest else "local" for name in names})
     if len(clusters) > 1:
-        raise UserError(
-            f"the runs that failed were submitted to {' and '.join(clusters)}", do="Say where to with --cluster."
-        )
-    return names, clusters[0] if clusters else "", failed_nodes(found.folder)
+        raise UserError(f"the failed runs were submitted to {' and '.join(clusters)}", do="Choose one with --cluster.")
+    return clusters[0]
+
+
+def _leave_out_failed_nodes(launch: _Launch, found: Any) -> None:
+    """Have Slurm keep off the nodes that failed under runs of the sweep."""
+    from stitching.sweeps.status import failed_nodes
+
+    nodes = failed_nodes(found.folder) if launch.cluster != "local" else []
+    if nodes:
+        known = launch.changes.get("sbatch.exclude")
+        launch.changes["sbatch.exclude"] = ",".join(dict.fromkeys([*([str(known)] if known else []), *nodes]))
+        out.print(f"Excluded, because they failed before: {', '.join(nodes)}", markup=False, soft_wrap=True)

@@ -28,6 +28,7 @@ __all__ = [
     "JobState",
     "Submitted",
     "cancel",
+    "check_controller",
     "check_path",
     "check_profile",
     "ended_jobs",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 PATIENCE = 60  # seconds that a command of Slurm's may take
+PING_PATIENCE = 10  # seconds for the question whether its controller is there
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,26 @@ def check_profile(cluster: str, profile: Profile) -> None:
     except UserError as error:
         if not error.problem.startswith("sbatch --test-only failed"):
             raise
-        words = error.problem.splitlines()[-1].removeprefix("allocation failure: ")
+        words = error.problem.splitlines()[-1].removeprefix("sbatch --test-only failed: ")
+        words = words.removeprefix("allocation failure: ")
         raise UserError(
             f"Slurm would not take a job of the cluster {cluster!r}: {words}",
             do="Change its profile in sbatch/clusters.yml, or for this time with --slurm KEY=VALUE.",
+        ) from None
+
+
+def check_controller() -> None:
+    """Make sure that Slurm's controller answers: a ping says so at once, every other command takes long to give up.
+
+    Raises:
+        UserError: it does not, or there is no Slurm here.
+    """
+    _need("scontrol")
+    try:
+        _asked(["scontrol", "ping"], patience=PING_PATIENCE)
+    except UserError:
+        raise UserError(
+            "Slurm's controller does not answer", do="Try again when `scontrol ping` says that it is UP."
         ) from None
 
 
@@ -150,6 +168,7 @@ def job_states() -> dict[str, JobState]:
     Raises:
         UserError: Slurm cannot be asked.
     """
+    check_controller()
     listed = _asked(["squeue", "--me", "-h", "-r", "-o", "%F|%K|%T|%r"])
     states = {}
     for line in listed.splitlines():
@@ -274,16 +293,26 @@ def _record(path: Path, tasks: list[Submitted]) -> None:
     write_whole(path, lambda file: file.write(json.dumps(data, indent=1).encode()))
 
 
-def _asked(command: list[str], given: str | None = None) -> str:
-    """What a command of Slurm's prints; `given` is its standard input."""
+def _asked(command: list[str], given: str | None = None, patience: int | None = None) -> str:
+    """What a command of Slurm's prints.
+
+    Args:
+        command: the program and its arguments.
+        given: its standard input.
+        patience: seconds that it may take; None: `PATIENCE`.
+
+    Raises:
+        UserError: it is not there, fails, or takes longer.
+    """
+    patience = PATIENCE if patience is None else patience
     _need(command[0])
     try:
         whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # else sacct cuts long lists of tasks off
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False, env=whole
+            command, input=given, capture_output=True, text=True, timeout=patience, check=False, env=whole
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"Slurm does not answer: {' '.join(command[:2])} took more than {PATIENCE} s") from None
+        raise UserError(f"Slurm does not answer: {' '.join(command[:2])} took more than {patience} s") from None
     if done.returncode:
         raise UserError(f"{' '.join(command[:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

@@ -24,6 +24,8 @@ SLURM_FOLDER = "slurm"  # within a sweep's folder: what was submitted, and its l
 STATES = ("done", "running", "pending", "stopped", "failed", "stale", "missing", "unknown")
 CAUSES = ("error", "out of memory", "diverged", "time limit", "node failure", "killed", "cancelled", "preempted")
 
+_WAITING = ("PENDING", "REQUEUED")  # states of a task that Slurm has not started
+
 # What Slurm's words mean for a user; the reasons are those that squeue gives most.
 _REASONS = {
     "Resources": "waits for free nodes",
@@ -73,6 +75,7 @@ class RunStatus:
     accuracy: float | None = None  # of the newest test, 0 to 1
     seconds_left: float | None = None  # of a running one, if it goes on as it did
     job: str | None = None  # in Slurm
+    outdated: bool = False  # in the queue or in training with another config than the plan's
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -196,12 +199,11 @@ def _status(
     found = _with_newest_epoch(found, run, metadata)
     if task and alive is None and state != "failed":
         return replace(found, state="unknown", words=f"it was {state}; {told}", seconds_left=None)
-    if held and held.state in ("PENDING", "REQUEUED"):
+    if state == "stale":
+        return _stale(found, run, held, metadata)
+    if held and held.state in _WAITING:
         words = _REASONS.get(held.reason.partition(",")[0].strip("()"), held.reason)
         return replace(found, state="pending", words=words, seconds_left=None)
-    if state == "stale":
-        words = "made with another config; `plan --explain` says what differs"
-        return replace(found, words=words, seconds_left=None)
     if state == "failed":
         failure = str(metadata.get("failure", ""))
         return replace(found, words=failure, cause=_cause(metadata, failure), seconds_left=None)
@@ -222,6 +224,17 @@ def _status(
     if state == "missing":
         return replace(found, words="its result is gone or damaged")
     return replace(found, state="failed", words=f"it was {state}, and no process is at it any more", cause="killed")
+
+
+def _stale(found: RunStatus, run: Expected, held: JobState | None, metadata: dict[str, Any]) -> RunStatus:
+    """A run of another config than the plan's: left from earlier, or still in the queue or in training."""
+    waits = held is not None and held.state in _WAITING
+    trains = metadata.get("state") not in ("done", "failed") and (held is not None or run.folder.is_busy())
+    if waits or trains:
+        words = "with another config than the sweep has now: cancel it, then submit again"
+        return replace(found, state="pending" if waits else "running", words=words, outdated=True)
+    words = "made with another config; `plan --explain` says what differs"
+    return replace(found, words=words, seconds_left=None)
 
 
 def _failed_check(control: str | None, final: dict[str, float]) -> str:

@@ -117,6 +117,7 @@ class Queued:
     tasks: list[Submitted]
     done_before: list[PlannedRun]
     in_queue_before: list[PlannedRun]
+    outdated: list[PlannedRun]  # of these, those that were queued with another config than the plan's
 
 
 def submit_to_slurm(
@@ -137,8 +138,10 @@ def submit_to_slurm(
     """
     with _one_at_a_time(plan):
         waiting = in_queue(plan.folder)
-        done = [run for run in plan.runs if state_of(plan, run) == "done"]
+        states = {run.name: state_of(plan, run) for run in plan.runs}
+        done = [run for run in plan.runs if states[run.name] == "done"]
         held = [run for run in plan.runs if run.name in waiting]
+        outdated = [run for run in held if states[run.name] == "stale"]
         settled = {run.name for run in (*done, *held)}
         todo = []
         others = [run for run in _chosen(plan, among) if run.name not in settled]
@@ -149,7 +152,7 @@ def submit_to_slurm(
                 todo.append(run)
         tasks = _tasks(plan, todo, pack)
         submitted = submit_arrays(tasks, plan.folder / SLURM_FOLDER, cluster, profile) if tasks else []
-    return Queued(submitted, done, held)
+    return Queued(submitted, done, held, outdated)
 
 
 def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int, among: Collection[str] | None = None) -> list[str]:

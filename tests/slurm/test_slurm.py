@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 
+import cluster
 import pytest
 import yaml
 from on_slurm import (
@@ -122,6 +124,50 @@ def test_what_slurm_would_refuse_is_told_before_anything_is_written(cli, sweep, 
     assert words in outcome.err
     assert "Traceback" not in outcome.err
     assert not list(folder_of(path).glob("*/config.yml"))
+
+
+def test_a_controller_that_is_down_is_told_at_once(cli, sweep, slurm):
+    """The commands that need it give up after 9 to 18 seconds each; a ping says the same in none."""
+    path = sweep()
+    assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
+    cluster.stop_daemon(slurm, "slurmctld")
+    try:
+        began = time.monotonic()
+        submitted, retried = cli("submit", path, "--cluster", "test"), cli("retry", path)
+        states = {run["state"] for run in status(cli, path).values()}
+        assert time.monotonic() - began < 9
+    finally:
+        cluster.start_controller(slurm)
+        wait(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout)
+    assert submitted.code == 2
+    assert "Slurm's controller does not answer" in submitted.err
+    assert retried.code == 1
+    assert "the state of 5 runs is unknown, because Slurm cannot be asked" in retried.err
+    assert states == {"unknown"}
+    assert "5 runs in 2 tasks cancelled" in cli("cancel", path).out
+
+
+def test_runs_that_were_queued_before_their_sweep_was_edited_are_named(cli, sweep):
+    path = sweep()
+    assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
+    assert "edited" not in cli("plan", path).out
+    sweep(epochs=3)  # the whole network, which is only tested, has no epochs
+    again = cli("submit", path, "--cluster", "test")
+    assert "0 runs submitted" in again.out
+    for outcome in (again, cli("plan", path)):
+        assert "the sweep was edited after 4 runs were queued" in outcome.out
+        assert "train-small-gap-1,1-adapter-affine" in outcome.out
+        assert f"stitching cancel {folder_of(path)}" in outcome.out
+    assert {run["outdated"] for run in trained(status(cli, path)).values()} == {True}
+    assert {run["state"] for run in status(cli, path).values()} == {"pending"}
+    assert "with another config than the sweep has now" in cli("status", path).out
+    assert "5 runs in 2 tasks cancelled" in cli("cancel", folder_of(path)).out
+    wait_until_over(path)
+    outcome = cli("submit", path, "--cluster", "test", "--slurm", "sbatch.hold=true")
+    assert "5 runs submitted" in outcome.out
+    assert "edited" not in outcome.out
+    assert len(list((folder_of(path) / "stale").iterdir())) == 4
+    cli("cancel", path)
 
 
 def test_without_slurm_it_is_told(cli, sweep, monkeypatch, tmp_path, slurm):

@@ -51,7 +51,7 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     wait_until_over(path)
     wait(lambda: {run["state"] for run in trained(status(cli, path)).values()} == {"failed"})
     assert all(run["words"] and run["cause"] == "error" for run in trained(status(cli, path)).values())
-    assert "nothing to try again" in cli("retry", path, "--timeout").out
+    assert "no failed runs to retry" in cli("retry", path, "--timeout").out
     assert "#SBATCH --time=77" in cli("retry", path, "--dry-run", "--slurm", "minutes=77").out
     assert "4 runs submitted" in cli("retry", path, "--pack", "4").out
     wait_until_over(path)
@@ -67,7 +67,7 @@ def test_cancelled_runs_are_gone_on_with(cli, sweep):
     runs = trained(status(cli, path))
     assert {run["state"] for run in runs.values()} == {"stopped"}
     assert {run["cause"] for run in runs.values()} == {"cancelled"}
-    assert "nothing to try again" in cli("retry", path).out
+    assert "no failed runs to retry" in cli("retry", path).out
     assert "4 runs submitted" in cli("retry", path, "--cancelled").out
     cli("cancel", path)
 

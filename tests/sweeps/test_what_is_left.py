@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,18 +156,40 @@ def test_a_seed_in_the_file_has_a_name_however_many_there_are(tmp_path):
 
 def test_retry_runs_what_failed_and_nothing_else(cli, sweep, monkeypatch):
     plan, _ = go(sweep)
-    assert "nothing to try again" in cli("retry", sweep).out
+    assert "no failed runs to retry" in cli("retry", sweep).out
     for name, failure in ((AFFINE, "RuntimeError: no"), (BLOCK, "OutOfMemoryError: CUDA out of memory")):
         path = plan.folder / name / "metadata.yml"
         metadata = read_yaml(path)
         write_yaml(path, {**metadata, "state": "failed", "failure": failure})
-    assert "nothing to try again" in cli("retry", sweep, "--timeout").out
+    assert "no failed runs to retry" in cli("retry", sweep, "--timeout").out
     outcome = cli("retry", sweep, "--out-of-memory")
     assert (outcome.code, "1 runs done, 3 done before" in outcome.out) == (0, True), outcome
     assert times_started(plan.folder / BLOCK) == 2
     assert statuses(plan)[AFFINE] == "failed"
     assert "1 runs done, 4 done before" in cli("retry", sweep).out
     assert states(plan) == {"done"}
+
+
+def test_retry_says_that_it_cannot_know_where_slurm_cannot_be_asked(cli, sweep, monkeypatch):
+    """Runs that Slurm may still hold have not failed, and have not gone well either."""
+    plan, _ = go(sweep)
+    records = plan.folder / "slurm"
+    records.mkdir()
+    tasks = [{"id": f"7_{i}", "cluster": "c", "runs": [name], "log": "x"} for i, name in enumerate((AFFINE, BLOCK))]
+    (records / "7.json").write_text(json.dumps(tasks))
+    for name in (AFFINE, BLOCK):
+        path = plan.folder / name / "metadata.yml"
+        write_yaml(path, {**read_yaml(path), "state": "running"})
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    outcome = cli("retry", sweep)
+    assert outcome.code == 1
+    assert "the state of 2 runs is unknown, because Slurm cannot be asked: there is no Slurm here" in outcome.err
+    assert "no failed runs" not in outcome.out
+    path = plan.folder / BLOCK / "metadata.yml"
+    write_yaml(path, {**read_yaml(path), "state": "failed", "cause": "error"})
+    outcome = cli("retry", sweep, "--cluster", "local")  # what is known to have failed can be tried here
+    assert (outcome.code, "1 runs done" in outcome.out) == (1, True), outcome
+    assert "the state of 1 runs is unknown" in outcome.err
 
 
 def test_several_sweeps_a_folder_of_them_and_a_pattern(cli, tmp_path):
