@@ -19,8 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stitching.config.code import package_digest
 from stitching.config.errors import UserError
-from stitching.config.identity import LEFT_OUT, code_digest
+from stitching.config.identity import LEFT_OUT
 from stitching.config.parts import NetPart
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.results import TIMING_COLUMNS, read_result
@@ -202,13 +203,13 @@ class _Kept:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             table = pq.read_table(path)
             about = json.loads(table.schema.metadata[b"stitching"])
-            if about["code"] == code_digest():
+            if about["code"] == package_digest():
                 return cls([FoundRun(**run) for run in about["runs"]], about["stamps"], table.to_pandas())
         return cls([], [], pd.DataFrame({RUN: pd.Series(dtype="int64")}))
 
     def save(self, path: Path) -> None:
         """Write it whole; without a word where that cannot be done, as all of it can be read again."""
-        about = {"code": code_digest(), "stamps": self.stamps, "runs": [asdict(run) for run in self.runs]}
+        about = {"code": package_digest(), "stamps": self.stamps, "runs": [asdict(run) for run in self.runs]}
         with suppress(OSError, UserError, TypeError, pa.ArrowException):
             table = pa.Table.from_pandas(self.rows, preserve_index=False)
             table = table.replace_schema_metadata(

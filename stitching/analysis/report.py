@@ -31,8 +31,9 @@ from stitching.analysis.interactive import (
 from stitching.analysis.markup import Column, chart_section, facts, json_in_page, section, table
 from stitching.analysis.results import read_results, unfinished_of
 from stitching.analysis.statistics import stitched
+from stitching.config.code import package_digest
 from stitching.config.errors import UserError
-from stitching.config.identity import LEFT_OUT, code_digest
+from stitching.config.identity import LEFT_OUT
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.results import ACCURACY
 
@@ -91,7 +92,7 @@ def make_report(folders: Sequence[str | Path], *, told: Told = lambda *_: None) 
         header=_header(title, made, folders, study, runs),
         contents=f"<ul>{contents}</ul>",
         main="\n".join(html for _, _, html in sections),
-        footer=f"Made by <code>stitching report</code> on {made}; code {code_digest()}.",
+        footer=f"Made by <code>stitching report</code> on {made}; code {package_digest()}.",
         data=json_in_page({"charts": panels, "runs": _details(study)}),
         plotly=get_plotlyjs(),
         script=(page / "report.js").read_text(),

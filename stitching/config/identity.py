@@ -17,7 +17,6 @@ from stitching.config.schema import Schema
 
 __all__ = [
     "LEFT_OUT",
-    "code_digest",
     "file_digest",
     "identity",
     "identity_config",
@@ -126,16 +125,6 @@ def _neutral_values(schema: type[Schema]) -> dict[str, Any]:
 
 def _hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-@lru_cache
-def code_digest() -> str:
-    """The version of this package's code: 12 hexadecimal digits of the hash of all its files."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @lru_cache(maxsize=16)

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stitching.config.code import code_digest
 from stitching.config.errors import UserError, unknown_name
-from stitching.config.identity import code_digest, file_digest, identity_config
+from stitching.config.identity import file_digest, identity_config
 from stitching.config.job import Job, checkpoints_of
 from stitching.sweeps.plan import Plan, PlannedRun
 from stitching.sweeps.status import RunStatus, forgotten_runs, sweep_status
 from stitching.training.files import RunFolder
 
-__all__ = ["code_of", "explain"]
+__all__ = ["explain"]
 
 
 def explain(plan: Plan, name: str) -> list[str]:
@@ -35,12 +36,6 @@ def explain(plan: Plan, name: str) -> list[str]:
         return [f"{name} is the same network as {run.same_as}, which stands for both", *explain(plan, run.same_as)]
     (status,) = sweep_status(plan.folder, [plan.expected(run)])
     return [_headline(status), *_reasons(plan, run, status)]
-
-
-def code_of(folder: RunFolder) -> str | None:
-    """The version of the code that made what is in a run's folder, if it is on record."""
-    metadata = folder.read_metadata() or {}
-    return (metadata.get("versions") or {}).get("code")
 
 
 def _headline(status: RunStatus) -> str:
@@ -65,7 +60,7 @@ def _reasons(plan: Plan, run: PlannedRun, status: RunStatus) -> Iterator[str]:
     if status.state == "stale":
         yield f"what is in {folder.path} was made with identity {metadata.get('identity')}, this is {run.identity}:"
         yield from differences or ["  nothing that is on record; an older version of the code computed it"]
-    code = (metadata.get("versions") or {}).get("code")
+    code = (metadata.get("code") or {}).get("digest")
     if code and code != code_digest():
         yield f"it was made by code {code}, this is {code_digest()}: that alone does not make it new"
     if status.state == "failed" and folder.log.is_file():

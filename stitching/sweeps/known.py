@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stitching.config.code import package_digest
 from stitching.config.errors import UserError
-from stitching.config.identity import code_digest
 from stitching.training.files import write_whole
 
 __all__ = ["Known", "cache_file"]
@@ -32,7 +32,7 @@ class Known:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.found: dict[str, Any] = {}
-        self._versions = [code_digest(), *(version(name) for name in ("torch", "torchvision", "timm"))]
+        self._versions = [package_digest(), *(version(name) for name in ("torch", "torchvision", "timm"))]
         self._changed = False
         if path:
             with suppress(OSError, ValueError, KeyError, TypeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,8 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from stitching.sweeps.snapshots import current_snapshot, snapshot_environment
 from stitching.sweeps.tasks import note_failure
 from stitching.training.failures import ERROR
 from stitching.training.files import RunFolder
@@ -35,7 +36,13 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
     Raises:
         Interrupted: Ctrl-C or SIGTERM came, and everything is saved.
     """
-    pool = _Pool(len(tasks), told)
+    if not tasks:
+        return {}
+    with current_snapshot(tasks[0][0].path.parent) as snapshot:
+        return _run_pool(_Pool(len(tasks), told, snapshot), tasks, jobs)
+
+
+def _run_pool(pool: _Pool, tasks: list[list[RunFolder]], jobs: int) -> dict[str, str]:
     with _signals_as_ctrl_c(), ThreadPoolExecutor(jobs) as threads:
         waiting: set[Future[None]] = {threads.submit(pool.run, number, task) for number, task in enumerate(tasks)}
         while waiting:
@@ -66,7 +73,7 @@ def _signals_as_ctrl_c() -> Iterator[None]:
 
 
 class _Pool:
-    def __init__(self, tasks: int, told: Told) -> None:
+    def __init__(self, tasks: int, told: Told, snapshot: Path) -> None:
         self.progress = [(0, 0)] * tasks
         self.told = told
         self.failures: dict[str, str] = {}
@@ -75,12 +82,14 @@ class _Pool:
         # One thread each, unless the user says otherwise. Processes that each start one for every core spend most of
         # their time waiting for one another; and a number that depended on how many there are would change the last
         # bits of a result with the size of the packs.
-        self.environment = {"OMP_NUM_THREADS": "1"} | os.environ
+        self.environment = {"OMP_NUM_THREADS": "1"} | snapshot_environment(snapshot)
+        self.snapshot = snapshot
         self.lock = threading.Lock()
 
     def run(self, number: int, folders: list[RunFolder]) -> None:
         """Run one task to its end and note which of its runs failed."""
-        command = [sys.executable, "-m", "stitching.sweeps.tasks", *(str(folder.path) for folder in folders)]
+        paths = [str(path) for path in (self.snapshot, *(folder.path for folder in folders))]
+        command = [sys.executable, "-m", "stitching.sweeps.start", *paths]
         with self.lock:
             if self.stopping:
                 return

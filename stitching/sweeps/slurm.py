@@ -5,23 +5,33 @@ What is done is known from the run folders alone. Slurm is asked for one thing o
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
-from stitching.config.identity import code_digest
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
-from stitching.training.files import RunFolder, write_whole
+from stitching.sweeps.records import (
+    Record,
+    Submitted,
+    damaged_records,
+    job_name,
+    new_record,
+    read_records,
+    write_record,
+)
+from stitching.sweeps.snapshots import PYTHON_OPTIONS, current_snapshot, snapshot_path
+from stitching.sweeps.start import run_slurm_task
+from stitching.training.files import RunFolder
 
 __all__ = [
     "Ended",
@@ -34,6 +44,7 @@ __all__ = [
     "ended_jobs",
     "job_states",
     "sbatch_scripts",
+    "settle_records",
     "submit_arrays",
     "submitted_tasks",
 ]
@@ -48,16 +59,6 @@ class JobState:
 
     state: str
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """One element of an array that was submitted: its id in Slurm, and its runs by name."""
-
-    id: str
-    cluster: str
-    runs: tuple[str, ...]
-    log: Path
 
 
 def submit_arrays(
@@ -75,33 +76,90 @@ def submit_arrays(
     Raises:
         UserError: Slurm is not there, or sbatch refuses; in sbatch's own words.
     """
+    submitted: list[Submitted] = []
+    with current_snapshot(folder.parent) as snapshot:
+        for part in _arrays(tasks, _max_array_size()):
+            try:
+                record = _submit_array(part, folder, cluster, profile, snapshot)
+            except UserError as error:
+                error.do = f"{sum(len(each.runs) for each in submitted)} runs were submitted before. {error.do}"
+                raise
+            submitted += record.submitted(folder)
+    return submitted
+
+
+def _submit_array(
+    tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: str, profile: Profile, snapshot: Path
+) -> Record:
+    """One call of sbatch. The record is there before it: a job whose submission is cut off is found by its name."""
     from submitit.core.utils import FailedJobError
 
-    from stitching.sweeps.slurm_task import run_slurm_task  # it brings torch along, which asking Slurm does not need
-
-    code = code_digest()
-    submitted: list[Submitted] = []
-    for part in _arrays(tasks, _max_array_size()):
-        logs = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06}"
-        executor = _executor(logs, profile)
-        paths = [[str(run.path) for run in task] for task in part]
-        try:
-            with _outside_of_jobs():
-                jobs = executor.map_array(run_slurm_task, paths, [code] * len(paths))
-        except FailedJobError as error:
-            shutil.rmtree(logs, ignore_errors=True)  # pickles that no job will read
+    record = new_record(folder, cluster, snapshot.name, [[run.path.name for run in task] for task in tasks])
+    logs = folder / record.name
+    logs.mkdir(parents=True)
+    write_record(folder, record)
+    paths = [[str(run.path) for run in task] for task in tasks]
+    try:
+        with _outside_of_jobs():
+            jobs = _executor(logs, profile, snapshot).map_array(run_slurm_task, paths, [str(snapshot)] * len(paths))
+    except FailedJobError as error:
+        with suppress(UserError):
+            settle_records(folder)  # sbatch may have given up waiting for an answer, and Slurm have taken the job
+        settled = next((each for each in read_records(folder) if each.name == record.name and each.job), None)
+        if settled is None:
             raise UserError(
                 f"sbatch refuses the cluster {cluster!r}: {_words_of_sbatch(error)}",
-                do=f"{sum(len(each.runs) for each in submitted)} runs were submitted before. `--dry-run` prints the "
-                "script; `--slurm KEY=VALUE` changes the profile.",
+                do="`--dry-run` prints the script; `--slurm KEY=VALUE` changes the profile.",
             ) from None
-        new = [
-            Submitted(str(job.job_id), cluster, tuple(run.path.name for run in task), Path(job.paths.stdout))
-            for job, task in zip(jobs, part, strict=True)
-        ]
-        _record(folder / f"{new[0].id.partition('_')[0]}.json", new)
-        submitted += new
-    return submitted
+        return settled
+    record = replace(record, job=str(jobs[0].job_id).partition("_")[0])
+    write_record(folder, record)
+    return record
+
+
+def settle_records(folder: Path) -> None:
+    """Complete the records of submissions that were cut off, or remove those that never came to be.
+
+    Only for the one process that submits in the sweep's folder: what another is about to submit looks the same.
+
+    Args:
+        folder: as for `submit_arrays`.
+
+    Raises:
+        UserError: Slurm cannot be asked, or it holds a job whose record is damaged.
+    """
+    for path in damaged_records(folder):
+        if job := _held_jobs().get(job_name(path.stem)):
+            raise UserError(
+                f"{path} is damaged, and Slurm still holds the job {job}: which runs it trains is not known",
+                do=f"`scancel {job}` ends it, or wait until it is over. Runs go on from their checkpoints.",
+            )
+    cut_off = [record for record in read_records(folder) if record.job is None]
+    jobs = _jobs_of(cut_off)
+    for record in cut_off:
+        if record.job_name in jobs:
+            record = replace(record, job=jobs[record.job_name])
+            _complete_pickles(folder, record)
+            write_record(folder, record)
+        else:
+            # Should sbatch still be under way, its job finds no pickle and ends: the runs are submitted anew.
+            shutil.rmtree(folder / record.name, ignore_errors=True)
+            (folder / f"{record.name}.json").unlink(missing_ok=True)
+
+
+def _complete_pickles(folder: Path, record: Record) -> None:
+    """Write what a record's tasks begin with, where submitit had no time to give it the name with the job's id."""
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    sweep = Path(record.sweep)
+    snapshot = snapshot_path(sweep).with_name(record.code)
+    for number, runs in enumerate(record.tasks):
+        pickle = JobPaths(folder / record.name, record.task_id(number)).submitted_pickle
+        if not pickle.exists():
+            task = DelayedSubmission(run_slurm_task, [str(sweep / run) for run in runs], str(snapshot))
+            aside = pickle.with_suffix(".tmp")
+            task.dump(aside)
+            aside.replace(pickle)
 
 
 def sbatch_scripts(tasks: Sequence[Sequence[RunFolder]], folder: Path, profile: Profile) -> list[str]:
@@ -110,7 +168,7 @@ def sbatch_scripts(tasks: Sequence[Sequence[RunFolder]], folder: Path, profile: 
 
 
 def _script(folder: Path, profile: Profile, tasks: int) -> str:
-    executor = _executor(folder / "NAME", profile)
+    executor = _executor(folder / "NAME", profile, snapshot_path(folder.parent))
     if tasks > 1:
         executor.parameters["map_count"] = tasks
     script: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
@@ -153,13 +211,42 @@ def check_controller() -> None:
 
 
 def submitted_tasks(folder: Path) -> list[Submitted]:
-    """What was submitted from a sweep's folder, oldest first; `folder` as `submit_arrays` got it."""
-    found = []
-    for path in sorted(folder.glob("*.json"), key=lambda path: int(path.stem)):
-        with suppress(OSError, ValueError, KeyError):  # a record is written whole; this is for other people's files
-            for task in json.loads(path.read_text()):
-                found.append(Submitted(task["id"], task["cluster"], tuple(task["runs"]), Path(task["log"])))
-    return found
+    """What was submitted from a sweep's folder, oldest first; `folder` as `submit_arrays` got it.
+
+    Slurm is asked only where a submission was cut off, and what it cannot say is left out.
+    """
+    records = read_records(folder)
+    jobs: dict[str, str] = {}
+    with suppress(UserError):
+        jobs = _jobs_of([record for record in records if record.job is None])
+    named = (replace(record, job=record.job or jobs.get(record.job_name)) for record in records)
+    return [task for record in named for task in record.submitted(folder)]
+
+
+def _jobs_of(records: Sequence[Record]) -> dict[str, str]:
+    """The ids of the jobs that were submitted with these records, by name; also of ended ones, where that is known.
+
+    Raises:
+        UserError: Slurm cannot be asked what it holds.
+    """
+    if not records:
+        return {}
+    names = [record.job_name for record in records]
+    since = min(record.day for record in records) - timedelta(days=2)
+    jobs = _held_jobs()
+    with suppress(UserError):  # there may be no accounting
+        columns = ["-o", "JobID,JobName", "-S", since.isoformat(), f"--name={','.join(names)}"]
+        jobs |= _by_name(_asked(["sacct", "-X", "-n", "-P", *columns]))
+    return {name: jobs[name] for name in names if name in jobs}
+
+
+def _held_jobs() -> dict[str, str]:
+    """The ids of this user's jobs that Slurm holds, by the jobs' names. Raises `UserError` if it cannot be asked."""
+    return _by_name(_asked(["squeue", "--me", "-h", "-o", "%F|%j"]))
+
+
+def _by_name(listed: str) -> dict[str, str]:
+    return {name: re.split("[_+]", job)[0] for job, _, name in (line.partition("|") for line in listed.splitlines())}
 
 
 def job_states() -> dict[str, JobState]:
@@ -255,13 +342,13 @@ def check_path(folder: Path) -> None:
         )  # fmt: skip
 
 
-def _executor(logs: Path, profile: Profile) -> Any:
+def _executor(logs: Path, profile: Profile, snapshot: Path) -> Any:
     from submitit import SlurmExecutor
 
     check_path(logs)
     executor = SlurmExecutor(logs)
     executor.update_parameters(
-        job_name="stitching",
+        job_name=job_name(logs.name),
         partition=profile.partition,
         constraint=profile.constraint,
         account=profile.account,
@@ -280,17 +367,14 @@ def _executor(logs: Path, profile: Profile) -> Any:
             "export HF_HUB_OFFLINE=1",
             "set -e",
             *profile.setup,
+            f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",  # before what setup sets
+            *(f"export {name}={value}" for name, value in PYTHON_OPTIONS.items()),
         ],
         stderr_to_stdout=True,
         wckey=None,
         additional_parameters=dict(profile.sbatch),
     )
     return executor
-
-
-def _record(path: Path, tasks: list[Submitted]) -> None:
-    data = [{"id": t.id, "cluster": t.cluster, "runs": list(t.runs), "log": str(t.log)} for t in tasks]
-    write_whole(path, lambda file: file.write(json.dumps(data, indent=1).encode()))
 
 
 def _asked(command: list[str], given: str | None = None, patience: int | None = None) -> str:

@@ -1,7 +1,7 @@
 """What Slurm starts: one task, which saves and goes back to the queue when its time is over.
 
-submitit pickles `run_slurm_task` by its name, with paths as arguments. Everything else is on disk, so a task that Slurm
-starts again, hours later, does the same thing.
+All that it is given are paths. Everything else is on disk, so a task that Slurm starts again, hours later, does the
+same thing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stitching.config.identity import code_digest
 from stitching.processes import place_in_job
 from stitching.sweeps.tasks import note_failure, run_task
 from stitching.training.distributed import world
@@ -23,25 +22,13 @@ from stitching.training.trainer import Interrupted, StopRequest
 __all__ = ["run_slurm_task"]
 
 
-def run_slurm_task(folders: Sequence[str], code: str) -> None:
+def run_slurm_task(folders: Sequence[str]) -> None:
     """Train the runs in `folders`; ends with exit code 1 if one of them failed.
 
     Each process of a job of several calls it; the first one notes failures and goes back to the queue.
-
-    Args:
-        folders: run folders.
-        code: the version of the code that submitted them. Another one is refused: half a sweep by one code and half by
-            another would be a result of neither.
     """
     runs = [RunFolder(Path(folder)) for folder in folders]
     is_first = place_in_job().rank == 0
-    if code_digest() != code:
-        reason = f"the code changed after it was submitted ({code} then, {code_digest()} now); submit it again"
-        if is_first:
-            for run in runs:
-                note_failure(run, reason)
-            print(reason, file=sys.stderr)
-        sys.exit(1)
     before = _steps(runs)
     with StopRequest().on_signals() as stop:
         try:

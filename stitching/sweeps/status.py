@@ -11,7 +11,8 @@ from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.progress import duration
-from stitching.sweeps.slurm import Ended, JobState, Submitted, ended_jobs, job_states, submitted_tasks
+from stitching.sweeps.records import Submitted
+from stitching.sweeps.slurm import Ended, JobState, ended_jobs, job_states, submitted_tasks
 from stitching.training.files import RunFolder
 from stitching.training.results import ACCURACY, is_whole, read_steps
 
@@ -149,7 +150,7 @@ def in_queue(folder: Path) -> dict[str, Submitted]:
     if not newest:
         return {}
     alive = job_states()
-    return {name: task for name, task in newest.items() if task.id in alive}
+    return {name: task for name, task in newest.items() if task.id in alive and not task.left_behind}
 
 
 def failed_nodes(folder: Path) -> list[str]:
@@ -186,7 +187,7 @@ def _status(
     told: str,
 ) -> RunStatus:
     found = RunStatus(run.name, state, job=task.id if task else None)
-    held = (alive or {}).get(task.id) if task else None
+    held = (alive or {}).get(task.id) if task and not task.left_behind else None
     if state == "done":
         final = metadata.get("final") or {}
         accuracy = next((value for key, value in final.items() if key.endswith("Test Accuracy")), None)
@@ -194,6 +195,9 @@ def _status(
         return replace(found, words=words, epoch=metadata.get("epoch"), accuracy=accuracy, job=None)
     if state == "missing" and not metadata:
         return replace(found, words="never submitted")
+    if state == "submitted" and task and task.left_behind and not run.folder.is_busy():
+        words = f"its job was submitted when this folder was {task.left_behind}, and cannot find it; submit it again"
+        return replace(found, state="missing", words=words)
     if state == "submitted" and not task and not run.folder.is_busy():
         return replace(found, state="missing", words="its config is written; nothing has started it yet")
     found = _with_newest_epoch(found, run, metadata)

@@ -14,7 +14,8 @@ from stitching.config.errors import Mistakes, UserError, at, unknown_name
 from stitching.data.registry import look_for_dataset
 from stitching.sweeps.local import run_locally
 from stitching.sweeps.plan import Plan, PlannedRun, Told
-from stitching.sweeps.slurm import Submitted, sbatch_scripts, submit_arrays
+from stitching.sweeps.records import Submitted
+from stitching.sweeps.slurm import sbatch_scripts, settle_records, submit_arrays
 from stitching.sweeps.status import SLURM_FOLDER, in_queue, state_on_disk
 from stitching.sweeps.tasks import packed
 from stitching.sweeps.weights import fetch_weights
@@ -137,6 +138,7 @@ def submit_to_slurm(
         UserError: Slurm cannot be had or refuses, weights cannot be had, or the folders cannot be written.
     """
     with _one_at_a_time(plan):
+        settle_records(plan.folder / SLURM_FOLDER)
         waiting = in_queue(plan.folder)
         states = {run.name: state_of(plan, run) for run in plan.runs}
         done = [run for run in plan.runs if states[run.name] == "done"]

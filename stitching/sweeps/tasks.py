@@ -1,7 +1,7 @@
 """Tasks: the run folders that one process trains together, and the process that does it.
 
-This is all that a launcher needs to know: it starts `python -m stitching.sweeps.tasks FOLDER...` somewhere. Everything
-else is on disk.
+This is all that a launcher needs to know: it starts `stitching.sweeps.start` somewhere with a snapshot of the code and
+run folders. Everything else is on disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stitching.training.files import FolderBusy, RunFolder, checked_text, write_
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 from stitching.training.trunk import shared_key
 
-__all__ = ["note_failure", "packed", "run_task"]
+__all__ = ["main", "note_failure", "packed", "run_task"]
 
 
 def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
@@ -142,7 +142,7 @@ def note_failure(folder: RunFolder, reason: str, details: str = "", *, cause: st
         pass  # the disk may be what failed; whoever called knows the reason
 
 
-def _main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run a task; each line printed is a JSON object about its progress."""
     stop = StopRequest()
 
@@ -167,4 +167,4 @@ def _say(stop: StopRequest, event: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

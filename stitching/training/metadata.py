@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stitching.config.identity import code_digest, file_digest
+from stitching.config.identity import file_digest
 from stitching.config.job import checkpoints_of
 from stitching.training.files import write_yaml
+from stitching.training.provenance import code_record
 
 if TYPE_CHECKING:
     from stitching.training.run import Run
@@ -45,7 +46,8 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),  # on a CPU their number changes the last bits of a result
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {**_versions(), "code": code_digest()},
+        "code": code_record(),
+        "versions": _versions(),
         "weights": {str(path): file_digest(str(path)) for path in checkpoints_of(run.job)},
         "config": run.job.to_yaml(),
     }

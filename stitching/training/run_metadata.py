@@ -66,6 +66,16 @@ class _Cell(BaseModel):
     macs: Count | None = None
 
 
+class _Code(BaseModel):
+    """Which code ran, as `code_record` has it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    digest: Name
+    commit: Name | None = None
+    modified: bool | None = None
+
+
 class _Metadata(_Cell):
     """What a run says of itself. Every key may be missing: a run that has not started yet has few."""
 
@@ -87,6 +97,7 @@ class _Metadata(_Cell):
     device: Name | None = None
     final: dict[str, float] | None = None
     digests: dict[str, str] | None = None
+    code: _Code | None = None
     versions: dict[str, str | None] | None = None
     weights: dict[str, Any] | None = None
     validation: dict[str, Any] | None = None

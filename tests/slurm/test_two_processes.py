@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, frames, logs, status, wait, wait_until_over
 
-from stitching.sweeps.slurm import Submitted, submitted_tasks
+from stitching.sweeps.records import Submitted
+from stitching.sweeps.slurm import submitted_tasks
 from stitching.sweeps.status import SLURM_FOLDER
 from stitching.training.files import read_yaml
 

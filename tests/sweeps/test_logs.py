@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from told import assert_told
 
 from stitching.sweeps.logs import followed_log, log_files
+from stitching.sweeps.records import new_record, write_record
 from stitching.training.files import write_yaml
 
 
@@ -22,19 +23,21 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
-def submitted(run: Path, job: int, log: str) -> None:
+def submitted(run: Path, job: str, output: str) -> Path:
+    """A record of the run's task, and what its job printed."""
     records = run.parent / "slurm"
-    records.mkdir(exist_ok=True)
-    task = {"id": f"{job}_0", "cluster": "test", "runs": [run.name], "log": str(records / log)}
-    (records / f"{job}.json").write_text(json.dumps([task]))
+    record = replace(new_record(records, "test", "a1b2c3", [[run.name]]), job=job)
+    (records / record.name).mkdir(parents=True)
+    write_record(records, record)
+    (task,) = record.submitted(records)
+    task.log.write_text(output)
+    return task.log
 
 
 def test_the_logs_of_a_run_and_of_its_newest_job_are_printed(cli, run):
     (run / "log.txt").write_text("epoch 1\n")
-    submitted(run, 9, "old.out")
-    submitted(run, 10, "new.out")
-    for name in ("old", "new"):
-        (run.parent / "slurm" / f"{name}.out").write_text(f"{name} job\n")
+    submitted(run, "10", "old job\n")
+    submitted(run, "9", "new job\n")  # Slurm begins again at 1 some day
     outcome = cli("logs", run)
     assert outcome.code == 0, outcome.err
     assert outcome.out == "epoch 1\nnew job\n"
@@ -42,10 +45,9 @@ def test_the_logs_of_a_run_and_of_its_newest_job_are_printed(cli, run):
 
 
 def test_a_job_that_never_came_to_the_run_shows_its_own_output(cli, run):
-    submitted(run, 9, "job.out")
-    (run.parent / "slurm" / "job.out").write_text("venv/bin/activate: No such file\n")
+    log = submitted(run, "9", "venv/bin/activate: No such file\n")
     assert cli("logs", run).out == "venv/bin/activate: No such file\n"
-    assert log_files(run) == [run.parent / "slurm" / "job.out"]
+    assert log_files(run) == [log]
 
 
 def test_following_ends_with_the_run_and_prints_whole_lines_once(run):

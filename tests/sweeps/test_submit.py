@@ -26,16 +26,21 @@ from small_sweeps import (
 )
 
 import stitching.sweeps.submit as submitting
+from stitching.config.code import PACKAGE, code_digest
 from stitching.config.errors import UserError
 from stitching.sweeps.local import run_locally
 from stitching.sweeps.submit import state_of, submit
 from stitching.sweeps.tasks import packed, run_task
 from stitching.training.files import read_yaml, write_yaml
+from stitching.training.provenance import git_state
 
 # ------------------------------------------------------------------------ once each
 
 
-def test_every_run_of_the_plan_is_trained_once(cli, sweep):
+def test_every_run_of_the_plan_is_trained_once(cli, sweep, tmp_path, monkeypatch):
+    (tmp_path / "stitching").mkdir()
+    (tmp_path / "stitching" / "__init__.py").write_text("raise SystemExit('not the snapshot')")
+    monkeypatch.chdir(tmp_path)  # Python would look here first
     outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
     plan = plan_of(sweep)
     assert len(plan.runs) == 4 + 1  # stitched networks, and the whole one
@@ -53,6 +58,7 @@ def test_every_run_of_the_plan_is_trained_once(cli, sweep):
         metadata = yaml.safe_load((folder / "metadata.yml").read_text())
         assert plan.metadata(run).items() <= metadata.items()
         assert (metadata["state"], metadata["identity"]) == ("done", run.identity)
+        assert metadata["code"] == {"digest": code_digest(), **git_state(PACKAGE)}
     times = {path: path.stat().st_mtime_ns for path in plan.folder.rglob("*.*")}
     outcome = cli("submit", sweep, "--cluster", "local")
     assert "0 runs done, 5 done before, 0 failed" in outcome.out

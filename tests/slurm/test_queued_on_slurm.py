@@ -1,0 +1,119 @@
+"""What happens to a real Slurm's queue between two commands: edits of the code, killed submits, moved folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from on_slurm import assert_each_ran_once, folder_of, status, wait, wait_until_over
+
+from stitching.config.code import PACKAGE
+from stitching.sweeps.records import read_records
+from stitching.sweeps.slurm import job_states, submitted_tasks
+from stitching.sweeps.status import SLURM_FOLDER
+from stitching.training.files import read_yaml
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+HELD = ("--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true")
+
+
+def release(folder: Path) -> None:
+    for task in submitted_tasks(folder / SLURM_FOLDER):
+        subprocess.run(["scontrol", "release", task.id], check=True)
+
+
+def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
+    path = sweep()
+    checkout = tmp_path / "checkout"
+    shutil.copytree(PACKAGE, checkout / "stitching", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "stitching", "submit", str(path), *HELD]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(checkout)}, cwd=checkout, check=True)
+    for file in checkout.rglob("*.py"):
+        file.write_text("raise SystemExit('edited after it was submitted')\n")
+    release(folder_of(path))
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    (digest,) = {record.code for record in read_records(folder_of(path) / SLURM_FOLDER)}
+    for metadata in folder_of(path).glob("*/metadata.yml"):
+        assert read_yaml(metadata)["code"] == {"digest": digest}  # of a checkout without .git
+    assert_each_ran_once(path)
+
+
+def test_a_damaged_snapshot_fails_its_runs_with_the_reason_in_the_log(cli, sweep):
+    path = sweep()
+    assert cli("submit", path, *HELD).code == 0
+    (snapshot,) = (folder_of(path).parent / ".code").glob("[!.]*")
+    (snapshot / "stitching" / "training" / "trainer.py").write_text("")
+    release(folder_of(path))
+    wait_until_over(path)
+    wait(lambda: {run["state"] for run in status(cli, path).values()} == {"failed"})
+    for task in submitted_tasks(folder_of(path) / SLURM_FOLDER):
+        assert f"the code in {snapshot} is damaged, so nothing was run" in task.log.read_text()
+    assert "5 runs submitted" in cli("retry", path, "--pack", "4").out
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+
+
+KILLED = """
+import os, signal, sys
+from submitit import SlurmExecutor
+import stitching.cli
+def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
+SlurmExecutor.{point} = kill
+sys.argv = ["stitching", "submit", *sys.argv[1:]]
+stitching.cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("point", "queued"),
+    [("_make_submission_command", False), ("_get_job_id_from_submission_command", True)],
+    ids=["before sbatch", "after sbatch"],
+)
+def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, point, queued):
+    path = sweep()
+    before = set(job_states())
+    command = [sys.executable, "-c", KILLED.format(point=point), str(path), *HELD]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (record,) = read_records(folder_of(path) / SLURM_FOLDER)
+    assert record.job is None
+    held = set(job_states()) - before
+    assert len(held) == (2 if queued else 0)
+    assert [run["state"] for run in status(cli, path).values()] == ["pending" if queued else "missing"] * 5
+    outcome = cli("submit", path, *HELD)
+    assert f"{0 if queued else 5} runs submitted" in outcome.out, outcome
+    assert f"{5 if queued else 0} in the queue before" in outcome.out
+    assert len(set(job_states()) - before) == 2
+    assert held <= set(job_states())
+    release(folder_of(path))
+    wait_until_over(path)
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
+    assert_each_ran_once(path)
+
+
+def test_a_moved_folder_keeps_its_logs_and_does_not_count_on_its_queued_jobs(cli, sweep):
+    path = sweep()
+    assert cli("submit", path, *HELD).code == 0
+    ids = {task.id for task in submitted_tasks(folder_of(path) / SLURM_FOLDER)}
+    moved = folder_of(path).with_name("moved")
+    folder_of(path).rename(moved)
+    outcome = cli("status", moved)
+    assert outcome.out.count(f"its job was submitted when this folder was {folder_of(path)}") == 5
+    assert "5 missing" in outcome.out
+    moved.rename(folder_of(path))
+    assert {run["state"] for run in status(cli, path).values()} == {"pending"}
+    release(folder_of(path))
+    wait_until_over(path)
+    folder_of(path).rename(moved)
+    assert "5 done" in cli("status", moved).out
+    assert {task.id for task in submitted_tasks(moved / SLURM_FOLDER)} == ids
+    assert (
+        "Job completed" in cli("logs", next(moved.glob("train-*"))).out
+        or "epoch" in cli("logs", next(moved.glob("train-*"))).out
+    )
