@@ -100,21 +100,23 @@ class ModelSpec:
 
 
 def published_as(part: ModelFields) -> tuple[str, str | None]:
-    """The full name of a part's model, and of its published weights if it takes them: in one spelling each.
+    """The name of a part's model, and of its published weights if it takes them: in one spelling each.
 
-    Where timm's tag or torchvision's `weights` are left out, they are the default's.
+    Where weights are to be loaded and timm's tag or torchvision's `weights` are left out, they are the default's.
     """
     try:
         spec = ModelSpec.of(part)
     except UserError:  # told when the model is built
         return part.title, part.weights
+    if not spec.takes_published:
+        return spec.title, None
     name = _timm_name(spec.name) if spec.backend == "timm" else spec.name
-    return f"{spec.backend}/{name}", (spec.weights or "published") if spec.takes_published else None
+    return f"{spec.backend}/{name}", spec.weights or "published"
 
 
 @lru_cache(maxsize=256)
 def _timm_name(name: str) -> str:
-    """A model's name of today, with the tag of the weights (and of the configuration) that are its default."""
+    """A model's name of today, with the tag of the weights that are its default if it has none."""
     name = timm.models.get_deprecated_models().get(name) or name
     known = timm.get_pretrained_cfg(name)
     return f"{name.partition('.')[0]}.{known.tag}" if known and known.tag else name
