@@ -104,7 +104,7 @@ def _steps(folder: RunFolder) -> int:
 def _nothing_lost(folder: RunFolder) -> None:
     """Raise if starting from scratch would write over what an earlier run left."""
     state = (folder.read_metadata() or {}).get("state")
-    if folder.checkpoint.exists() and state != "done":
+    if folder.has_checkpoint and state != "done":
         raise UserError(
             f"{folder.checkpoint} is of an unfinished run",
             do="--resume goes on with it, --overwrite starts again.",
@@ -116,7 +116,7 @@ def _nothing_lost(folder: RunFolder) -> None:
 def _nothing_mistaken(job: Job, folder: RunFolder) -> None:
     """Raise if going on would quietly begin anew, because the run that is there has another seed."""
     first = RunFolder(folder.path, job.metrics_output)
-    if folder != first and not folder.checkpoint.exists():
+    if folder != first and not folder.has_checkpoint:
         seed = (first.read_metadata() or {}).get("seed")
         raise UserError(
             f"{folder.checkpoint} does not exist; the run in {folder.path} has the seed {seed}, this one "

@@ -30,8 +30,13 @@ class FolderBusy(UserError):
     """Another process is training in the folder."""
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
     """Write a file aside, flush it to the disk and rename it: readers see the old file or the new one, whole.
+
+    Args:
+        path: of the file.
+        write: writes it.
+        previous: where the old file is kept; for a moment between two renames only that one is there.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to. The old file is untouched then.
@@ -42,6 +47,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if previous:
+            with suppress(FileNotFoundError):
+                os.replace(path, previous)
         os.replace(aside, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -149,6 +157,16 @@ class RunFolder:
         return self.path / f"checkpoint{self._suffix}.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        """The one before the newest."""
+        return self.path / f"checkpoint{self._suffix}.previous.pt"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from, as long as it is whole."""
+        return self.checkpoint.exists() or self.previous_checkpoint.exists()
+
+    @property
     def metadata(self) -> Path:
         return self.path / f"metadata{self._suffix}.yml"
 
@@ -159,7 +177,7 @@ class RunFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All that a run leaves, its config apart."""
-        return (self.result, self.steps, self.checkpoint, self.metadata, self.log)
+        return (self.result, self.steps, self.checkpoint, self.previous_checkpoint, self.metadata, self.log)
 
     def read_metadata(self, *, brief: bool = False) -> dict[str, Any] | None:
         """What a run left in metadata.yml; None before there is any.

@@ -23,10 +23,10 @@ from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format
 from stitching.nets.zoo import normalization_note
 from stitching.training.batch_norm import WholeBatchNorm
-from stitching.training.checkpoints import load_weights
+from stitching.training.checkpoints import load_weights, write_checkpoint
 from stitching.training.distributed import World
 from stitching.training.failures import ERROR, Diverged, free_memory
-from stitching.training.files import RunFolder, write_whole
+from stitching.training.files import RunFolder
 from stitching.training.fitting import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
 from stitching.training.network_outputs import TappedOutputs, try_outputs
@@ -358,7 +358,7 @@ class Run:
             "rows": self.log.rows,
             "final": self.final,
         }
-        write_whole(self.folder.checkpoint, lambda file: torch.save(state, file))
+        write_checkpoint(self.folder, state)
 
     def save_result(self) -> None:
         """Write the dataframe as far as it goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from stitching.config.errors import UserError, at
 from stitching.config.job import Job
 from stitching.nets.build import forget_models
-from stitching.training.checkpoints import read_checkpoint
+from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import World, world
 from stitching.training.failures import Diverged, cause_of, in_words, reason_of
@@ -103,20 +104,25 @@ def train(
             trunk.compile()
         given = {}
         for run in runs:
-            if source := run.job.resume_from:
+            source = run.job.resume_from
+            if source and not (
+                resume and run.folder.has_checkpoint and Path(source).resolve() == run.folder.checkpoint.resolve()
+            ):
                 with at("resume_from"):
                     given[run] = read_checkpoint(Path(source), run.job)
     with ExitStack() as held, deterministic(first.deterministic):
         taken = everyone.decided(lambda: [_taken(run, held, skip_busy) for run in runs])
         ours = [run for run, is_ours in zip(runs, taken, strict=True) if is_ours]
-        going_on = everyone.decided(lambda: [_goes_on(run, resume=resume, overwrite=overwrite) for run in ours])
+        checkpoints = everyone.decided(
+            lambda: [_checkpoint_of(run, resume=resume, overwrite=overwrite) for run in ours]
+        )
         with everyone.together():
-            for run, goes_on in zip(ours, going_on, strict=True):
-                if goes_on:
-                    run.resume(read_checkpoint(run.folder.checkpoint, run.job))
+            for run, checkpoint in zip(ours, checkpoints, strict=True):
+                if checkpoint:
+                    run.resume(read_checkpoint(checkpoint, run.job))
                 elif run in given:
                     run.resume(given[run])
-            new = [run for run, goes_on in zip(ours, going_on, strict=True) if not goes_on and run not in given]
+            new = [run for run, path in zip(ours, checkpoints, strict=True) if not path and run not in given]
             _fit(new, device)
             notes = [note for batches in (*data.train, *data.val, *data.test) for note in batches.notes]
             for run in ours:
@@ -164,12 +170,18 @@ def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
     return not (skip_busy and known.get("state") == "done" and known.get("identity") == run.identity)
 
 
-def _goes_on(run: Run, *, resume: bool, overwrite: bool) -> bool:
-    """Whether the run has a checkpoint to go on from, once what an earlier one left is removed if it shall be."""
+def _checkpoint_of(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, if there is one, once what an earlier run left is removed if it shall be."""
     if overwrite:
         for file in run.folder.files:
             file.unlink(missing_ok=True)
-    return resume and run.folder.checkpoint.exists()
+    if not resume:
+        return None
+    checkpoint, notes = newest_whole_checkpoint(run.folder)
+    for note in notes:
+        run.say(f"note: {note}")
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    return checkpoint
 
 
 class _Loop:
@@ -404,6 +416,8 @@ class _Loop:
                 record_end(run, "done")
                 if run.writes and not run.job.save_checkpoints:
                     run.folder.checkpoint.unlink(missing_ok=True)
+                if run.writes:
+                    run.folder.previous_checkpoint.unlink(missing_ok=True)
                 run.ended = True
             self._tell(run, "done" if run.ended else "failed")
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from stitching.config.errors import UserError
+from stitching.training.checkpoints import newest_whole_checkpoint, write_checkpoint
 from stitching.training.files import RunFolder, write_yaml
 from stitching.training.results import StepLog, is_whole, read_result, read_steps
 
@@ -38,6 +40,25 @@ def damaged(data: bytes, cases: int) -> Iterator[bytes]:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_never_taken(folder):
+    state = {"model": {"weight": torch.arange(3000.0)}, "place": {"epoch": 1}, "rows": ROWS}
+    write_checkpoint(folder, state)
+    first = folder.checkpoint.read_bytes()
+    write_checkpoint(folder, state | {"place": {"epoch": 2}})
+    assert folder.previous_checkpoint.read_bytes() == first
+    assert newest_whole_checkpoint(folder) == (folder.checkpoint, [])
+    assert torch.load(folder.checkpoint, weights_only=True)["place"] == {"epoch": 2}
+    data = folder.checkpoint.read_bytes()
+    aside = folder.path / "checkpoint.damaged-1.pt"
+    for changed in damaged(data, 400):
+        folder.checkpoint.write_bytes(changed)
+        path, notes = newest_whole_checkpoint(folder)
+        assert path == folder.previous_checkpoint
+        assert f"renamed to {aside.name}" in notes[0]
+        assert aside.read_bytes() == changed
+        aside.unlink()
 
 
 def test_both_files_of_a_result_hold_the_same(folder):

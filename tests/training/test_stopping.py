@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+import torch
 import yaml
 from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
@@ -50,9 +51,10 @@ def half(state, file, *args, **kwargs):
 whole_save = torch.save
 torch.save = nth(torch.save, 8, half)
 """
-BEFORE_THE_RENAME = f"""{NTH}
-os.replace = nth(os.replace, 9, lambda *a, **k: {KILL})
+BEFORE_THE_RENAMES = f"""{NTH}
+os.replace = nth(os.replace, 8, lambda *a, **k: {KILL})
 """
+BETWEEN_THE_RENAMES = BEFORE_THE_RENAMES.replace("8", "9")
 IN_A_TEST = f"""{NTH}
 from stitching.training.run import Run
 Run.test_batch = nth(Run.test_batch, 4, lambda *a, **k: {KILL})
@@ -72,19 +74,20 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "sabotage",
-    [IN_A_STEP, WRITING_A_CHECKPOINT, BEFORE_THE_RENAME, IN_A_TEST, BETWEEN_RESULT_AND_END],
-    ids=["in a step", "writing a checkpoint", "before the rename", "in a test", "before done"],
+    [IN_A_STEP, WRITING_A_CHECKPOINT, BEFORE_THE_RENAMES, BETWEEN_THE_RENAMES, IN_A_TEST, BETWEEN_RESULT_AND_END],
+    ids=["in a step", "writing a checkpoint", "before the renames", "between them", "in a test", "before done"],
 )
 def test_killed_and_resumed_is_undisturbed(tmp_path, command_line, cli, undisturbed, sabotage):
     folder = write_config(tmp_path / "killed", _job())
     code, _, err = command_line(folder, "train", "-c", "config.yml", sabotage=sabotage)
     assert code == -signal.SIGKILL, err
-    assert (folder / "checkpoint.pt").exists()
+    newest = "checkpoint.previous.pt" if sabotage == BETWEEN_THE_RENAMES else "checkpoint.pt"
+    assert max(path.name for path in folder.glob("checkpoint*")) == newest
     resumed = cli("train", "-c", folder / "config.yml", "--resume")
     assert resumed.code == 0, resumed.err
     assert "resumed at epoch" in (folder / "log.txt").read_text()
     same(folder, undisturbed)
-    assert not (folder / "checkpoint.pt").exists()
+    assert not list(folder.glob("checkpoint*"))
     assert not list(folder.glob(".*.tmp"))
 
 
@@ -165,13 +168,43 @@ torch.save = nth(torch.save, 9, fill)
     same(folder, undisturbed)
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path, cli):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_resumed(tmp_path, command_line, cli, undisturbed):
     folder = write_config(tmp_path / "damaged", _job())
-    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
+    assert command_line(folder, "train", "-c", "config.yml", sabotage=IN_A_STEP)[0] == -signal.SIGKILL
+    step = torch.load(folder / "checkpoint.pt")["place"]["step"]
+    damaged = bytearray((folder / "checkpoint.pt").read_bytes())
+    damaged[len(damaged) // 3] ^= 4
+    (folder / "checkpoint.pt").write_bytes(damaged)
+    resumed = cli("train", "-c", folder / "config.yml", "--resume")
+    assert resumed.code == 0, resumed.err
+    log = (folder / "log.txt").read_text()
+    for said in (resumed.err, log):
+        assert "checkpoint.pt is damaged and was renamed to checkpoint.damaged-1.pt" in said
+        assert "resumes from checkpoint.previous.pt" in said
+    assert f"step {step - 1}\n" in log
+    same(folder, undisturbed)
+    assert (folder / "checkpoint.damaged-1.pt").read_bytes() == damaged
+    assert not list(folder.glob("checkpoint.p*"))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_again(tmp_path, cli, undisturbed):
+    folder = write_config(tmp_path / "damaged", _job())
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (folder / name).write_bytes(b"PK\x03\x04 cut off")
+    outcome = cli("train", "-c", folder / "config.yml", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert "starts again from the beginning" in outcome.err
+    same(folder, undisturbed)
+    assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint.damaged-1.pt", "checkpoint.damaged-2.pt"}
+
+
+def test_a_checkpoint_without_a_digest_is_refused(tmp_path, cli):
+    folder = write_config(tmp_path / "older", _job())
+    torch.save({"place": {}, "identity": "x"}, folder / "checkpoint.pt")
     outcome = cli("train", "-c", folder / "config.yml", "--resume")
     assert outcome.code == 2
-    assert "cannot read the checkpoint" in outcome.err
-    assert (folder / "checkpoint.pt").read_bytes() == b"PK\x03\x04 cut off"
+    assert "checkpoint.pt has no digest" in outcome.err
+    assert (folder / "checkpoint.pt").exists()
 
 
 def test_workers_change_nothing(tmp_path, undisturbed):
