@@ -106,6 +106,11 @@ TRAIN: list[tuple[str, str, int, str]] = [
     )),
     ("train_config:", "device: meta\ntrain_config:", 7, "cpu, cuda"),
     # files
+    # what makes a model's constructor raise, or never end
+    ("width: 8, in_chans: 1, block_output", "width: [8], in_chans: 1, block_output", 4, "local/convnet cannot be built with in_chans: 1"),
+    ("num_blocks: 2", "num_blocks: 1000000", 4, "numbers up to 100,000"),
+    ("num_blocks: 2", "num_blocks: 90000", 4, "more than 10,000 layers"),
+    ("frozen: true}", "frozen: true, weights: DEFAULT}", 4, "the name of weights of a torchvision model"),
     ("frozen: true}", "frozen: true, ckp_path: nowhere.pt}", 4, "nowhere.pt"),
     ("frozen: true}", "frozen: true, ckp_path: broken.pt}", 4, "broken.pt"),
     *(("frozen: true}", f"frozen: true, ckp_path: {name}}}", 4, words) for name, words in [

@@ -111,6 +111,13 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("epochs: 1", "epochs: 2\n  lr_scheduler: CosineAnnealingLR\n  lr_scheduler_args: {T_max: 0}", 17, "ZeroDivisionError"),
     ("epochs: 1", "epochs: 1\n  loss_fn_args: {weight: [1, 2, 3]}", 16, "cross_entropy does not take"),
     ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{resume_from: [a.pt, b.pt]}", 10, "resume_from"),
+    # what makes a model's constructor raise, or load files
+    ("[8, 8, 16, 16]", "[8, 8, 16]", 4, "timm/resnet18 with channels: [8, 8, 16]"),
+    ("num_classes: 10,", "num_classes: 10, act_layer: x,", 4, "act_layer: x"),
+    ("num_classes: 10,", "num_classes: 10, block: 3,", 4, "block: 3"),
+    ("num_classes: 10,", "num_classes: 10, checkpoint_path: other.pt,", 4, "as `ckp_path`"),
+    ("num_classes: 10,", "num_classes: 10, layers: [99999, 1, 1, 1],", 4, "more than 10,000 layers"),
+    ("backend: timm, model_name: resnet18, channels: [8, 8, 16, 16]", "backend: torchvision, model_name: resnet18, weights: IMAGENET1K_V9", 4, "did you mean 'IMAGENET1K_V1'"),
     # checkpoints
     ("in_chans: 1}", "in_chans: 1, ckp_path: nowhere.pt}", 3, "nowhere.pt"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: broken.pt}", 3, "broken.pt"),

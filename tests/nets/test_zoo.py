@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from stitching.config.errors import UserError
+from stitching.nets.fetching import source_of
+from stitching.nets.graphs import cut_points
+from stitching.nets.tracing import trace
 from stitching.nets.zoo import ModelSpec, build, build_meta, input_shape, normalization_note
 
 SMALL = "local/convnet"
@@ -71,6 +75,7 @@ def test_weights_depend_on_the_seed_and_the_model_only() -> None:
     assert same(first, build(spec, seed=3))
     assert torch.equal(before, torch.get_rng_state())
     assert not same(first, build(spec, seed=4))
+    assert same(first, build(ModelSpec.parse("timm/resnet18.a1_in1k"), seed=3)), "a tag is of weights"
     build_meta(spec)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -95,6 +100,111 @@ def test_arguments_are_passed_on() -> None:
 def test_arguments_that_do_not_fit(title: str, args: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
         build(ModelSpec.parse(title, **args))
+
+
+VIT, RESNET = "timm/vit_tiny_patch16_224", "timm/resnet18"
+
+
+@pytest.mark.parametrize(
+    ("title", "args", "told"),
+    [
+        (RESNET, {"act_layer": "x"}, "cannot be built with act_layer: x: KeyError"),
+        (RESNET, {"block": 3}, "cannot be built with block: 3: AttributeError"),
+        (RESNET, {"channels": [16, 24, 32]}, r"graph of timm/resnet18 with channels: \[16, 24, 32\] cannot be traced"),
+        (RESNET, {"layers": [0, 0, 0, 0]}, r"timm/resnet18 with layers: \[0, 0, 0, 0\] cannot take 3x224x224 images"),
+        (RESNET, {"drop_rate": "x"}, "with drop_rate: x cannot be traced"),
+        (RESNET, {"in_chans": 1.5}, "cannot be built with in_chans: 1.5"),
+        (VIT, {"img_size": [32]}, r"cannot be built with img_size: \[32\]"),
+        (VIT, {"patch_size": 0}, "cannot be built with patch_size: 0: ZeroDivisionError"),
+        (VIT, {"num_heads": 0}, "cannot be built with num_heads: 0: ZeroDivisionError"),
+        (VIT, {"depth": 1000000}, "'depth' is 1000000\n  allowed: numbers up to 100,000"),
+        (VIT, {"depth": 100000}, "cannot be built with depth: 100000: it would have more than 10,000 layers"),
+        (VIT, {"embed_dim": 99999, "num_heads": 1}, "its parameters would have more than 80 GB"),
+        (VIT, {"mlp_ratio": float("nan")}, "'mlp_ratio' is nan"),
+        (VIT, {"num_classes": 10**22}, "allowed: numbers up to 100,000"),
+        ("torchvision/swin_t", {"window_size": [0, 0]}, "cannot be built with window_size"),
+        ("torchvision/vit_b_16", {"image_size": 0}, "image_size is 0"),
+        (SMALL, {"num_blocks": 90000}, "more than 10,000 layers"),
+        (SMALL, {"width": 0}, "local/convnet with width: 0 cannot take 3x32x32 images"),
+        (SMALL, {"width": "x"}, "cannot be built with width: x"),
+        (SMALL, {"in_chans": 0}, "in_chans is 0"),
+    ],
+)
+def test_whatever_arguments_make_a_model_raise_is_told(title: str, args: dict, told: str) -> None:
+    def look_at() -> None:
+        spec = ModelSpec.parse(title, **args)
+        cut_points(trace(build_meta(spec)), input_shape(spec))
+
+    with pytest.raises(UserError, match=told):
+        look_at()
+
+
+def test_wrong_arguments_are_not_blamed_on_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stitching.nets.zoo.fetch", lambda _: None)
+    with pytest.raises(UserError, match="cannot be built with act_layer: x"):
+        build(ModelSpec.parse(RESNET, pretrained=True, act_layer="x"))
+
+
+@pytest.mark.parametrize(
+    ("title", "argument"),
+    [
+        (RESNET, "checkpoint_path"),
+        (RESNET, "pretrained_cfg"),
+        (RESNET, "pretrained_cfg_overlay"),
+        (RESNET, "pretrained_strict"),
+        (RESNET, "cache_dir"),
+        (RESNET, "checkpoint_file"),
+        ("torchvision/resnet18", "progress"),
+        ("torchvision/resnet18", "weights_backbone"),
+    ],
+)
+def test_weights_come_in_by_no_argument_of_a_builder(title: str, argument: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Runs()}, tmp_path / "code.pt")
+    with pytest.raises(UserError, match=rf"(?s){argument}.*as `ckp_path`"):
+        build_meta(ModelSpec.parse(title, **{argument: "code.pt"}))
+    assert not Path("was-run").exists()
+
+
+def test_a_number_of_windows_is_an_argument() -> None:
+    build_meta(ModelSpec.parse("timm/swinv2_cr_tiny_224", window_size=7))
+    build_meta(ModelSpec.parse("timm/swinv2_tiny_window8_256", pretrained_window_sizes=[8, 8, 8, 8]))
+
+
+# ------------------------------------------------------------------------ torchvision's weights
+
+
+def test_weights_of_torchvision_by_name() -> None:
+    best = ModelSpec.parse("torchvision/resnet50", pretrained=True)
+    assert best == ModelSpec.parse("torchvision/resnet50", pretrained=True, weights="DEFAULT")
+    assert best.weights == "IMAGENET1K_V2"
+    first = ModelSpec.parse("torchvision/resnet50", pretrained=True, weights="IMAGENET1K_V1")
+    assert source_of(first) != source_of(best)
+    assert source_of(first).url == torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url  # type: ignore[union-attr]
+    assert ModelSpec.parse("torchvision/resnet50").weights is None
+
+
+def test_weights_for_larger_images_make_a_model_for_larger_images() -> None:
+    spec = ModelSpec.parse("torchvision/vit_b_16", pretrained=True, weights="IMAGENET1K_SWAG_E2E_V1")
+    assert input_shape(spec) == (3, 384, 384)
+    assert build_meta(spec).image_size == 384
+
+
+@pytest.mark.parametrize(
+    ("title", "arguments", "told"),
+    [
+        ("torchvision/resnet50", {"weights": "IMAGENET1K_V3"}, "did you mean 'IMAGENET1K_V2'"),
+        ("torchvision/swin_t", {"weights": "IMAGENET1K_V2"}, "did you mean 'IMAGENET1K_V1'"),
+        ("torchvision/resnet50", {"weights": "DEFAULT", "ckp_path": "a.pt"}, "takes no published weights"),
+        ("torchvision/resnet50", {"weights": "DEFAULT", "pretrained": False}, "takes no published weights"),
+        ("timm/resnet50", {"weights": "a1_in1k"}, "a timm model's tag stands in its name"),
+        (SMALL, {"weights": "DEFAULT"}, "of local/convnet"),
+    ],
+)
+def test_weights_that_cannot_be_named(title: str, arguments: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told) as error:
+        ModelSpec.parse(title, **{"pretrained": True, **arguments})
+    assert error.value.path == ("weights",)
 
 
 def test_a_mapping_is_no_argument() -> None:
