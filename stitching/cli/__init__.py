@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 
-from stitching.cli import jobs, planning, scoring, submitting, watching, results  # isort: skip - in the order of the help
+from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError
 from stitching.processes import place_in_job
 
-__all__ = ["app", "jobs", "main", "planning", "results", "scoring", "submitting", "watching"]
+__all__ = ["app", "cleaning", "jobs", "main", "planning", "results", "scoring", "submitting", "watching"]
 
 
 def main() -> None:

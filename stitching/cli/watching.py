@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,13 +33,14 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
-    from stitching.sweeps.status import status_of_all, summary
+    from stitching.sweeps.status import other_code, status_of_all, summary
 
     sweeps = [(place, *expected_of(place)) for place in places]
     if watch and not as_json:
         _watch(sweeps)
         return
     found = status_of_all([(folder, expected) for _, folder, expected in sweeps])
+    _print_damaged(folder for _, folder, _ in sweeps)
     if as_json:
         places_of_runs = [place for place, _, expected in sweeps for _ in expected]
         rows = [{"sweep": str(place), **run.as_json()} for place, run in zip(places_of_runs, found, strict=True)]
@@ -47,6 +48,8 @@ def status(
         return
     print_table("Runs", _COLUMNS, _rows(found, len(found) if every_run else _SHOWN))
     out.print(summary(found))
+    for line in other_code(found):
+        out.print(line, markup=False, soft_wrap=True)
     _print_forgotten(sweeps)
 
 
@@ -84,6 +87,18 @@ def _rows(runs: Sequence[Any], most: int) -> list[list[str]]:
         if count < 0:
             rows.append([f"... and {-count:,} more (--all)", state, "", "", "", ""])
     return rows
+
+
+def _print_damaged(folders: Iterable[Path]) -> None:
+    from stitching.sweeps.records import damaged_records
+    from stitching.sweeps.status import SLURM_FOLDER
+
+    for folder in folders:
+        for path in damaged_records(folder / SLURM_FOLDER):
+            err.print(
+                f"note: {path} is damaged: the job that it is about is not known here",
+                markup=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 def _print_forgotten(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:

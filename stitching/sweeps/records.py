@@ -7,18 +7,30 @@ folder may be moved.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from stitching.config.checked import Damaged, checked_json, read_checked_json
+from stitching.config.errors import UserError
 from stitching.training.files import write_whole
 
-__all__ = ["Record", "Submitted", "damaged_records", "job_name", "new_record", "read_records", "write_record"]
+__all__ = [
+    "Record",
+    "Submitted",
+    "damaged_records",
+    "job_name",
+    "new_record",
+    "one_submit_at_a_time",
+    "read_records",
+    "write_record",
+]
 
 _NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")  # other people's files in the folder have other names
 _JOB = "stitching-"  # begins the names of our jobs
@@ -101,6 +113,23 @@ def read_records(folder: Path) -> list[Record]:
 def damaged_records(folder: Path) -> list[Path]:
     """The records in a sweep's folder `slurm` that are not as they were written."""
     return _read(folder)[1]
+
+
+@contextmanager
+def one_submit_at_a_time(sweep: Path) -> Iterator[None]:
+    """Wait until no other process submits from the folder `sweep`, and let none begin within this context.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    try:
+        sweep.mkdir(parents=True, exist_ok=True)
+        lock = open(sweep / ".submit.lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep}: {error.strerror}", do="Set save_dir in the sweep.") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _read(folder: Path) -> tuple[list[Record], list[Path]]:

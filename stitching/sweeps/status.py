@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stitching.config.code import code_digest
 from stitching.config.errors import UserError
 from stitching.progress import duration
 from stitching.sweeps.records import Submitted
@@ -18,7 +19,7 @@ from stitching.training.results import ACCURACY, is_whole, read_steps
 
 __all__ = [
     "CAUSES", "SLURM_FOLDER", "STATES", "Expected", "RunStatus", "expected_in", "failed_nodes", "forgotten_runs",
-    "in_queue", "newest_tasks", "state_on_disk", "status_of_all", "summary", "sweep_status",
+    "in_queue", "newest_tasks", "other_code", "state_on_disk", "status_of_all", "summary", "sweep_status",
 ]  # fmt: skip
 
 SLURM_FOLDER = "slurm"  # within a sweep's folder: what was submitted, and its logs
@@ -76,6 +77,9 @@ class RunStatus:
     accuracy: float | None = None  # of the newest test, 0 to 1
     seconds_left: float | None = None  # of a running one, if it goes on as it did
     job: str | None = None  # in Slurm
+    code: str | None = None  # the digest of the code that trained it or, while it waits, that will
+    commit: str | None = None  # that this code was checked out at, where it is known
+    other_code: bool = False  # not the code of this checkout
     outdated: bool = False  # in the queue or in training with another config than the plan's
 
     def as_json(self) -> dict[str, Any]:
@@ -136,7 +140,10 @@ def status_of_all(sweeps: Sequence[tuple[Path, Sequence[Expected]]]) -> list[Run
     open_ones = [task for _, state, _, task in found if task and state != "done"]
     alive, told = _asked_slurm(open_ones)
     ended = ended_jobs([task.id for task in open_ones if alive is not None and task.id not in alive])
-    return [_status(run, state, metadata, task, alive, ended, told) for run, state, metadata, task in found]
+    return [
+        _with_code(_status(run, state, metadata, task, alive, ended, told), metadata, task)
+        for run, state, metadata, task in found
+    ]
 
 
 def newest_tasks(folder: Path) -> dict[str, Submitted]:
@@ -165,6 +172,24 @@ def summary(runs: Sequence[RunStatus]) -> str:
     failed = sum(run.state == "done" and bool(run.words) for run in runs)
     shouted = [f"{failed} CHECKS FAILED: do not trust these results"] if failed else []
     return ", ".join([*(f"{counts[state]} {state}" for state in STATES if counts[state]), *shouted])
+
+
+def other_code(runs: Sequence[RunStatus]) -> list[str]:
+    """`12 runs were made by other code (a1b2c3d4e5f6, commit 0123456)`: a line for each code but the present one."""
+    counts = Counter((run.state == "pending", run.code, run.commit) for run in runs if run.other_code)
+    lines = []
+    for (waiting, code, commit), count in counts.items():
+        words = "wait to be run by" if waiting else "were made by"
+        lines.append(f"{count} runs {words} other code ({code}{f', commit {commit[:10]}' if commit else ''})")
+    return lines
+
+
+def _with_code(status: RunStatus, metadata: dict[str, Any], task: Submitted | None) -> RunStatus:
+    made_by = metadata.get("code") or {}
+    code, commit = made_by.get("digest"), made_by.get("commit")
+    if status.state == "pending" and task and task.code != code:
+        code, commit = task.code, None
+    return replace(status, code=code, commit=commit, other_code=code not in (None, code_digest()))
 
 
 def _asked_slurm(tasks: list[Submitted]) -> tuple[dict[str, JobState] | None, str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +12,7 @@ from stitching.config.errors import Mistakes, UserError, at, unknown_name
 from stitching.data.registry import look_for_dataset
 from stitching.sweeps.local import run_locally
 from stitching.sweeps.plan import Plan, PlannedRun, Told
-from stitching.sweeps.records import Submitted
+from stitching.sweeps.records import Submitted, one_submit_at_a_time
 from stitching.sweeps.slurm import sbatch_scripts, settle_records, submit_arrays
 from stitching.sweeps.status import SLURM_FOLDER, in_queue, state_on_disk
 from stitching.sweeps.tasks import packed
@@ -137,7 +135,7 @@ def submit_to_slurm(
     Raises:
         UserError: Slurm cannot be had or refuses, weights cannot be had, or the folders cannot be written.
     """
-    with _one_at_a_time(plan):
+    with one_submit_at_a_time(plan.folder):
         settle_records(plan.folder / SLURM_FOLDER)
         waiting = in_queue(plan.folder)
         states = {run.name: state_of(plan, run) for run in plan.runs}
@@ -175,18 +173,6 @@ def _chosen(plan: Plan, among: Collection[str] | None) -> list[PlannedRun]:
 
 def _tasks(plan: Plan, runs: list[PlannedRun], pack: int) -> list[list[RunFolder]]:
     return [[plan.folder_of(run) for run in each] for each in packed(runs, pack)]
-
-
-@contextmanager
-def _one_at_a_time(plan: Plan) -> Iterator[None]:
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        lock = open(plan.folder / ".submit.lock", "w")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"cannot write to {plan.folder}: {error.strerror}", do="Set save_dir in the sweep.") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _prepared(plan: Plan, run: PlannedRun) -> bool:

@@ -1,0 +1,42 @@
+"""The command `clean`: what sweeps left beside their results and need no more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stitching.cli.console import app, out
+from stitching.cli.places import Places, expected_of
+
+
+@app.command(
+    epilog="""
+Examples: `stitching clean across-scales/digits.yml --dry-run`, `stitching clean experiments/demo/digits`
+"""
+)
+def clean(
+    places: Places,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove copies of the code, and Slurm's logs, pickles and records, that no unfinished or queued run needs.
+
+    Results are never removed. What Slurm still holds stays, and so does what the newest job of an unfinished run left.
+    """
+    from stitching.sweeps.leftovers import remove_leftovers
+
+    total = 0
+    for place in places:
+        folder, runs = expected_of(place)
+        found = remove_leftovers(folder, runs, dry_run=dry_run)
+        for leftover in found.removed:
+            verb = "would remove" if dry_run else "removed"
+            out.print(f"{verb} {leftover.words} ({_size(leftover.bytes)})", markup=False, soft_wrap=True)
+        for words in found.kept:
+            out.print(f"kept {words}", markup=False, soft_wrap=True)
+        total += sum(leftover.bytes for leftover in found.removed)
+    out.print(f"{_size(total)} {'would be freed' if dry_run else 'freed'}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
