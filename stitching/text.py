@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import unicodedata
 
-__all__ = ["printable"]
+__all__ = ["escape", "printable"]
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -19,6 +20,11 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(char if _is_shown(char) or char in keep else _written_out(char) for char in text)
+
+
+def escape(text: str) -> str:
+    """`text` as it stands in a page: no markup, and nothing that cannot be printed."""
+    return html.escape(printable(text, keep="\n\t"))
 
 
 def _is_shown(char: str) -> bool:

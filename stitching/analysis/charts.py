@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape  # of ticks, which plotly reads as HTML of a kind
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import pandas as pd
 
 from stitching.analysis.references import CONTROLS
 from stitching.analysis.style import GREY, Series, adapter_style
+from stitching.text import escape  # of ticks, which plotly reads as HTML of a kind
 from stitching.training.results import ACCURACY
 
 __all__ = [
     "Chart", "Entry", "Panel", "control_entry", "control_kinds", "heatmap_chart", "is_drawn", "layout_of", "line_trace",
-    "marker_of", "mean_words", "rows_of", "run_traces", "series_entry", "share_y", "worded",
+    "marker_of", "mean_words", "rows_of", "run_traces", "series_entry", "share_y",
 ]  # fmt: skip
 
 _SYMBOLS = {
@@ -217,7 +217,3 @@ def mean_words(row: Any) -> str:
     if row.n < 2:
         return f"test accuracy {row.mean:.4f} (one seed)"
     return f"test accuracy {row.mean:.4f}, mean of {int(row.n)} seeds\n95% interval {row.low:.4f} to {row.high:.4f}"
-
-
-def worded(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

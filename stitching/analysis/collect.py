@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from stitching.config.errors import UserError
+from stitching.text import printable
 from stitching.training.files import write_whole
 
 __all__ = ["check_ending", "save_table"]
@@ -27,11 +30,19 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
         UserError: the ending is of no format that is written, or the file cannot be written.
     """
     check_ending(path)
-    if path.suffix == ".csv":
-        write_whole(path, lambda file: file.write(table.to_csv(index=False).encode()))
-        return
     same = table.copy(deep=False)
-    for name in table.columns:  # a setting may be a number in one run and a word in another; parquet has one type
-        if pd.api.types.infer_dtype(table[name], skipna=True).startswith("mixed"):
-            same[name] = table[name].map(str, na_action="ignore")
-    write_whole(path, lambda file: same.to_parquet(file, index=False))
+    for name in table.columns:
+        if not pd.api.types.is_object_dtype(table[name]):
+            continue
+        # A setting may be a number in one run and a word in another; parquet has one type.
+        mixed = pd.api.types.infer_dtype(table[name], skipna=True).startswith("mixed")
+        same[name] = table[name].map(partial(_as_saved, as_text=mixed), na_action="ignore")
+    if path.suffix == ".csv":
+        write_whole(path, lambda file: file.write(same.to_csv(index=False).encode()))
+    else:
+        write_whole(path, lambda file: same.to_parquet(file, index=False))
+
+
+def _as_saved(value: Any, as_text: bool) -> Any:
+    """A cell's value; a name of a folder may hold what no file of text can."""
+    return printable(str(value), keep="\n\t") if as_text or isinstance(value, str) else value

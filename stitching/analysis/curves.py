@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stitching.analysis.statistics import stitched, summarize, varied_settings
-from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels, pairs_in, series_in, short_names
+from stitching.analysis.style import (
+    adapter_style,
+    finish,
+    gaps_in,
+    new_panels,
+    pairs_in,
+    series_in,
+    short_names,
+    worded,
+)
 from stitching.config.errors import UserError
 from stitching.training.results import ACCURACY
 
@@ -87,7 +96,7 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
             axis.set_xscale("log")
             axis.minorticks_off()
         axis.set_xmargin(0.15)
-        axis.set_xticks(places, [f"{value:g}" if numeric else str(value) for value in values], fontsize=8)
+        axis.set_xticks(places, [worded(value) for value in values], fontsize=8)
 
     note = "Means of finished runs over seeds. Bars: 95% intervals (Student's t). It shows and does not choose."
     return _by_pair_and_gap(results, draw, key.removeprefix("train_config."), "test accuracy", note)
@@ -96,7 +105,7 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
 def setting_values(results: pd.DataFrame, key: str) -> tuple[list[Any], bool, bool]:
     """The values of a setting in order, whether they are numbers, and whether they ask for a logarithmic axis."""
     values = sorted(stitched(results)[key].dropna().unique(), key=lambda value: (isinstance(value, str), value))
-    numeric = pd.api.types.is_numeric_dtype(results[key]) and len(values) > 0
+    numeric = pd.api.types.is_numeric_dtype(results[key]) and len(values) > 0 and bool(np.isfinite(values).all())
     return values, numeric, bool(numeric and min(values) > 0 and max(values) / min(values) >= 8)
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from stitching.analysis.grids import depth_grids, penalty_grids
 from stitching.analysis.references import CONTROLS
-from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, controls, stitched, summarize
+from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, controls, placed, stitched, summarize
 from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels, pairs_in, series_in, short_names
 from stitching.analysis.tables import adapters_in
 
@@ -117,11 +117,12 @@ def plot_progress(runs: pd.DataFrame) -> Figure:
         runs: as `list_runs` gives them.
     """
     runs = runs.assign(done=(runs["state"] == "done") & runs["problem"].isna(), failed=runs["state"] == "failed")
-    runs = runs[runs["base"].isna()]
+    runs = placed(runs[runs["base"].isna()])
+    everything = runs.drop(columns="control", errors="ignore")  # so that the pairs of controls are among them
+    pairs, names = pairs_in(everything), short_names(everything)
     kinds = {f"control: {CONTROLS.get(name, name)}": name for name in [*CONTROLS, *controls(runs).get("control", [])]}
     control = runs.get("control", pd.Series(index=runs.index, dtype=object)).map({v: k for k, v in kinds.items()})
-    runs = runs.assign(row=control.fillna(runs.get("adapter"))).drop(columns="control", errors="ignore")
-    pairs, names = pairs_in(runs), short_names(runs)
+    runs = everything.assign(row=control.fillna(runs["adapter"]))
     rows = [*adapters_in(runs[control.isna()]), *(kind for kind in kinds if (runs["row"] == kind).any())]
     gaps = list(dict.fromkeys(_dropped(gap) for gap in sorted(gaps_in(runs), key=lambda gap: (gap[1] < gap[0], gap))))
     colours = {"all done": "#9ccfb9", "some done": "#dcefe7", "none done yet": "#f2f2f2", "some failed": "#f2b08a"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from html import escape  # of ticks, which plotly reads as HTML of a kind
 from typing import Any
 
 import numpy as np
@@ -30,14 +29,14 @@ from stitching.analysis.charts import (
     run_traces,
     series_entry,
     share_y,
-    worded,
 )  # fmt: skip
 from stitching.analysis.curves import MOST_GAPS, setting_values
 from stitching.analysis.grids import depth_grids, penalty_grids
-from stitching.analysis.statistics import last_epoch, stitched, summarize, varied_settings
-from stitching.analysis.style import GREY, Series, gaps_in, pairs_in, series_in, short_names
+from stitching.analysis.statistics import last_epoch, placed, stitched, summarize, varied_settings
+from stitching.analysis.style import GREY, Series, gaps_in, pairs_in, series_in, short_names, worded
 from stitching.analysis.tables import add_measures, base_networks
 from stitching.config.errors import UserError
+from stitching.text import escape  # of ticks, which plotly reads as HTML of a kind
 from stitching.training.results import ACCURACY
 
 __all__ = [
@@ -57,7 +56,7 @@ class Study:
         results: all rows by epoch.
         tested: a row for each finished and tested run (or cell), with its measures; `place` is its row in the table of
             runs of the report.
-        ordinary: the rows by epoch without the controls.
+        ordinary: the rows by epoch of networks that have a place in figures, without the controls.
     """
 
     def __init__(self, results: pd.DataFrame) -> None:
@@ -69,9 +68,10 @@ class Study:
         measured = add_measures(results)
         tested = last_epoch(measured[measured["state"] == "done"])
         self.tested = tested.assign(place=np.arange(len(tested)))
-        self.ordinary = measured[measured["control"].isna()]
+        self.ordinary = placed(measured[measured["control"].isna()])
         # A self-stitch is a check, which `failed_checks` makes, and not to be compared with.
-        self.controls = self.tested[self.tested["control"].notna() & (self.tested["control"] != "self")]
+        compared = self.tested["control"].notna() & (self.tested["control"] != "self")
+        self.controls = placed(self.tested[compared])
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ class Study:
     @cached_property
     def dots(self) -> pd.DataFrame:
         """The finished runs of stitched networks, controls apart."""
-        return stitched(self.tested[self.tested["control"].isna()])
+        return placed(stitched(self.tested[self.tested["control"].isna()]))
 
     @cached_property
     def seeds(self) -> int:

@@ -6,13 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stitching.analysis.charts import Chart, Entry
+from stitching.text import escape
 
 __all__ = ["Column", "chart_section", "facts", "json_in_page", "section", "table"]
 

@@ -6,6 +6,7 @@ This is the one way from run folders to a table; `stitching.analysis.results` ma
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -23,8 +24,10 @@ from stitching.config.code import package_digest
 from stitching.config.errors import UserError
 from stitching.config.identity import LEFT_OUT
 from stitching.config.parts import NetPart
-from stitching.training.files import RunFolder, write_whole
-from stitching.training.results import TIMING_COLUMNS, read_result
+from stitching.text import printable
+from stitching.training.files import RunFolder
+from stitching.training.results import TIMING_COLUMNS, read_steps
+from stitching.user_cache import cache_folder, read_cached, write_cached
 
 __all__ = ["RUN", "FoundRun", "read_runs"]
 
@@ -32,6 +35,8 @@ RUN = "number of the run"  # joins rows and runs; not part of what users see
 
 _FIRST = ("Step", "Epoch", "Loss", "LR")
 _NO_SETTINGS = {*LEFT_OUT, "model", "assembly", "head", "reference", "device"}
+_LONG = {"config", "versions", "weights"}
+_MOST_SETTINGS = 1000  # of a config, each of which may be a column
 _SETTLED_NS = 2_000_000_000  # a file younger than this may change again within one tick of its file system's clock
 
 
@@ -75,7 +80,7 @@ def read_runs(folder: str | Path, *, steps: bool = False) -> tuple[list[FoundRun
     again: dict[int, int] = {}  # places of runs in what was kept, and in this list
     for number, path in enumerate(paths):
         place = RunFolder.of_metadata(path)
-        stamp = _stamp(path, place.result)
+        stamp = _stamp(path, place.steps)
         stamps.append(stamp if _settled(stamp) else None)
         old = kept.place_of(str(place.result), stamp) if kept else None
         if kept and old is not None:
@@ -99,28 +104,25 @@ def _read(place: RunFolder, steps: bool) -> tuple[FoundRun, pd.DataFrame | None]
     run = FoundRun(str(place.path), str(place.result))
     try:
         metadata = place.read_metadata() or {}
-    except UserError as error:
-        run.problem = error.problem
-        return run, None
-    config = metadata.pop("config", None)
-    for long in ("versions", "weights"):
-        metadata.pop(long, None)
-    run.metadata = json.loads(json.dumps(metadata, default=str))  # as it comes back from what is kept
-    if isinstance(config, dict):
-        run.settings = _single_values(config)
+        config = metadata.get("config") or {}
+        run.settings = _as_kept(_single_values(config))
+        if len(run.settings) > _MOST_SETTINGS:
+            raise UserError(f"the config in {place.metadata} has {len(run.settings):,} settings")
+        run.metadata = _as_kept({key: value for key, value in metadata.items() if key not in _LONG})
         run.base = _base(config)
-    try:
-        rows = read_result(place.result)
+        rows = read_steps(place, metadata)
+        if rows.empty:
+            raise UserError(f"{place.steps} is empty yet")
     except UserError as error:
         run.problem = error.problem
         return run, None
-    if not {"Step", "Epoch"} <= set(rows.columns):
-        run.problem = f"{place.result} tells no steps and epochs"
-    elif rows.empty:
-        run.problem = f"{place.result} is empty yet"
-    if run.problem:
-        return run, None
-    return run, rows if steps else rows.groupby("Epoch", as_index=False, sort=False).last()
+    return run, rows if steps else rows.drop_duplicates("Epoch", keep="last")
+
+
+def _as_kept(data: dict[str, Any]) -> dict[str, Any]:
+    """Plain data as it comes back from what is kept."""
+    kept: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    return kept
 
 
 def _single_values(config: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -141,8 +143,8 @@ def _base(config: dict[str, Any]) -> str | None:
     model = config.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("Net"), dict):
         return None
-    with suppress(ValueError):  # of a version that knew other parts
-        return NetPart.model_validate({"kind": "Net", **model["Net"]}).title
+    with suppress(ValueError, UserError):  # of a version that knew other parts
+        return printable(NetPart.model_validate({"kind": "Net", **model["Net"]}).title)
     return None
 
 
@@ -199,9 +201,9 @@ class _Kept:
 
     @classmethod
     def load(cls, path: Path) -> _Kept:
-        """What is kept in a file; nothing if it cannot be read, or is of another version of the code."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
-            table = pq.read_table(path)
+        """What is kept in a file; nothing if it is damaged, or of another version of the code."""
+        if data := read_cached(path):
+            table = pq.read_table(pa.BufferReader(data))
             about = json.loads(table.schema.metadata[b"stitching"])
             if about["code"] == package_digest():
                 return cls([FoundRun(**run) for run in about["runs"]], about["stamps"], table.to_pandas())
@@ -210,17 +212,16 @@ class _Kept:
     def save(self, path: Path) -> None:
         """Write it whole; without a word where that cannot be done, as all of it can be read again."""
         about = {"code": package_digest(), "stamps": self.stamps, "runs": [asdict(run) for run in self.runs]}
-        with suppress(OSError, UserError, TypeError, pa.ArrowException):
-            table = pa.Table.from_pandas(self.rows, preserve_index=False)
-            table = table.replace_schema_metadata(
-                {**(table.schema.metadata or {}), b"stitching": json.dumps(about).encode()}
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda file: pq.write_table(table, file))
+        table = pa.Table.from_pandas(self.rows, preserve_index=False)
+        table = table.replace_schema_metadata(
+            {**(table.schema.metadata or {}), b"stitching": json.dumps(about).encode()}
+        )
+        out = io.BytesIO()
+        pq.write_table(table, out)
+        write_cached(path, out.getvalue())
 
 
 def _cache_file(folder: Path) -> Path:
-    """XDG_CACHE_HOME, or ~/.cache; a file for each folder that is loaded."""
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "stitching" / f"results-{name}.parquet"
+    """A file for each folder that is loaded."""
+    name = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:32]
+    return cache_folder() / f"results-{name}.kept"

@@ -6,7 +6,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -34,14 +33,17 @@ from stitching.analysis.statistics import stitched
 from stitching.config.code import package_digest
 from stitching.config.errors import UserError
 from stitching.config.identity import LEFT_OUT
+from stitching.text import escape
 from stitching.training.files import RunFolder, write_whole
 from stitching.training.results import ACCURACY
+from stitching.training.run_metadata import UnreadableMetadata, text_of
 
 __all__ = ["check_output", "make_report", "save_report"]
 
 Told = Callable[[int, int, str], None]
-_VERSIONS = re.compile(r"^versions:\n((?: +.*\n)*)", re.MULTILINE)
-_TOLD_VERSIONS = ("torch", "timm", "code")
+_VERSION = re.compile(r"""^ +(\w+): ['"]?([^'"\n]{1,100})""", re.MULTILINE)
+_VERSIONS = re.compile(r"^(?:versions|code):\n((?: +.*\n)*)", re.MULTILINE)  # blocks of metadata.yml
+_TOLD_VERSIONS = {"torch": "torch", "timm": "timm", "digest": "stitching's code"}
 
 
 def make_report(folders: Sequence[str | Path], *, told: Told = lambda *_: None) -> str:
@@ -191,28 +193,27 @@ def _data_sets(runs: pd.DataFrame) -> list[str]:
 def _versions(runs: pd.DataFrame) -> str:
     """The versions with which all runs were made; where they differ, all there are."""
     found: dict[str, set[str]] = {name: set() for name in _TOLD_VERSIONS}
-    for folder, result in zip(runs["folder"], runs["run"], strict=True):
+    whole = runs[runs["problem"].isna()]
+    for folder, result in zip(whole["folder"], whole["run"], strict=True):
         versions = _versions_of(RunFolder(Path(folder), Path(result).name))
         for name in _TOLD_VERSIONS:
             if name in versions:
                 found[name].add(str(versions[name]))
-    words = {"code": "stitching's code"}
     told = [
-        f"{words.get(name, name)} {next(iter(values)) if len(values) == 1 else 'differs: ' + ', '.join(sorted(values))}"
+        f"{_TOLD_VERSIONS[name]} {next(iter(values)) if len(values) == 1 else 'differs: ' + ', '.join(sorted(values))}"
         for name, values in found.items()
         if values
     ]
     return "; ".join(told)
 
 
-def _versions_of(place: RunFolder) -> dict[str, Any]:
-    """This one block of the metadata: to read all of it for thousands of runs would take many seconds."""
+def _versions_of(place: RunFolder) -> dict[str, str]:
+    """These blocks of the metadata: to read all of it for thousands of runs would take many seconds."""
     try:
-        block = _VERSIONS.search(place.metadata.read_text())
-        found = yaml.safe_load(block[1]) if block else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        blocks = _VERSIONS.findall(text_of(place.metadata))
+    except (OSError, UnreadableMetadata):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {name: value for block in blocks for name, value in _VERSION.findall(block)}
 
 
 def _first_config(runs: pd.DataFrame) -> dict[str, Any]:

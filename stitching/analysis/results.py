@@ -10,6 +10,7 @@ import pandas as pd
 
 from stitching.analysis.reading import RUN, FoundRun, read_runs
 from stitching.config.errors import UserError
+from stitching.text import printable
 
 __all__ = ["list_runs", "load_results", "read_results", "unfinished_of", "unfinished_runs"]
 
@@ -20,6 +21,7 @@ _LEADING = (
     "last_deleted_block", "dropped_blocks", "source_depth", "destination_depth", "num_downsamples", "adapter",
     "control", "seed",
 )  # fmt: skip
+_DERIVED = {"run", "folder", "base", "gap", "dropped_blocks", "problem"}  # keys of that name in metadata are others
 _COUNTS = ("first_deleted_block", "last_deleted_block", "dropped_blocks", "num_downsamples")
 
 
@@ -124,9 +126,13 @@ def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
         suffix = Path(run.result).stem.removeprefix("result")
         for cell in [run.metadata, *run.metadata.get("also", [])]:
             about = {
-                key: value for key, value in {**run.metadata, **cell}.items() if not isinstance(value, (dict, list))
+                key: value
+                for key, value in {**run.metadata, **cell}.items()
+                if not isinstance(value, (dict, list)) and key not in _DERIVED
             }
-            cells.append({"name": Path(run.folder).name + suffix, "state": "missing", **settings, **about, **same})
+            cells.append(
+                {"name": printable(Path(run.folder).name + suffix), "state": "missing", **settings, **about, **same}
+            )
     table = pd.DataFrame(cells, columns=None if cells else [RUN, "run", "folder", "base", "problem", "state"])
     if {"first_deleted_block", "last_deleted_block"} <= set(table.columns):
         table = table.assign(dropped_blocks=table["last_deleted_block"] - table["first_deleted_block"] + 1)

@@ -15,7 +15,7 @@ from stitching.config.job import JobSettings
 from stitching.training.results import ACCURACY
 
 __all__ = [
-    "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "stitched", "summarize",
+    "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "placed", "stitched", "summarize",
     "varied_settings",
 ]  # fmt: skip
 
@@ -33,6 +33,16 @@ def stitched(results: pd.DataFrame) -> pd.DataFrame:
 def controls(results: pd.DataFrame) -> pd.DataFrame:
     """The rows of controls; each has the pair, gap, adapter and settings of the cell that it is a control of."""
     return results[results["control"].notna()] if "control" in results else results[:0].assign(control=None)
+
+
+def placed(results: pd.DataFrame) -> pd.DataFrame:
+    """`results` without stitched networks that do not say their pair, gap and stitcher: no figure has a place for them.
+
+    These are of single jobs, which no sweep has planned, or of folders that have lost a part.
+    """
+    cell = list(_CELL)
+    known = results[cell].notna().all(axis=1) if set(cell) <= set(results.columns) else False
+    return results[results["base"].notna() | known]
 
 
 def varied_settings(results: pd.DataFrame) -> list[str]:

@@ -14,15 +14,17 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from stitching.analysis.statistics import stitched, varied_settings
+from stitching.analysis.statistics import placed, stitched, varied_settings
 from stitching.analysis.tables import adapters_in
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
+from stitching.text import printable
 
 __all__ = [
     "GREY", "Series", "adapter_style", "finish", "gaps_in", "new_panels", "on_each_pair", "pairs_in", "save_figure",
-    "series_in", "short_names",
+    "series_in", "short_names", "worded",
 ]  # fmt: skip
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
@@ -80,7 +82,7 @@ def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:
     found = []
     for adapter in adapters_in(runs):
         for number, values in enumerate(choices):
-            words = [f"{key.split('.')[-1]}={_worded(value)}" for key, value in zip(varied, values, strict=True)]
+            words = [f"{key.split('.')[-1]}={worded(value)}" for key, value in zip(varied, values, strict=True)]
             settings = dict(zip(varied, values, strict=True))
             one = Series(", ".join([adapter, *words]), adapter, _LINES[number % len(_LINES)], number, settings)
             if not one.rows(runs).empty:
@@ -88,10 +90,12 @@ def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:
     return found
 
 
-def _worded(value: Any) -> str:
+def worded(value: Any) -> str:
+    """A setting's value as figures show it."""
     if pd.isna(value):
         return "unset"
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{value:g}" if number else printable(str(value))
 
 
 def pairs_in(results: pd.DataFrame) -> list[tuple[str, str]]:
@@ -100,8 +104,8 @@ def pairs_in(results: pd.DataFrame) -> list[tuple[str, str]]:
     Raises:
         UserError: no row is of a stitched network with a stitcher.
     """
-    runs = stitched(results)
-    if runs.empty or not {"source", "destination", "adapter", "first_deleted_block"} <= set(runs.columns):
+    runs = stitched(placed(results))
+    if runs.empty:
         raise UserError("there are no runs of a sweep to draw: none names a source, a destination and a stitcher")
     return list(dict.fromkeys(zip(runs["source"], runs["destination"], strict=True)))
 
@@ -118,7 +122,8 @@ def short_names(results: pd.DataFrame) -> dict[str, str]:
 
 def gaps_in(runs: pd.DataFrame) -> list[tuple[int, int]]:
     """The gaps (first and last deleted block) in order."""
-    return sorted({(int(a), int(b)) for a, b in runs[["first_deleted_block", "last_deleted_block"]].to_numpy()})
+    gaps = runs[["first_deleted_block", "last_deleted_block"]].dropna().to_numpy()
+    return sorted({(int(a), int(b)) for a, b in gaps})
 
 
 def new_panels(rows: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, np.ndarray]:
@@ -161,6 +166,8 @@ def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Fi
     elif note:
         figure.supxlabel(note, fontsize=_LEGEND - 0.5, style="italic")
     figure.set_size_inches(width, height + 0.16 * len(note.splitlines()))
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two dollar signs is no formula
     return figure
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stitching.analysis.measures import relative_accuracy, stitching_penalty
 from stitching.analysis.results import Folders, load_results
-from stitching.analysis.statistics import cell_keys, last_epoch, stitched, varied_settings
+from stitching.analysis.statistics import cell_keys, last_epoch, placed, stitched, varied_settings
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 from stitching.training.results import ACCURACY
@@ -85,8 +85,8 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the runs are not of a sweep.
     """
-    runs = last_epoch(stitched(results))
-    if "adapter" not in runs or runs["adapter"].isna().all():
+    runs = last_epoch(stitched(placed(results)))
+    if runs.empty:
         raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")
     rows = [key if key != "first_deleted_block" else "gap" for key in cell_keys(runs) if key not in left_out[1:]]

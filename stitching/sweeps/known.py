@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stitching.config.code import package_digest
-from stitching.config.errors import UserError
-from stitching.training.files import write_whole
+from stitching.user_cache import cache_folder, read_cached, write_cached
 
 __all__ = ["Known", "cache_file"]
 
@@ -25,8 +22,8 @@ class Known:
     """Plain data (what JSON can hold) about models and networks, by what they are made from.
 
     Args:
-        path: where it is kept; None keeps it in memory. A file that cannot be read, or is of other versions of the code
-            or its libraries, counts as empty.
+        path: where it is kept; None keeps it in memory. A file that cannot be read, is damaged, or is of other versions
+            of the code or its libraries, counts as empty.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -34,10 +31,9 @@ class Known:
         self.found: dict[str, Any] = {}
         self._versions = [package_digest(), *(version(name) for name in ("torch", "torchvision", "timm"))]
         self._changed = False
-        if path:
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                data = json.loads(path.read_text())
-                self.found = data["found"] if data["versions"] == self._versions else {}
+        if path and (text := read_cached(path)):
+            data = json.loads(text)
+            self.found = data["found"] if data["versions"] == self._versions else {}
 
     def get(self, made_from: object, find_out: Callable[[], Any]) -> Any:
         """What is known, found out now if it is new. What `find_out` raises is not kept.
@@ -55,13 +51,10 @@ class Known:
         """Write what is new to the file; without a word where that cannot be done, as all of it can be found again."""
         if not (self.path and self._changed):
             return
-        with suppress(OSError, UserError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            data = json.dumps({"versions": self._versions, "found": self.found})
-            write_whole(self.path, lambda file: file.write(data.encode()))
-            self._changed = False
+        write_cached(self.path, json.dumps({"versions": self._versions, "found": self.found}).encode())
+        self._changed = False
 
 
 def cache_file() -> Path:
-    """Where the command line keeps what is known: XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stitching" / "networks.json"
+    """Where the command line keeps what is known."""
+    return cache_folder() / "networks.json"

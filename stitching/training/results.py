@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitching.config.errors import UserError
+from stitching.text import printable
 from stitching.training.files import RunFolder, write_whole
 
 __all__ = ["ACCURACY", "TIMING_COLUMNS", "StepLog", "is_whole", "read_result", "read_steps"]
@@ -81,6 +82,8 @@ def _as_parquet(frame: pd.DataFrame) -> bytes:
     return out.getvalue()
 
 
+_NEEDED = ("Step", "Epoch")
+_MOST_COLUMNS, _MOST_NUMBERS = 2_000, 500_000_000  # a file of a few bytes can say that it has more than any memory
 _DIGEST = b"sha256 of the columns"
 
 
@@ -101,23 +104,25 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         metadata: what its metadata.yml says. If it is of a run that is done, the file must be the one on record.
 
     Returns:
-        Columns of numbers; `Step` and `Epoch` are among them if the trainer wrote it.
+        Columns of numbers; `Step` and `Epoch` are among them, and have one in every row.
 
     Raises:
         UserError: there is no such file, it is damaged, or it is not what the run left.
     """
     path = folder.steps
+    if not path.is_file():  # nor a pipe, which would wait without end
+        raise UserError(f"there is no result {path}")
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"there is no result {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     on_record = (metadata or {}).get("digests")
     if isinstance(on_record, dict) and on_record.get(path.name) != hashlib.sha256(data).hexdigest():
         raise UserError(f"{path} is damaged: it is not the file that the run left", do="Train the run again.")
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            _check_columns(file.schema_arrow, file.metadata.num_rows)
+            table = file.read()
         frame = table.to_pandas()
         is_damaged = (table.schema.metadata or {}).get(_DIGEST, b"").decode() != _digest_of(frame)
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
@@ -125,7 +130,26 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         raise UserError(f"{path} is no result of a run: {words}", do="Train the run again.") from None
     if is_damaged:
         raise UserError(f"{path} is damaged: its digest does not fit", do="Train the run again.")
+    for name in _NEEDED:
+        if len(frame) and not np.isfinite(frame[name].to_numpy(dtype=float)).all():
+            raise UserError(f"{path} is no result of a run: a row has no {name}", do="Train the run again.")
     return frame
+
+
+def _check_columns(schema: pa.Schema, rows: int) -> None:
+    """Raise ValueError if the columns are not those of a step dataframe, before anything of them is read."""
+    if len(schema) > _MOST_COLUMNS or len(schema) * rows > _MOST_NUMBERS:
+        raise ValueError(f"it has {len(schema):,} columns and {rows:,} rows")
+    for field in schema:
+        if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
+            raise ValueError(f"its column {printable(field.name)} holds {field.type}, not numbers")
+        if printable(field.name) != field.name:
+            raise ValueError(f"the name of its column {printable(field.name)} cannot be printed")
+    if len(set(schema.names)) < len(schema):
+        raise ValueError("two of its columns have one name")
+    missing = [name for name in _NEEDED if rows and name not in schema.names]
+    if missing:
+        raise ValueError(f"it has no column {missing[0]}")
 
 
 class _DataframeUnpickler(pickle.Unpickler):
@@ -183,7 +207,7 @@ def is_whole(folder: RunFolder, metadata: dict[str, Any]) -> bool:
     on_record = metadata.get("digests")
     try:
         return isinstance(on_record, dict) and all(
-            hashlib.sha256(path.read_bytes()).hexdigest() == on_record.get(path.name)
+            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == on_record.get(path.name)
             for path in (folder.result, folder.steps)
         )
     except OSError:

@@ -125,6 +125,8 @@ def text_of(path: Path) -> str:
 def metadata_of(text: str) -> dict[str, Any]:
     """What the text of a metadata.yml says, its known keys of the types that they should have; {} if it is empty.
 
+    A key with nothing behind it counts as left out.
+
     Raises:
         UnreadableMetadata: it is no YAML, no mapping, or something in it is not what a run writes there.
     """
@@ -146,7 +148,7 @@ def metadata_of(text: str) -> dict[str, Any]:
         details = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(map(str, details["loc"]))
         raise UnreadableMetadata(f"{printable(key)}: {details['msg']}, found {_shown(details['input'])}") from None
-    return data
+    return {key: value for key, value in data.items() if value is not None}  # as if it were not there
 
 
 def _check_bounds(data: dict[Any, Any]) -> None:

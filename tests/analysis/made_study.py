@@ -16,7 +16,8 @@ GAPS = ((1, 1), (1, 2), (1, 4), (3, 4))
 ADAPTERS = ("downsample_then_linear", "downsample_then_3x3conv", "affine")
 BASES = {RESNET: 0.95, VIT: 0.9}
 HOSTILE = "<script>alert('run')</script><b>&amp;"
-VERSIONS = {"python": "3.12.1", "torch": "2.9.0", "timm": "1.0.20", "code": "0123456789ab"}
+VERSIONS = {"python": "3.12.1", "torch": "2.9.0", "timm": "1.0.20"}
+CODE = {"digest": "0123456789ab", "commit": "f" * 40}
 
 
 def make_study(
@@ -37,7 +38,7 @@ def make_study(
                              lr=lr, parameters=10**6 * (5 + place + gap[1]), macs=10**8 * (9 + place - gap[1]))  # fmt: skip
     _controls(folder, self_accuracy)
     failed = _run(folder, 9001, 0.1, 1, name=HOSTILE.replace("/", "∕"), state="failed", failure=f"{HOSTILE} at step 3")
-    (failed / "result.pkl").unlink()
+    (failed / "result.parquet").unlink()
     _run(folder, 9002, 0.4, 2, gap=gaps[0], state="running")
     _run(folder, 9003, 0.7, epochs, name="an-<i>odd</i>-name", adapter=HOSTILE.replace("/", "∕"), lr=rates[0])
     for title, accuracy in BASES.items():
@@ -67,7 +68,7 @@ def _run(
     name = name or f"train-pair-gap-{gap[0]},{gap[1]}-adapter-{adapter}-{number}"
     about = {
         "source_depth": gap[0] / 8, "destination_depth": (gap[1] + 1) / 8, "parameters": 6 * 10**6, "macs": 10**9,
-        "versions": VERSIONS, **about,
+        "code": CODE, "versions": VERSIONS, **about,
     }  # fmt: skip
     # The config stands last, as a run writes it; the sweep's settings before it.
     run = make_run(folder, name, 0, pair=pair, gap=gap, adapter=adapter, **about, **{LR: lr}, config=config)

@@ -57,9 +57,9 @@ def test_cells_of_the_same_network_have_their_rows_each(sweep):
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_collected(cli, sweep, tmp_path):
-    (sweep / "a" / "result.pkl").write_bytes(b"no pickle")
+    (sweep / "a" / "result.parquet").write_bytes(b"no pickle")
     make_run(sweep, "c", 0.5)
-    (sweep / "c" / "result.pkl").unlink()
+    (sweep / "c" / "result.parquet").unlink()
     outcome = cli("collect", sweep, "-o", tmp_path / "all.csv")
     assert outcome.code == 0
     assert f"left out {sweep / 'a'}" in outcome.err

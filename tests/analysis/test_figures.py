@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from made_runs import VIT, make_base, make_run
 
-from stitching import load_results
+from stitching import list_runs, load_results
+from stitching.analysis.curves import plot_setting
 from stitching.analysis.figures import plot_accuracy_by_gap
+from stitching.analysis.heatmaps import plot_progress
 from stitching.analysis.style import adapter_style, save_figure
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
@@ -77,6 +79,17 @@ def test_a_stitcher_has_one_look_everywhere(tmp_path):
     assert _drawn(axis)["affine"][1] == alone == adapter_style("affine")[0]
     styles = [adapter_style(name) for name in STITCHERS]
     assert len(set(styles)) == len(styles)
+
+
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path):
+    make_run(tmp_path, "a", 0.5, pair=("timm/$x_1$", r"timm/$\no{$"), adapter="$a_1$", **{LR: "$b$"})
+    make_run(tmp_path, "b", 0.6, pair=("timm/$x_1$", r"timm/$\no{$"), adapter="$a_1$", **{LR: "\x1b[2J"})
+    for plot in (plot_accuracy_by_gap, plot_progress, plot_setting):
+        figure = plot(list_runs(tmp_path) if plot is plot_progress else load_results(tmp_path))
+        save_figure(figure, tmp_path / "figure.svg")
+        drawn = (tmp_path / "figure.svg").read_text()
+        assert "$x_1$" in drawn  # the comment beside a text
+        assert "\x1b" not in drawn
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])

@@ -45,7 +45,7 @@ def half_finished(tmp_path):
                     run = make_run(tmp_path, name, accuracy or 0, pair=pair, gap=gap, adapter=adapter, seed=number,
                                    state=state, **SIZE, **{LR: [0.1, 0.001][seed]})  # fmt: skip
                     if accuracy is None:
-                        (run / "result.pkl").unlink()
+                        (run / "result.parquet").unlink()
                     else:
                         row = {"Step": 1, "Epoch": 1, ACCURACY: accuracy, "Overall/Val Accuracy": 0.5}
                         StepLog([row | {"Overall/Test Agreement": 0.5}]).save(run / "result.pkl")

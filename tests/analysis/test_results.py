@@ -66,8 +66,8 @@ def test_unfinished_and_broken_runs_are_listed(folder):
     make_run(folder, "good", 0.5)
     make_run(folder, "going", 0.4, state="running")
     failed = make_run(folder, "failed", 0.5, state="failed", failure="CUDA out of memory")
-    (failed / "result.pkl").unlink()
-    (make_run(folder, "broken", 0.5) / "result.pkl").write_bytes(b"no pickle")
+    (failed / "result.parquet").unlink()
+    (make_run(folder, "broken", 0.5) / "result.parquet").write_bytes(b"no pickle")
     (make_run(folder, "mad", 0.5) / "metadata.yml").write_text("a: [b")
     StepLog([{"Loss": 1.0}]).save(make_run(folder, "odd", 0.5) / "result.pkl")
     assert set(load_results(folder)["name"]) == {"good", "going"}
@@ -76,7 +76,7 @@ def test_unfinished_and_broken_runs_are_listed(folder):
     assert left["reason"]["failed"] == "CUDA out of memory"
     assert "is no result" in left["reason"]["broken"]
     assert "cannot read" in left["reason"]["mad"]
-    assert "no steps and epochs" in left["reason"]["odd"]
+    assert "no column Step" in left["reason"]["odd"]
     assert len(list_runs(folder)) == 6
 
 
@@ -84,7 +84,7 @@ def test_nothing_to_load_is_told(folder, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         load_results(folder)
     run = make_run(folder, "a", 0.5, state="submitted")
-    (run / "result.pkl").unlink()
+    (run / "result.parquet").unlink()
     with pytest.raises(UserError, match="logged anything yet"):
         load_results(folder)
     assert unfinished_runs(folder)["state"].tolist() == ["submitted"]
@@ -96,8 +96,10 @@ def test_nothing_to_load_is_told(folder, tmp_path):
 def _counted(monkeypatch) -> list[str]:
     """The results that are read from now on."""
     read: list[str] = []
-    real = reading.read_result
-    monkeypatch.setattr(reading, "read_result", lambda path: (read.append(path.parent.name), real(path))[1])
+    real = reading.read_steps
+    monkeypatch.setattr(
+        reading, "read_steps", lambda place, about: (read.append(place.path.name), real(place, about))[1]
+    )
     return read
 
 
@@ -116,9 +118,9 @@ def test_what_changed_is_read_again_and_only_that(folder, monkeypatch, what):
     load_results(folder)
     read = _counted(monkeypatch)
     if what == "result":
-        before = (runs[0] / "result.pkl").stat()
+        before = (runs[0] / "result.parquet").stat()
         _log(runs[0], 0.1, 0.2, 0.7)
-        os.utime(runs[0] / "result.pkl", ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times
+        os.utime(runs[0] / "result.parquet", ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times
     elif what == "metadata":
         path = runs[0] / "metadata.yml"
         write_yaml(path, read_yaml(path) | {"adapter": "finetu"})  # of the same size
@@ -141,13 +143,28 @@ def test_a_file_that_may_change_again_unseen_is_not_kept(folder, monkeypatch):
     assert read == ["a"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"no parquet", None])
+@pytest.mark.parametrize("damage", [b"", b"no parquet", b"\n", None])
 def test_damage_counts_as_empty(folder, damage, tmp_path):
     make_run(folder, "a", 0.5)
     first = load_results(folder)
-    (path,) = (tmp_path / "cache").rglob("*.parquet")
+    (path,) = (tmp_path / "cache").rglob("*.kept")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage is None else damage)
     pd.testing.assert_frame_equal(load_results(folder), first)
+
+
+def test_no_flipped_bit_of_what_is_kept_changes_a_number(folder, tmp_path):
+    make_run(folder, "a", 0.5)
+    first = load_results(folder)
+    (path,) = (tmp_path / "cache").rglob("*.kept")
+    data = path.read_bytes()
+    assert reading._Kept.load(path).runs
+    for place in range(0, len(data), 5):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        assert reading._Kept.load(path).runs == [], place
+    pd.testing.assert_frame_equal(load_results(folder), first)
+    assert path.read_bytes() == data  # whole again
 
 
 def test_where_nothing_can_be_kept_it_is_read(folder, tmp_path, monkeypatch):

@@ -39,7 +39,8 @@ def test_a_network_of_several_cells_has_a_row_for_each(tmp_path):
 def test_runs_of_several_seeds_in_one_folder(tmp_path):
     run = make_run(tmp_path, "a", 0.5)
     other = make_run(tmp_path, "b", 0.7, seed=2)
-    (other / "result.pkl").rename(run / "result-2.pkl")
+    for ending in ("pkl", "parquet"):
+        (other / f"result.{ending}").rename(run / f"result-2.{ending}")
     (other / "metadata.yml").rename(run / "metadata-2.yml")
     runs = load_runs(run).set_index("seed")
     assert runs["accuracy"].to_dict() == {1: 0.5, 2: 0.7}
@@ -95,8 +96,8 @@ def _no_accuracy(run):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda run: (run / "result.pkl").unlink(), "there is no result"),
-        (lambda run: (run / "result.pkl").write_bytes(b"\x80"), "is no result of a run"),
+        (lambda run: (run / "result.parquet").unlink(), "there is no result"),
+        (lambda run: (run / "result.parquet").write_bytes(b"\x80"), "is no result of a run"),
         (lambda run: (run / "metadata.yml").write_text("a: [b"), "cannot read"),
         (_no_accuracy, "has no 'Overall/Test Accuracy'"),
         (lambda run: write_yaml(run / "metadata.yml", {"state": "done"}), "not of a sweep"),

@@ -29,6 +29,7 @@ from stitching.sweeps.known import Known
 from stitching.sweeps.plan import make_plan
 from stitching.sweeps.status import sweep_status
 from stitching.training.files import read_yaml, write_yaml
+from stitching.user_cache import write_cached
 
 AFFINE, BLOCK = "train-small-gap-1,1-adapter-affine", f"train-small-gap-1,2-adapter-{BLOCKS}"
 
@@ -250,8 +251,7 @@ def test_what_is_known_of_networks_changes_no_plan_and_is_found_out_once(tmp_pat
     )
     file.write_text(file.read_text()[:100])
     assert Known(file).found == {}
-    old = json.loads(json.dumps({"versions": ["of another code"], "found": {"x": 1}}))
-    file.write_text(json.dumps(old))
+    write_cached(file, json.dumps({"versions": ["of another code"], "found": {"x": 1}}).encode())
     assert Known(file).found == {}
 
 
