@@ -9,6 +9,7 @@ from collections.abc import Callable
 from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError
+from stitching.config.yaml import unwritable_character
 from stitching.processes import place_in_job
 
 __all__ = ["app", "cleaning", "jobs", "main", "planning", "results", "scoring", "submitting", "watching"]
@@ -17,6 +18,7 @@ __all__ = ["app", "cleaning", "jobs", "main", "planning", "results", "scoring", 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one message and exit code 2, Ctrl-C with 130."""
     try:
+        _check_text(sys.argv[1:])
         app(args=_with_lists(sys.argv[1:]))
     except UserError as error:
         if place_in_job().size > 1 and not _tells():
@@ -30,6 +32,13 @@ def main() -> None:
     except BrokenPipeError:  # `stitching ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Raise for what no file name, config or terminal could hold: bytes that are no UTF-8, and NUL."""
+    for argument in arguments:
+        if unwritable_character(argument):
+            raise UserError(f"the argument {argument!r} is no text", allowed="UTF-8 without NUL")
 
 
 # Options that take several values, each with what a further value looks like.

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field
 
+from stitching.config.bounds import Count, Positive
 from stitching.config.errors import unknown_name
 from stitching.config.job import project_root
 from stitching.config.schema import Schema, complaint, validated
@@ -42,19 +43,23 @@ def _check_options(options: dict[str, str | int | bool]) -> dict[str, str | int 
 Options = Annotated[dict[str, str | int | bool], AfterValidator(_check_options)]
 
 
+Machinery = Annotated[Count, Field(le=10_000)]
+SignalSeconds = Annotated[Count, Field(le=65_535)]  # as sbatch's --signal takes them
+
+
 class Profile(Schema):
     """What every task of a sweep asks for. What is left out is as the cluster's defaults say."""
 
     partition: ScriptText | None = None
     constraint: ScriptText | None = None
     account: ScriptText | None = None
-    gpus: Annotated[int, Field(ge=0)] = 0  # for the task, all its processes together
-    processes: PositiveInt = 1  # that share the work of each task, on one machine; as many as GPUs, if there are any
-    cpus: PositiveInt = 1  # for each process
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
-    minutes: PositiveInt = 24 * 60
-    signal_seconds: PositiveInt = 90  # before the time limit, a job is told to save and go back to the queue
-    array_parallelism: PositiveInt = 100  # how many tasks of an array run at once
+    gpus: Annotated[int, Field(ge=0, le=10_000)] = 0  # for the task, all its processes together
+    processes: Machinery = 1  # that share the work of each task, on one machine; as many as GPUs, if there are any
+    cpus: Machinery = 1  # for each process
+    memory_gb: Annotated[Positive, Field(le=10**6)] | None = None
+    minutes: Annotated[Count, Field(le=10**7)] = 24 * 60
+    signal_seconds: SignalSeconds = 90  # before the time limit, a job is told to save and go back to the queue
+    array_parallelism: Annotated[Count, Field(le=10**6)] = 100  # how many tasks of an array run at once
     setup: list[str] = []  # shell commands before the job, such as `source /shared/venv/bin/activate`
     sbatch: Options = {}  # any other option of sbatch: {qos: long, nice: 100}
 

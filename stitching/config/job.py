@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from stitching.config.bounds import Count, Epochs, Pixels, Positive, Seed, Workers
 from stitching.config.errors import UserError, at
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, PartField, ReformatOptions
 from stitching.config.paths import resolved_path
@@ -31,21 +32,20 @@ __all__ = [
     "read_job",
 ]
 
-NonNegative = Annotated[int, Field(ge=0)]
 S = TypeVar("S", bound="JobSettings")
 
 
 class Preprocessing(Schema):
     """How images become tensors. What is left out is as the data set's registry entry says."""
 
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     data_augmentation: Annotated[Literal[True, False, "default", "none"] | None, Neutral("none")] = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    crop_pct: Annotated[float, Field(ge=0.01, le=1)] | None = None
     train_crop: Literal["random_resized", "pad", "none"] | None = None
     channels: Literal[1, 3] | None = None
     mean: Annotated[list[float], Field(min_length=1)] | None = None
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
+    std: Annotated[list[Positive], Field(min_length=1)] | None = None
 
 
 class Validation(Schema):
@@ -56,14 +56,14 @@ class Validation(Schema):
     """
 
     fraction: Annotated[float, Field(gt=0, lt=1)]
-    seed: NonNegative = 0
+    seed: Seed = 0
 
 
 class TaskConfig(Schema):
     """One of several data sets that are learned side by side, a head for each."""
 
     dataset: str
-    batch_size: PositiveInt | None = None
+    batch_size: Annotated[Count, Field(le=1_000_000)] | None = None
 
 
 class LossTerm(Schema):
@@ -126,18 +126,18 @@ class TrainConfig(Schema):
     data_preprocessing: Preprocessing = Preprocessing()
     data_augmentation: Literal[True, False, "default", "none"] | None = None
     validation: Validation | None = None
-    seed: NonNegative = 12345
-    epochs: NonNegative = 10
-    max_steps: PositiveInt | None = None
-    max_batches: PositiveInt | None = None
-    batch_size: PositiveInt = 256
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    seed: Seed = 12345
+    epochs: Epochs = 10
+    max_steps: Count | None = None
+    max_batches: Count | None = None
+    batch_size: Annotated[Count, Field(le=1_000_000)] = 256
+    max_grad_norm: Positive | None = None
     loss_fn: str = "cross_entropy"
     loss_fn_args: dict[str, Any] = {}
     aux_losses: list[LossTerm] = []
     optimizer: str = "AdamW"
     optimizer_args: dict[str, Any] = {}
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Positive | None = None
     lr_scheduler: str | None = None
     lr_scheduler_args: Annotated[LRSchedulerArgs | None, Neutral(LRSchedulerArgs())] = None
 
@@ -190,14 +190,14 @@ class JobSettings(Schema):
     save_checkpoints: bool = False
     eval_checkpoints: bool = True
     checkpoint_initial_model: bool = False
-    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=10**9)] = 10.0
     test_only: bool = False
     resume_from: str | None = None
     load_from: str | None = None
     strict_load: bool = True
-    start_epoch: NonNegative = 0
-    print_freq: PositiveInt = 10
-    workers: NonNegative = 0
+    start_epoch: Epochs = 0
+    print_freq: Count = 10
+    workers: Workers = 0
     device: str | None = None
     deterministic: bool = False
     unfrozen: bool = False

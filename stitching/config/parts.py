@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
-from stitching.config.errors import nearest
+from stitching.config.bounds import Channels, Classes, Heads, Kernel, Layers, Pixels, Probability, Ratio
+from stitching.config.errors import nearest, shortened
 from stitching.config.schema import Schema, complaint
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "SubnetPart",
 ]  # fmt: skip
 
+LARGEST_SIZE = 10**8  # numbers of one image in a format: 0.4 GB
 FORMAT_KINDS = ("img", "bhwc", "token", "bert", "vector")
 
 
@@ -24,7 +27,7 @@ def _check_format(value: Any) -> Any:
     if kind not in FORMAT_KINDS:
         best = nearest(kind, FORMAT_KINDS)
         raise complaint(
-            f"{value!r} is no format" + (f"; did you mean {best!r}?" if best else ""),
+            f"{shortened(value)} is no format" + (f"; did you mean {best!r}?" if best else ""),
             f"{', '.join(FORMAT_KINDS)}, alone or with a size such as [img, [256, 56, 56]] or [bert, [384, 196]]",
         )
     wanted = {"img": 3, "bhwc": 3, "token": 2, "bert": 2, "vector": 1}[kind]
@@ -32,7 +35,9 @@ def _check_format(value: Any) -> Any:
         not isinstance(size, list) or len(size) != wanted or not all(type(n) is int and n > 0 for n in size)
     ):
         order = {3: "[C, H, W]", 2: "[C, L]", 1: "[C]"}[wanted]
-        raise complaint(f"the size of {kind!r} is {size!r}", f"{order}, {wanted} whole numbers above zero")
+        raise complaint(f"the size of {kind!r} is {shortened(size)}", f"{order}, {wanted} whole numbers above zero")
+    if size is not None and prod(size) > LARGEST_SIZE:
+        raise complaint(f"the size of {kind!r} is {shortened(size)}", f"at most {LARGEST_SIZE:,} numbers in all")
     return value
 
 
@@ -103,14 +108,14 @@ class SubnetPart(BasePart, ModelFields):
 
 class SimpleAdapterPart(BasePart):
     kind: Literal["SimpleAdapter"]
-    in_channels: PositiveInt | None = None
-    out_channels: PositiveInt | None = None
-    hid_channels: PositiveInt | None = None
-    num_conv: PositiveInt | None = None
-    num_fc: PositiveInt | None = None
-    kernel_size: PositiveInt = 3
-    stride: PositiveInt = 1
-    padding: Annotated[int, Field(ge=0)] | None = None
+    in_channels: Channels | None = None
+    out_channels: Channels | None = None
+    hid_channels: Channels | None = None
+    num_conv: Annotated[Layers, Field(ge=1)] | None = None
+    num_fc: Annotated[Layers, Field(ge=1)] | None = None
+    kernel_size: Kernel = 3
+    stride: Kernel = 1
+    padding: Annotated[int, Field(ge=0, le=255)] | None = None
     leading_norm: bool = True
     trailing_norm: bool = True
     nonlinearity: bool = True
@@ -131,34 +136,31 @@ class SimpleAdapterPart(BasePart):
 
 class ResNetBlockPart(BasePart):
     kind: Literal["ResNetBasicBlock", "ResNetBottleneck"]
-    in_channels: PositiveInt | None = None
-    out_channels: PositiveInt | None = None
-    stride: PositiveInt = 1
+    in_channels: Channels | None = None
+    out_channels: Channels | None = None
+    stride: Kernel = 1
     norm_type: Literal["bn", "gn", "ln", "in"] = "bn"
     init_identity: bool = True
 
 
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
 class VisionTransformerBlockPart(BasePart):
     kind: Literal["VisionTransformerBlock"]
-    in_channels: PositiveInt | None = None
-    out_channels: PositiveInt | None = None
-    num_heads: PositiveInt = 6
-    embed_dim: PositiveInt | None = None
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    in_channels: Channels | None = None
+    out_channels: Channels | None = None
+    num_heads: Heads = 6
+    embed_dim: Channels | None = None
+    mlp_ratio: Ratio = 4.0
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
 
 
 class SwinTransformerBlockPart(BasePart):
     kind: Literal["SwinTransformerBlock"]
-    num_heads: PositiveInt = 6
-    embed_dim: PositiveInt | None = None
+    num_heads: Heads = 6
+    embed_dim: Channels | None = None
     do_shift: bool = False
-    window_size: PositiveInt = 7
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    window_size: Kernel = 7
+    mlp_ratio: Ratio = 4.0
     dropout: Probability = 0.0
     attention_dropout: Probability = 0.0
     stochastic_depth: Probability = 0.0
@@ -166,16 +168,16 @@ class SwinTransformerBlockPart(BasePart):
 
 class ClassifierHeadPart(BasePart):
     kind: Literal["ClassifierHead"]
-    num_classes: PositiveInt | None = None
-    pooled_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = 1
+    num_classes: Classes | None = None
+    pooled_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] = 1
 
 
 class AssemblyPart(BasePart):
     kind: Literal["Assembly"]
     parts: Annotated[list[PartField], Field(min_length=1)]
     head: PartField | None = None
-    input_shape: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] | None = None
-    num_classes: PositiveInt | None = None
+    input_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)] | None = None
+    num_classes: Classes | None = None
     reformat_options: ReformatOptions | None = None
 
 
@@ -187,20 +189,20 @@ class ParallelPart(BasePart):
 
 class DeRyAdapterPart(BasePart):
     kind: Literal["DeRyAdapter"]
-    input_channel: PositiveInt | None = None
-    output_channel: PositiveInt | None = None
-    num_fc: Annotated[int, Field(ge=0)] = 0
-    num_conv: Annotated[int, Field(ge=0)] = 0
-    stride: PositiveInt = 1
+    input_channel: Channels | None = None
+    output_channel: Channels | None = None
+    num_fc: Layers = 0
+    num_conv: Layers = 0
+    stride: Kernel = 1
     mode: Literal["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"] = "cnn2cnn"
 
 
 class BaseBlockPart(BasePart):
     kind: Literal["BaseBlock"]
-    in_channels: PositiveInt | None = None
-    out_channels: PositiveInt | None = None
-    stride: PositiveInt = 1
-    kernel_size: PositiveInt = 3
+    in_channels: Channels | None = None
+    out_channels: Channels | None = None
+    stride: Kernel = 1
+    kernel_size: Kernel = 3
 
 
 class FunctionPart(BasePart):
@@ -219,7 +221,7 @@ def _with_kind(value: Any) -> Any:
     if isinstance(value, BasePart):
         return value
     if not isinstance(value, dict) or len(value) != 1:
-        found = f"a mapping with the keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+        found = f"a mapping with the keys {', '.join(map(str, value))}" if isinstance(value, dict) else shortened(value)
         raise complaint(
             f"a part is one class name with its arguments, found {found}", "e.g. `Subnet: {model_name: ...}`"
         )
@@ -227,9 +229,9 @@ def _with_kind(value: Any) -> Any:
     if kind not in PART_NAMES:
         best = nearest(kind, PART_NAMES)
         hint = f"; did you mean {best!r}?" if best else ""
-        raise complaint(f"there is no part {kind!r}{hint}", ", ".join(PART_NAMES), key=kind)
+        raise complaint(f"there is no part {shortened(kind)}{hint}", ", ".join(PART_NAMES), key=kind)
     if arguments is not None and not isinstance(arguments, dict):
-        raise complaint(f"the arguments of a part are a mapping, found {arguments!r}", key=kind)
+        raise complaint(f"the arguments of a part are a mapping, found {shortened(arguments)}", key=kind)
     if "kind" in (arguments or {}):  # our own word for the class name; a user's would be lost
         raise complaint("unknown key 'kind'", key=kind)
     return {"kind": kind, **(arguments or {})}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from math import isfinite
 from operator import or_
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -16,6 +17,9 @@ from stitching.config.yaml import Document
 __all__ = ["Neutral", "Schema", "complaint", "one_of", "validated"]
 
 S = TypeVar("S", bound="Schema")
+
+LARGEST_NUMBER = 2**63 - 1  # tables have 64 bits
+LONGEST_TEXT = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Neutral:
 class Schema(BaseModel):
     """A mapping in YAML: unknown keys are errors that offer the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
     open_to: ClassVar[str | None] = None  # what further keys are, for the few mappings that take any
 
     @model_validator(mode="before")
@@ -47,7 +51,7 @@ class Schema(BaseModel):
             if cls.open_to and (best is None or not _looks_like(key, best)):
                 continue
             hint = f"; did you mean {best!r}?" if best else ""
-            raise complaint(f"unknown key {key!r}{hint}", ", ".join(cls.known_keys()), key=key)
+            raise complaint(f"unknown key {shortened(key)}{hint}", ", ".join(cls.known_keys()), key=key)
         # A key with nothing behind it means its default.
         return {key: value for key, value in data.items() if value is not None or cls._is_required(key)}
 
@@ -104,6 +108,7 @@ def validated(schema: type[S], document: Document) -> S:
     Raises:
         UserError: the first thing that is wrong, with its file and line; further ones are listed below it.
     """
+    _check_values(document)
     try:
         return schema.model_validate(document.data)
     except ValidationError as error:
@@ -113,6 +118,26 @@ def validated(schema: type[S], document: Document) -> S:
             also = "\n".join("  also " + str(other).replace("\n", "\n  ") for other in others[:20])
             first.do = f"{first.do}\n{also}" if first.do else also.lstrip()
         raise first from None
+
+
+def _check_values(document: Document) -> None:
+    """Raise for a value that nothing takes, wherever it stands: in arguments of other people's code, too."""
+    left: list[tuple[tuple[str | int, ...], Any]] = [((), document.data)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left += (((*path, key), item) for key, item in value.items())
+            left += (((*path, key), key) for key in value)
+        elif isinstance(value, list):
+            left += (((*path, i), item) for i, item in enumerate(value))
+        elif isinstance(value, float) and not isfinite(value):
+            raise document.locate(UserError(f"expected a finite number, found {_shown(value)}", path=path))
+        elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            allowed = f"whole numbers of at most 63 bits, up to {LARGEST_NUMBER}"
+            raise document.locate(UserError(f"found {_shown(value)}", allowed=allowed, path=path))
+        elif isinstance(value, str) and len(value) > LONGEST_TEXT:
+            words = f"found text of {len(value):,} characters, {shortened(value)}"
+            raise document.locate(UserError(words, allowed=f"at most {LONGEST_TEXT:,}", path=path))
 
 
 def _told(details: ErrorDetails) -> UserError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from stitching.config.bounds import Blocks, Downsamplings, Seed
+from stitching.config.errors import shortened
 from stitching.config.job import JobSettings, with_paths
 from stitching.config.parts import ModelFields, PartField
 from stitching.config.schema import Schema, complaint, one_of, validated
@@ -15,17 +18,19 @@ from stitching.config.yaml import Document, load_yaml
 
 __all__ = ["Gap", "ModelEntry", "Sweep", "load_sweep", "read_sweep"]
 
-NonNegative = Annotated[int, Field(ge=0)]
 PairField = Annotated[list[str], Field(min_length=2, max_length=2)]
 T = TypeVar("T")
 Several = Annotated[list[T], Field(min_length=1)]
 
 
+MOST_SETTINGS = 10_000  # of each network
+
+
 class Gap(Schema):
     """Which blocks of the row are dropped, first and last included, and how many downsamplings lie among them."""
 
-    blocks_to_drop: Annotated[list[NonNegative], Field(min_length=2, max_length=2)]
-    num_downsamples: NonNegative | None = None
+    blocks_to_drop: Annotated[list[Blocks], Field(min_length=2, max_length=2)]
+    num_downsamples: Downsamplings | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -41,7 +46,7 @@ class Gap(Schema):
 class GapRule(Schema):
     """All gaps, up to a length."""
 
-    max_dropped: PositiveInt
+    max_dropped: Annotated[Blocks, Field(ge=1)]
 
 
 class ModelEntry(ModelFields):
@@ -67,7 +72,7 @@ class Sweep(JobSettings):
     gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
     stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
     controls: list[Literal["self", "random_source", "random_dest", "adapter_only"]] = []
-    seeds: Annotated[list[NonNegative], Field(min_length=1)] | None = None
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     project: ScriptText = "across-scales"
     save_dir: ScriptText | None = None
@@ -106,6 +111,9 @@ class Sweep(JobSettings):
         lists |= {name: value for name in ("pairs", "stitchers") if isinstance(value := getattr(self, name), list)}
         for key, values in lists.items():
             _check_all_different(values, key, key)
+        settings = prod([len(values) for values in self.grid.values()], start=len(self.seeds or [0]))
+        if settings > MOST_SETTINGS:
+            raise complaint(f"seeds and grid have {settings:,} combinations", f"at most {MOST_SETTINGS:,}", key="grid")
         for key, values in self.grid.items():
             _check_all_different(values, f"grid.{key}", "grid")
         return self
@@ -114,7 +122,7 @@ class Sweep(JobSettings):
 def _check_all_different(values: list[Any], words: str, key: str) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise complaint(f"{value!r} stands twice in {words}", "each of them once", key=key)
+            raise complaint(f"{shortened(value)} stands twice in {words}", "each of them once", key=key)
 
 
 def read_sweep(document: Document) -> Sweep:

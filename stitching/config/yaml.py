@@ -25,7 +25,7 @@ from ruamel.yaml.tag import Tag
 from stitching.config.errors import UserError, shortened
 from stitching.config.paths import check_regular_file
 
-__all__ = ["Document", "load_yaml", "parse_assignments", "yaml_text"]
+__all__ = ["Document", "load_yaml", "parse_assignments", "unwritable_character", "yaml_text"]
 
 Keys = tuple[str | int, ...]
 
@@ -89,6 +89,12 @@ def yaml_text(data: Any, **layout: Any) -> str:
         layout: arguments of `yaml.dump`, such as its `width`.
     """
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **layout)
+
+
+def unwritable_character(text: str) -> str | None:
+    """The first character that no file name, no JSON or no terminal can hold: NUL, or half of a surrogate pair."""
+    found = re.search("[\0\ud800-\udfff]", text)
+    return found[0] if found else None
 
 
 @dataclass
@@ -251,7 +257,7 @@ class _Reader:
 
     def check_text(self, node: Node, keys: Keys) -> None:
         """Raise if no file, no terminal and no JSON could hold the node's text."""
-        wrong = next((char for char in node.value if char == "\0" or "\ud800" <= char <= "\udfff"), None)
+        wrong = unwritable_character(node.value)
         if wrong is not None:
             raise _error(
                 f"{shortened(node.value)} has the character U+{ord(wrong):04X}", self.place(node), keys,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.errors import UserError, reason_of, unknown_name
 from stitching.data.registry import DatasetInfo
 
 __all__ = ["Preprocessing", "is_random", "make_transform", "normalization"]
@@ -86,7 +86,7 @@ def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool)
         steps.append(v2.AutoAugment(info.policy, interpolation))
     mean = _of_channels("mean", preprocessing.mean or info.mean, channels, given=preprocessing.mean is not None)
     std = _of_channels("std", preprocessing.std or info.std, channels, given=preprocessing.std is not None)
-    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), _normalize(mean, std), v2.ToPureTensor()]
     return v2.Compose(steps), notes
 
 
@@ -125,6 +125,18 @@ def _centre(size: int, crop_pct: float | None, interpolation: InterpolationMode)
         return [v2.Resize((size, size), interpolation)]
     shorter = math.floor(size / (crop_pct or 0.875))  # rounded down as timm does
     return [v2.Resize(shorter, interpolation), v2.CenterCrop(size)]
+
+
+def _normalize(mean: list[float], std: list[float]) -> v2.Normalize:
+    """Tried once. Raises `UserError` for numbers with which images are no finite float32 numbers any more."""
+    try:
+        step = v2.Normalize(mean, std)
+        normal = step(torch.ones(len(mean), 2, 2))
+    except Exception as error:  # whatever it raises, it is about the numbers
+        raise UserError(f"cannot normalise with mean {mean} and std {std}: {reason_of(error)}") from None
+    if not normal.isfinite().all():
+        raise UserError(f"mean {mean} and std {std} make images that are not finite")
+    return step
 
 
 def _of_channels(name: str, values: Sequence[float], channels: int, given: bool) -> list[float]:

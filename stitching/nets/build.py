@@ -7,6 +7,7 @@ is made), and what comes out is the next part's input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from stitching.config.errors import UserError, at, reason_of
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, ParallelPart, SubnetPart
 from stitching.nets import adapters, blocks, dery, graphs, zoo
 from stitching.nets.assembly import Network, Parallel, Piece
+from stitching.nets.builders import bounded
 from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format, Reformat, converted
 
@@ -115,7 +117,10 @@ def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:
             given = converted(arriving, wanted, options.class_token)
             _same_channels(wanted.channels, given, "in_format declares")
         try:
-            net = make(given)
+            # Models bound themselves, and what is made of other parts is bounded there.
+            outer = isinstance(part, ModelFields | AssemblyPart | ParallelPart)
+            with nullcontext() if outer else bounded():
+                net = make(given)
         except UserError:
             raise
         except Exception as error:  # its arguments are a user's: anything can come of them

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.errors import UserError, at, reason_of, shortened, unknown_name
 from stitching.config.job import Metric
 from stitching.training.distributed import World
 
@@ -67,25 +67,24 @@ def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = No
     """
     if name not in _LOSSES:
         raise unknown_name("loss", name, _LOSSES, path=("loss_fn",))
+    if arguments.get("reduction", "mean") != "mean":
+        raise UserError(
+            f"found {shortened(arguments['reduction'])}", allowed="mean: a step's loss is one number",
+            path=("loss_fn_args", "reduction"),
+        )  # fmt: skip
     try:
         given = {
             key: torch.tensor(value, dtype=torch.float32) if isinstance(value, list) else value
             for key, value in arguments.items()
         }
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} does not take {arguments}: {_first_line(error)}", path=("loss_fn_args",)) from None
-    if given.get("reduction", "mean") != "mean":
-        raise UserError(
-            f"found {given['reduction']!r}", allowed="mean: a step's loss is one number",
-            path=("loss_fn_args", "reduction"),
-        )  # fmt: skip
-    loss = Loss(name, given)
-    weights = given.get("weight")
-    classes = num_classes or (len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2)
-    try:
+        loss = Loss(name, given)
+        weights = given.get("weight")
+        classes = num_classes or (len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2)
         loss(torch.zeros(1, classes), torch.zeros(1, dtype=torch.long))
     except Exception as error:  # whatever it raises, it is about the arguments
-        raise UserError(f"{name} does not take {arguments}: {_first_line(error)}", path=("loss_fn_args",)) from None
+        raise UserError(
+            f"{name} does not take {shortened(arguments, 200)}: {reason_of(error)}", path=("loss_fn_args",)
+        ) from None
     return loss
 
 
@@ -115,7 +114,7 @@ class BoundMetric:
         topk = metric.metric_fn_args.get("topk", [1, 5])
         if not isinstance(topk, list) or not topk or not all(type(k) is int and k > 0 for k in topk):
             raise UserError(
-                f"found {topk!r}",
+                f"found {shortened(topk)}",
                 allowed="a list of whole numbers above zero",
                 path=("metric_fn_args", "topk"),
             )
@@ -190,7 +189,3 @@ class Averages:
     def state(self) -> dict[str, dict[str, Any]]:
         """Plain data for a checkpoint; the constructor's arguments."""
         return {"sums": dict(self.sums), "counts": dict(self.counts)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

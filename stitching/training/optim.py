@@ -29,6 +29,9 @@ _OPTIMIZERS = _classes(torch.optim, Optimizer, ("LBFGS", "SparseAdam"))
 _SCHEDULERS = _classes(lr_scheduler, lr_scheduler.LRScheduler, ("LRScheduler", "LambdaLR", "MultiplicativeLR"))
 
 
+_TRIED_STEPS = 50_000
+
+
 def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The config's optimizer over `parameters`. Raises `UserError` for an unknown name or argument."""
     if config.optimizer not in _OPTIMIZERS:
@@ -89,7 +92,10 @@ def _tried(config_json: str, schedule_steps: int, device: torch.device | None) -
             raise _about_arguments(config.optimizer, error) from None
     try:
         with warnings.catch_warnings(action="ignore"):  # that the optimizer makes no steps meanwhile
-            for _ in range(schedule_steps if scheduler else 0):
+            for _ in range(min(schedule_steps, _TRIED_STEPS) if scheduler else 0):
+                advance(scheduler, 1.0)
+            if scheduler and schedule_steps > _TRIED_STEPS:  # a second is enough; of the rest only the end is tried
+                scheduler.last_epoch = schedule_steps - 1
                 advance(scheduler, 1.0)
     except Exception as error:
         with at("lr_scheduler_args"):
