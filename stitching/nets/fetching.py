@@ -72,6 +72,11 @@ class HubFile:
                 return Path(path)
         return None
 
+    def origin(self) -> dict[str, str]:
+        """Where `found` was fetched from, for whoever wants to fetch it again."""
+        path = self.found()
+        return {"repository": self.repository} | ({"revision": path.parent.name} if path else {})  # snapshots/REVISION/
+
     def status(self) -> int:
         return int(get_session().head(self.server, timeout=PATIENCE).status_code)
 
@@ -107,6 +112,10 @@ class UrlFile:
         """The file that a model would be built from without a network."""
         path = Path(self.cache, os.path.basename(urlsplit(self.url).path))
         return path if path.exists() else None
+
+    def origin(self) -> dict[str, str]:
+        """Where `found` was fetched from, for whoever wants to fetch it again."""
+        return {"url": self.url}
 
     def status(self) -> int:
         request = urllib.request.Request(self.server, method="HEAD", headers={"User-Agent": "torch.hub"})

@@ -100,9 +100,10 @@ class ModelSpec:
 
 
 def published_as(part: ModelFields) -> tuple[str, str | None]:
-    """The name of a part's model, and of its published weights if it takes them: in one spelling each.
+    """The name of a part's model, and that of its published weights if it takes them: in one spelling each.
 
-    Where weights are to be loaded and timm's tag or torchvision's `weights` are left out, they are the default's.
+    timm's weights are named by the tag behind the dot, torchvision's by their `weights`. Where that is left out, they
+    are the default's.
     """
     try:
         spec = ModelSpec.of(part)
@@ -110,8 +111,10 @@ def published_as(part: ModelFields) -> tuple[str, str | None]:
         return part.title, part.weights
     if not spec.takes_published:
         return spec.title, None
-    name = _timm_name(spec.name) if spec.backend == "timm" else spec.name
-    return f"{spec.backend}/{name}", spec.weights or "published"
+    if spec.backend == "torchvision":
+        return spec.title, spec.weights
+    architecture, _, tag = _timm_name(spec.name).partition(".")
+    return f"{spec.backend}/{architecture}", tag
 
 
 @lru_cache(maxsize=256)

@@ -97,7 +97,8 @@ def _differences(metadata: Mapping[str, Any], job: Job) -> list[str]:
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key) and not key.endswith(("ckp_path", "load_from"))
     ]
-    recorded = metadata.get("weights") or {}
+    files = metadata.get("weights") or {}
+    recorded = {name: str(file.get("sha256")) for name, file in files.items() if isinstance(file, dict)}
     for path in checkpoints_of(job):
         digest = file_digest(path)
         if recorded and digest not in recorded.values():

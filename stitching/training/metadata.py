@@ -5,19 +5,23 @@ from __future__ import annotations
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stitching.config.identity import file_digest
-from stitching.config.job import checkpoints_of
+from stitching.config.job import Job, checkpoints_of, model_parts
+from stitching.nets.build import model_spec
+from stitching.nets.fetching import source_of
+from stitching.nets.zoo import published_as
 from stitching.training.files import write_yaml
 from stitching.training.provenance import code_record
 
 if TYPE_CHECKING:
     from stitching.training.run import Run
 
-__all__ = ["device_name", "record_end", "record_start"]
+__all__ = ["device_name", "record_end", "record_start", "weights_record"]
 
 
 def record_start(run: Run, about: dict[str, Any]) -> None:
@@ -48,7 +52,7 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "code": code_record(),
         "versions": _versions(),
-        "weights": {str(path): file_digest(str(path)) for path in checkpoints_of(run.job)},
+        "weights": weights_record(run.job),
         "config": run.job.to_yaml(),
     }
     write_yaml(run.folder.metadata, metadata)
@@ -70,6 +74,24 @@ def record_end(run: Run, state: str) -> None:
     if state == "done":
         metadata |= {"epoch": run.epoch - 1, "digests": run.digests, "final": run.final}
     write_yaml(run.folder.metadata, metadata)
+
+
+def weights_record(job: Job) -> dict[str, dict[str, str]]:
+    """The files of weights that the job's networks were built from, by the models' names or by the files' own.
+
+    Of published weights the repository (with its revision) or the URL, the tag, the file's name and its SHA-256; of a
+    user's file its SHA-256 alone.
+    """
+    record: dict[str, dict[str, str]] = {}
+    for part in model_parts(job.network, job.reference):
+        source = source_of(model_spec(part))
+        if source is None:
+            continue
+        name, tag = published_as(part)
+        path = source.found() or Path("missing")
+        file = {"file": path.name, "sha256": file_digest(str(path))}
+        record[f"{name}.{tag}"] = {**source.origin(), "tag": str(tag), **file}
+    return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job)}
 
 
 def _validation(run: Run) -> dict[str, Any]:

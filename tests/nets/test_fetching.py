@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ import torch
 import torchvision
 from torch import nn
 from weights_server import (
+    COMMIT,
     SMALL,
     WeightsServer,
     as_pickle,
@@ -30,9 +32,12 @@ from weights_server import (
 )
 
 from stitching.config.errors import UserError
+from stitching.config.job import read_job
+from stitching.config.yaml import Document
 from stitching.nets import fetching
 from stitching.nets.fetching import HubFile, UrlFile, fetch, is_cached, source_of
 from stitching.nets.zoo import ModelSpec, build
+from stitching.training.metadata import weights_record
 
 OTHER = "timm/test_vit.r160_in1k"
 SQUEEZENET = "torchvision/squeezenet1_1"
@@ -112,6 +117,37 @@ def test_what_is_fetched_is_what_the_model_is_built_from(kind: str, server, monk
     go_offline(monkeypatch)
     assert_has(build(spec), weights_of(title))
     assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_of_weights_goes_on_record(kind: str, server, tmp_path, monkeypatch) -> None:
+    title = publish(kind, server, monkeypatch)
+    (tmp_path / "own.pt").write_bytes(b"weights")
+    parts = [
+        {"Subnet": {"model_name": title, "block_output": "layer1"}},
+        {"Subnet": {"model_name": title, "pretrained": False, "block_input": "layer2"}},
+        {"Subnet": {"model_name": "convnet", "ckp_path": "own.pt"}},
+    ]
+    data = {"assembly": parts, "reference": {"Net": {"model_name": title}}, "train_config": {"dataset": "digits"}}
+    job = read_job(Document(tmp_path / "config.yml", data))
+    fetch([ModelSpec.parse(title, pretrained=True)])
+    record = weights_record(job)
+    own = record.pop(str(tmp_path / "own.pt"))
+    assert own == {"sha256": hashlib.sha256(b"weights").hexdigest()}
+    ((name, published),) = record.items()
+    (path,) = server.downloads
+    assert published.pop("sha256") == hashlib.sha256(server.files[path]).hexdigest()
+    if kind in ("safetensors", "pickle"):
+        file = {"safetensors": "model.safetensors", "pickle": "pytorch_model.bin"}[kind]
+        assert (name, published) == (
+            SMALL,
+            {"repository": repository_of(SMALL), "revision": COMMIT, "tag": "r160_in1k", "file": file},
+        )
+    else:
+        tag = {"torchvision": "IMAGENET1K_V1", "url": "r160_in1k"}[kind]
+        file = path.removeprefix("/")
+        assert published == {"url": server.url + path, "tag": tag, "file": file}
+        assert name == (SMALL if kind == "url" else f"{SQUEEZENET}.IMAGENET1K_V1")
 
 
 @pytest.mark.parametrize("kind", KINDS)

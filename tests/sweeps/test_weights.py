@@ -73,10 +73,31 @@ def test_the_models_of_runs_are_found_however_deep_they_lie(tmp_path) -> None:
         {"Assembly": {"parts": [{"Subnet": part}, {"Subnet": {**part, "pretrained": False}}]}},
         {"ParallelPart": {"parts": [{"Net": {"model_name": "torchvision/squeezenet1_1"}}, {"Subnet": part}]}},
         {"Net": {"model_name": "torchvision/resnet18", "ckp_path": "weights.pt"}},
+        {"Net": {"model_name": "torchvision/resnet50", "weights": "IMAGENET1K_V1"}},
+        {"Net": {"model_name": "torchvision/resnet50"}},
     ]
     job = type(run.job).model_validate(
         {**run.job.model_dump(exclude={"model"}), "model": {"Assembly": {"parts": parts}}}
     )
     found = weights.weights_of([type(run)(run.name, run.cell, run.seed, job=job)] * 2)
-    assert [spec.title for spec in found] == [SMALL, "torchvision/squeezenet1_1"]
+    assert [(spec.title, spec.weights) for spec in found] == [
+        (SMALL, None),
+        ("torchvision/squeezenet1_1", "IMAGENET1K_V1"),
+        ("torchvision/resnet50", "IMAGENET1K_V1"),
+        ("torchvision/resnet50", "IMAGENET1K_V2"),
+    ]
     assert all(spec.pretrained for spec in found)
+
+
+def test_a_sweep_names_weights_of_torchvision(tmp_path) -> None:
+    model = {"model_name": "torchvision/resnet18", "weights": "IMAGENET1K_V1"}
+    images = {"dataset": "imagenet", "data_preprocessing": {"image_size": 64}}
+    keys = {"gaps": gaps([1, 2]), "controls": ["random_source"], "train_config": images}
+    runs = plan_of(write_sweep(tmp_path / "named.yml", models=[model], **keys)).runs
+    default = plan_of(write_sweep(tmp_path / "default.yml", models=["torchvision/resnet18"], **keys)).runs
+    assert [run.identity for run in runs] == [run.identity for run in default]
+    assert {spec.weights for run in runs for spec in weights.weights_of([run])} == {"IMAGENET1K_V1"}
+    (random,) = [run for run in runs if run.cell.control == "random_source"]
+    front = random.job.to_yaml()["model"]["Assembly"]["parts"][0]["Subnet"]
+    assert "weights" not in front
+    assert front["pretrained"] is False
