@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.config.identity import identity
@@ -13,6 +16,7 @@ from stitching.config.job import Job, read_job
 from stitching.config.yaml import Document
 from stitching.training.distributed import world
 from stitching.training.files import RunFolder
+from stitching.training.locks import file_lock
 from stitching.training.results import is_whole
 from stitching.training.trainer import Interrupted, Progress, Setup, StopRequest, train
 
@@ -40,35 +44,25 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, told: Progress
     Raises:
         UserError: the config is wrong, or results of an earlier run would be lost; nothing was changed then.
     """
-    job = read_job(document)
-    folder = _folder(job, document)
     if resume and overwrite:
         raise UserError("--resume goes on with the earlier run, --overwrite removes it", allowed="one of them")
-    if job.resume_from == str(folder.checkpoint.resolve()):
-        resume = True
-    known = folder.read_metadata() or {}
-    if resume and known.get("state") == "done" and folder.result.exists():
-        if known.get("identity") != identity(job):
-            raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
-        if not is_whole(folder, known):
-            raise UserError(f"{folder.result} or {folder.steps.name} is damaged", do="--overwrite trains it again.")
-        return Report(f"Nothing to do: {folder.result} is there, whole and finished.")
-    if not (resume or overwrite):
-        _nothing_lost(folder)
-    if resume:
-        _nothing_mistaken(job, folder)
-    before = _steps(folder) if resume else 0
+    job = read_job(document)
+    start = _Start(job, Path(job.save_dir) if job.save_dir else document.folder, resume, overwrite)
     with StopRequest().on_signals() as stop:
         try:
-            (run,) = train([Setup(job, folder)], resume=resume, overwrite=overwrite, progress=told, stop=stop)
+            start.check()  # now, as setting up takes its time
+            setup = Setup(job, start.folder, start.hold)
+            (run,) = train([setup], resume=start.resume, overwrite=overwrite, progress=told, stop=stop)
+        except _NothingToDo as reason:
+            return Report(f"Nothing to do: {reason.problem}")
         except Interrupted:
-            if stop.number == signal.SIGUSR2 and _steps(folder) <= before:
+            if stop.number == signal.SIGUSR2 and _steps(start.folder) <= start.steps_before:
                 # At 130 sbatch/train-preemptible.sbatch puts the job back into the queue; this one would never end.
                 return Report("Stopped: its time was over before it had made a single step. Give it more.", 1)
-            return Report(f"Stopped; the checkpoint is {folder.checkpoint}. To go on:\n  {again}", 130)
+            return Report(f"Stopped; the checkpoint is {start.folder.checkpoint}. To go on:\n  {again}", 130)
     final = {key: value for key, value in run.final.items() if key.startswith("Overall/Test")}
     words = ", ".join(f"{key.removeprefix('Overall/').lower()} {value:.4f}" for key, value in final.items())
-    return Report(f"Done: {words}\nResult: {folder.result}")
+    return Report(f"Done: {words}\nResult: {run.folder.result}")
 
 
 def smoke_test_job(document: Document, told: Progress) -> Report:
@@ -85,15 +79,78 @@ def smoke_test_job(document: Document, told: Progress) -> Report:
     return Report(f"The smoke test passed: {run.step} training steps and a test on two batches.")
 
 
-def _folder(job: Job, document: Document) -> RunFolder:
-    """Beside the config; with the seed in the files' names if the folder holds the run of another seed."""
-    path = Path(job.save_dir) if job.save_dir else document.folder
-    folder = RunFolder(path, job.metrics_output)
-    known = folder.read_metadata()
-    if known and known.get("seed", job.train_config.seed) != job.train_config.seed:
-        output = Path(job.metrics_output)
-        return RunFolder(path, f"{output.stem}-{job.train_config.seed}{output.suffix}")
-    return folder
+class _NothingToDo(UserError):
+    """The result is there already."""
+
+
+class _Start:
+    """One start of a job: which files it writes, and that none of an earlier run is lost.
+
+    Both depend on what lies in the folder, which another start may change until the folder is held.
+    """
+
+    def __init__(self, job: Job, path: Path, resume: bool, overwrite: bool) -> None:
+        self.job = job
+        self.path = path
+        self.overwrite = overwrite
+        self.folder = self._choose_folder()
+        self.resume = resume or job.resume_from == str(self.folder.checkpoint.resolve())
+        self.steps_before = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[RunFolder]:
+        """Hold the folder of this start's choice; raises as `check` does."""
+        with ExitStack() as held:
+            with file_lock(self.path / ".start.lock", waits=True):  # others that start here choose after us
+                self.folder = self._choose_folder()
+                held.enter_context(self.folder.locked())
+                self.folder.lock.write_text(f"{self.job.train_config.seed}\n")
+            self.check()
+            yield self.folder
+
+    def check(self) -> None:
+        """Raise if this start would lose what an earlier run left, or mistake it for its own.
+
+        Raises:
+            _NothingToDo: the run is done.
+            UserError: says what lies there.
+        """
+        folder, known = self.folder, self._known(self.folder)
+        if self.resume and known.get("state") == "done" and folder.result.exists():
+            if known.get("identity") != identity(self.job):
+                raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
+            if not is_whole(folder, known):
+                raise UserError(f"{folder.result} or {folder.steps.name} is damaged", do="--overwrite trains it again.")
+            raise _NothingToDo(f"{folder.result} is there, whole and finished.")
+        if not (self.resume or self.overwrite):
+            _nothing_lost(folder)
+        if self.resume:
+            _nothing_mistaken(self.job, folder)
+            self.steps_before = _steps(folder)
+
+    def _choose_folder(self) -> RunFolder:
+        """With the seed in the files' names if the folder holds the run of another seed."""
+        folder = RunFolder(self.path, self.job.metrics_output)
+        seed = self.job.train_config.seed
+        if self._seed_of(folder) in (None, seed):
+            return folder
+        output = Path(self.job.metrics_output)
+        return RunFolder(self.path, f"{output.stem}-{seed}{output.suffix}")
+
+    def _seed_of(self, folder: RunFolder) -> int | None:
+        """The seed of the run that a folder holds; None if there is none, or if it does not say."""
+        if folder.is_busy():
+            with suppress(OSError, ValueError):
+                return int(folder.lock.read_text())  # its metadata may not be written yet
+        return self._known(folder).get("seed")
+
+    def _known(self, folder: RunFolder) -> dict[str, Any]:
+        try:
+            return folder.read_metadata() or {}
+        except UserError:
+            if self.overwrite:
+                return {}
+            raise
 
 
 def _steps(folder: RunFolder) -> int:

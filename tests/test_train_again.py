@@ -10,6 +10,8 @@ import yaml
 
 from stitching.config.identity import identity
 from stitching.config.job import load_job
+from stitching.jobs import _Start, run_job
+from stitching.training.files import FolderBusy
 from stitching.training.results import read_result
 
 
@@ -152,3 +154,55 @@ def test_stopped_by_a_scheduler_without_a_single_step_is_a_failure(cli, config, 
     assert some.code == 130, some  # in the test after the first epoch
     again = cli("train", "-c", config, "--resume")
     assert again.code == 1, again
+
+
+def test_a_start_during_which_another_one_ends_loses_nothing(cli, config, monkeypatch):
+    """What lies in the folder counts once it is held, not when the command looked first."""
+    import stitching.training.trainer as trainer
+    from stitching.config.yaml import load_yaml
+
+    really, results = trainer.forget_models, []
+
+    def another_trains_meanwhile():
+        monkeypatch.setattr(trainer, "forget_models", really)
+        run_job(load_yaml(config), resume=False, overwrite=False, told=lambda *_: None, again="")
+        results.append((config.parent / "result.pkl").read_bytes())
+
+    for options, words in (([], "result.pkl is there already"), (["--resume"], "")):
+        monkeypatch.setattr(trainer, "forget_models", another_trains_meanwhile)
+        outcome = cli("train", "-c", config, *options)
+        assert outcome.code == (2 if words else 0), outcome
+        assert words in outcome.err
+        assert words or "Nothing to do" in outcome.out
+        assert (config.parent / "result.pkl").read_bytes() == results.pop()
+        for file in {*config.parent.iterdir()} - {config}:
+            file.unlink()
+
+
+def test_seeds_that_start_together_have_files_of_their_own(config):
+    path = config.parent
+
+    def start(seed: int) -> _Start:
+        job = load_job(config)
+        job.train_config.seed = seed
+        return _Start(job, path, resume=False, overwrite=False)
+
+    first, second, third, again = map(start, (1, 2, 3, 2))
+    assert {each.folder.metrics_output for each in (first, second, third)} == {"result.pkl"}, "none has begun"
+    with first.hold() as one, second.hold() as two, third.hold() as three:
+        assert [folder.metrics_output for folder in (one, two, three)] == [
+            "result.pkl", "result-2.pkl", "result-3.pkl"
+        ]  # fmt: skip
+        with pytest.raises(FolderBusy), again.hold():
+            pass
+        assert start(3).folder == three
+
+
+def test_damaged_metadata_stops_all_but_an_overwriting_start(cli, config):
+    assert cli("train", "-c", config).code == 0
+    (config.parent / "metadata.yml").write_text("state: done\n")
+    for option in ("--resume", "--set=verbose=true"):
+        outcome = cli("train", "-c", config, option)
+        assert outcome.code == 2
+        assert "metadata.yml: it is damaged, or was edited" in outcome.err
+    assert cli("train", "-c", config, "--overwrite").code == 0

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +104,7 @@ class _Pool:
             )
             self.processes.add(process)
         errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.extend(process.stderr or []), daemon=True)
+        reader = threading.Thread(target=_read_errors, args=(process.stderr or [], errors), daemon=True)
         reader.start()
         failures = self._listen(number, process)
         code = process.wait()
@@ -161,3 +161,12 @@ class _Pool:
             self.stopping = True
             for process in self.processes:
                 process.send_signal(signal.SIGINT)
+
+
+def _read_errors(lines: Iterable[str], errors: list[str]) -> None:
+    """Pass a task's notes on to the user, and keep the rest of what it writes to standard error."""
+    for line in lines:
+        if line.startswith("note: "):
+            print(line, end="", file=sys.stderr, flush=True)
+        else:
+            errors.append(line)

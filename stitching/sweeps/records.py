@@ -7,7 +7,6 @@ folder may be moved.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -18,8 +17,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from stitching.config.checked import Damaged, checked_json, read_checked_json
-from stitching.config.errors import UserError
 from stitching.training.files import write_whole
+from stitching.training.locks import file_lock
 
 __all__ = [
     "Record",
@@ -120,15 +119,9 @@ def one_submit_at_a_time(sweep: Path) -> Iterator[None]:
     """Wait until no other process submits from the folder `sweep`, and let none begin within this context.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or has no locks.
     """
-    try:
-        sweep.mkdir(parents=True, exist_ok=True)
-        lock = open(sweep / ".submit.lock", "w")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"cannot write to {sweep}: {error.strerror}", do="Set save_dir in the sweep.") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(sweep / ".submit.lock", waits=True):
         yield
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +15,7 @@ import yaml
 
 from stitching.config.errors import UserError
 from stitching.config.yaml import yaml_text
+from stitching.training.locks import Locked, file_lock, is_locked
 from stitching.training.run_metadata import UnreadableMetadata, metadata_of, text_of
 
 __all__ = ["FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
@@ -112,6 +112,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+Traces = dict[Path, int]  # files, and the inodes that they had
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run's files are: `result.pkl` and, with the same ending, what belongs to it.
@@ -175,6 +178,11 @@ class RunFolder:
         return self.path / f"log{self._suffix}.txt"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains here. The file stays; it holds the run's seed, where `train` made it."""
+        return self.path / f".run{self._suffix}.lock"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All that a run leaves, its config apart."""
         return (self.result, self.steps, self.checkpoint, self.previous_checkpoint, self.metadata, self.log)
@@ -199,41 +207,47 @@ class RunFolder:
         _check_digest(self.metadata, text)
         return metadata
 
-    def is_busy(self) -> bool:
-        """Whether a process on this machine is training here."""
+    def traces(self) -> Traces:
+        """What of a run that is being trained has to stay in its folder."""
+        expected = (self.lock, self.metadata, self.path / "config.yml")
+        return {path: path.stat().st_ino for path in expected if path.exists()}
+
+    def check_traces(self, traces: Traces) -> None:
+        """Raise if something of `traces` is gone, or the folder is another process's by now."""
+        gone = sorted(path.name for path in traces if not path.exists())
+        if gone or self.is_of_another(traces):
+            raise UserError(
+                f"{self.path} was removed while the run trained: {', '.join(gone) or 'its lock'} is gone",
+                do="Start the run again, if it is still wanted.",
+            )
+
+    def is_of_another(self, traces: Traces) -> bool:
+        """Whether another process has made the folder anew since `traces`."""
         try:
-            with open(self.path / f".run{self._suffix}.lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
+            return self.lock in traces and self.lock.stat().st_ino != traces[self.lock]
         except OSError:
-            return True
-        return False
+            return False
+
+    def is_busy(self) -> bool:
+        """Whether a process is training here; raises as `is_locked` does."""
+        return is_locked(self.lock)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; the system lets go of it however the process ends.
+    def locked(self) -> Iterator[RunFolder]:
+        """Hold the folder for this process, as far as files of this result's name go.
 
         Raises:
-            UserError: another process holds it, or the folder cannot be made.
+            FolderBusy: another process holds it.
+            UserError: the folder cannot be made or has no locks.
         """
-        lock = self.path / f".run{self._suffix}.lock"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(lock, "w")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}", do="Choose another save_dir.") from None
-        try:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(file_lock(self.lock))
+            except Locked:
                 raise FolderBusy(
-                    f"another process is training in {self.path}",
-                    do="Wait for it or stop it; nothing was changed.",
+                    f"another process is training in {self.path}", do="Wait for it or stop it; nothing was changed."
                 ) from None
             for leftover in self.path.glob(".*.tmp"):
                 if leftover.name.startswith(tuple(f".{path.name}." for path in self.files)):
                     leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
-            yield
-        finally:
-            file.close()  # the file stays: removing it would let a third process lock another file of the same name
+            yield self

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["device_name", "record_end", "record_start", "weights_record"]
 
 
-def record_start(run: Run, about: dict[str, Any]) -> None:
+_OF_AN_EARLIER_END = ("failure", "cause", "ended", "digests", "final", "epoch")
+
+
+def record_start(run: Run) -> None:
     """Write what is known before the first step; what a sweep has written there before stays."""
     if not run.writes:
         return
     known = run.folder.read_metadata() or {}
-    metadata = {
-        **{key: value for key, value in known.items() if key not in ("failure", "cause", "ended")},
-        **about,
+    run.metadata = {
+        **{key: value for key, value in known.items() if key not in _OF_AN_EARLIER_END},
         "state": "running",
         "identity": run.identity,
         "seed": run.seed,
@@ -55,15 +57,16 @@ def record_start(run: Run, about: dict[str, Any]) -> None:
         "weights": weights_record(run.job),
         "config": run.job.to_yaml(),
     }
-    write_yaml(run.folder.metadata, metadata)
+    write_yaml(run.folder.metadata, run.metadata)
+    run.traces = run.folder.traces()
 
 
 def record_end(run: Run, state: str) -> None:
     """Write how the run ended: done, stopped or failed; for a done run its last test metrics."""
-    if not run.writes:
+    if not run.writes or run.folder.is_of_another(run.traces):
         return
     metadata = {
-        **(run.folder.read_metadata() or {}),
+        **(run.metadata or run.folder.read_metadata() or {}),  # the first process, which wrote it, may be lost
         "state": state,
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights, write_checkpoint
 from stitching.training.distributed import World
 from stitching.training.failures import ERROR, Diverged, free_memory
-from stitching.training.files import RunFolder
+from stitching.training.files import RunFolder, Traces
 from stitching.training.fitting import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
 from stitching.training.network_outputs import TappedOutputs, try_outputs
@@ -67,6 +68,8 @@ class Run:
         self.failure: str | None = None
         self.cause = ERROR  # of the failure
         self.ended = False
+        self.metadata: dict[str, Any] = {}  # as it was written when the run started
+        self.traces: Traces = {}  # of the folder then
         self.digests: dict[str, str] = {}  # of the result's files as they were last written
         self.final: dict[str, float] = {}  # the averages of the newest epoch that was tested, by column
 
@@ -340,6 +343,7 @@ class Run:
         """Write the checkpoint. `whole` adds the frozen parts, for others to load from."""
         if not self.writes:
             return
+        self.folder.check_traces(self.traces)
         state = {
             "identity": self.identity,
             "config": self.job.to_yaml(),
@@ -363,6 +367,7 @@ class Run:
     def save_result(self) -> None:
         """Write the dataframe as far as it goes."""
         if self.writes:
+            self.folder.check_traces(self.traces)
             self.digests = self.log.save(self.folder.result)
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -389,11 +394,14 @@ class Run:
         free_memory()
 
     def say(self, words: str) -> None:
-        """Add a line to the run's log."""
+        """Add a line to the run's log. A full disk costs the line, and nothing of the run."""
         if not self.writes:
             return
-        with open(self.folder.log, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {words}\n")
+        try:
+            with open(self.folder.log, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {words}\n")
+        except OSError as error:
+            print(f"cannot write to {self.folder.log} ({error.strerror}): {words}", file=sys.stderr, flush=True)
 
 
 def network_of(job: Job, data: TaskData) -> Network:

@@ -6,8 +6,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """A job, the folder for what it leaves, and what its metadata shall say beside what the trainer knows."""
+    """A job, and the folder for what it leaves.
+
+    `hold` takes the folder for this process once everything is set up. It may settle for another one than was planned,
+    or raise where an earlier run's result would be lost; without it `folder` is held.
+    """
 
     job: Job
     folder: RunFolder
-    about: dict[str, Any] = field(default_factory=dict)
+    hold: Callable[[], AbstractContextManager[RunFolder]] | None = None
 
 
 def train(
@@ -111,8 +115,12 @@ def train(
                 with at("resume_from"):
                     given[run] = read_checkpoint(Path(source), run.job)
     with ExitStack() as held, deterministic(first.deterministic):
-        taken = everyone.decided(lambda: [_taken(run, held, skip_busy) for run in runs])
-        ours = [run for run, is_ours in zip(runs, taken, strict=True) if is_ours]
+        folders = everyone.decided(
+            lambda: [_held_folder(run, setup, held, skip_busy) for run, setup in zip(runs, setups, strict=True)]
+        )
+        for run, folder in zip(runs, folders, strict=True):
+            run.folder = folder or run.folder
+        ours = [run for run, folder in zip(runs, folders, strict=True) if folder]
         checkpoints = everyone.decided(
             lambda: [_checkpoint_of(run, resume=resume, overwrite=overwrite) for run in ours]
         )
@@ -130,7 +138,7 @@ def train(
                     run.say(f"note: {note}")
                 if run.only_tests and not run.job.test_only:
                     run.say("nothing in the network is trained: it is only tested")
-                record_start(run, next(setup.about for setup in setups if setup.folder == run.folder))
+                record_start(run)
         if ours:
             _Loop(
                 ours,
@@ -158,16 +166,24 @@ def _fit(runs: list[Run], device: torch.device) -> None:
             run.to_fit = None  # with its sums
 
 
-def _taken(run: Run, held: ExitStack, skip_busy: bool) -> bool:
-    """Whether the run's folder is ours now, and its run still to be done."""
+def _held_folder(run: Run, setup: Setup, held: ExitStack, skip_busy: bool) -> RunFolder | None:
+    """The run's folder, which is ours now; None if another process trains the run, or has done so."""
     try:
-        held.enter_context(run.folder.locked())
-    except FolderBusy:
-        if skip_busy:
-            return False
-        raise
-    known = run.folder.read_metadata() or {}
-    return not (skip_busy and known.get("state") == "done" and known.get("identity") == run.identity)
+        folder = held.enter_context((setup.hold or setup.folder.locked)())
+    except FolderBusy as error:
+        if not skip_busy:
+            raise
+        _print_note(f"{run.name} is left out: {error.problem}")
+        return None
+    if skip_busy:
+        known = folder.read_metadata() or {}
+        if known.get("state") == "done" and known.get("identity") == run.identity:
+            return None
+    return folder
+
+
+def _print_note(words: str) -> None:
+    print(f"note: {words}", file=sys.stderr, flush=True)
 
 
 def _checkpoint_of(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
@@ -180,7 +196,7 @@ def _checkpoint_of(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
     checkpoint, notes = newest_whole_checkpoint(run.folder)
     for note in notes:
         run.say(f"note: {note}")
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        _print_note(note)
     return checkpoint
 
 

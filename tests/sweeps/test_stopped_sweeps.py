@@ -26,6 +26,7 @@ from small_sweeps import (
 )
 
 import stitching.sweeps.submit as submitting
+from stitching.sweeps.local import run_locally
 from stitching.sweeps.plan import Plan
 from stitching.sweeps.submit import state_of, submit
 from stitching.sweeps.tasks import run_task
@@ -41,6 +42,21 @@ def test_a_run_that_is_being_trained_is_left_alone(sweep):
         assert busy.name not in {run.name for run in outcome.started}
     assert state_of(plan, busy) == "missing"
     assert [run.name for run in go(sweep)[1].started] == [busy.name]
+
+
+def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd):
+    plan = plan_of(sweep)
+    other, busy, *_ = map(plan.folder_of, plan.runs)
+
+    def take_one(tasks, *, jobs, told):
+        with busy.locked():
+            return run_locally(tasks, jobs=jobs, told=told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(submitting.CLUSTERS, "taking", take_one)
+        outcome = submit(plan, "taking", pack=8, jobs=1, among=[other.path.name, busy.path.name])
+    assert [run.name for run in outcome.elsewhere] == [busy.path.name]
+    assert f"note: {busy.path.name} is left out: another process is training in" in capfd.readouterr().err
 
 
 def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep, monkeypatch):

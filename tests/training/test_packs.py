@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import ExitStack
+
+import pytest
 import torch
 from small_jobs import same, stitched, trained
 
 import stitching.training.trainer as trainer
+from stitching.training.files import RunFolder, read_yaml, write_yaml
 from stitching.training.trunk import Trunk
 
 BLOCK = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.3, "in_format": ["token", [12, 4]]}}
@@ -92,3 +97,37 @@ def test_nothing_modifies_what_runs_share(tmp_path):
         run.network.train()(given, run.first_piece)
         assert torch.equal(given, before)
         assert given._version == 0
+
+
+# ------------------------------------------------------------------------ a folder that is removed in the midst
+
+
+@pytest.mark.parametrize("gone", ["everything", "metadata.yml", "anew"])
+def test_a_run_whose_folder_is_removed_fails_with_that_reason_and_alone(tmp_path, gone):
+    job = stitched("layer2", "layer3", checkpoint_minutes=0, train_config={"epochs": 1})
+    folder, other = tmp_path / "run-0", tmp_path / "run-1"
+    folder.mkdir()
+    write_yaml(folder / "metadata.yml", {"name": "of the first", "state": "submitted"})
+
+    def remove(done: int, total: int, words: str) -> None:
+        if done != 5:
+            return
+        if gone == "metadata.yml":
+            (folder / gone).unlink()
+        else:
+            shutil.rmtree(folder)
+        if gone == "anew":
+            held.enter_context(RunFolder(folder).locked())
+            write_yaml(folder / "metadata.yml", {"name": "another", "state": "running"})
+
+    with ExitStack() as held:
+        first, second = trained([job, job], tmp_path, progress=remove)
+    assert "was removed while the run trained" in first.failure
+    assert second.failure is None
+    assert read_yaml(other / "metadata.yml")["state"] == "done"
+    if gone == "everything":
+        assert not folder.exists()
+    else:
+        metadata = read_yaml(folder / "metadata.yml")
+        name, state = ("another", "running") if gone == "anew" else ("of the first", "failed")
+        assert (metadata["name"], metadata["state"]) == (name, state)

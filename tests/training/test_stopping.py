@@ -168,6 +168,14 @@ torch.save = nth(torch.save, 9, fill)
     same(folder, undisturbed)
 
 
+def test_a_log_that_cannot_be_written_costs_no_run(tmp_path, undisturbed, capsys):
+    (tmp_path / "run-0" / "log.txt").mkdir(parents=True)  # stands in for the end of the disk: each line is refused
+    (run,) = trained(_job(), tmp_path)
+    assert run.failure is None
+    same(tmp_path / "run-0", undisturbed)
+    assert "cannot write to" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_resumed(tmp_path, command_line, cli, undisturbed):
     folder = write_config(tmp_path / "damaged", _job())
     assert command_line(folder, "train", "-c", "config.yml", sabotage=IN_A_STEP)[0] == -signal.SIGKILL
