@@ -77,6 +77,7 @@ def retry(
     timeout: Annotated[bool, typer.Option("--timeout", help="Those whose time was over.")] = False,
     out_of_memory: Annotated[bool, typer.Option("--out-of-memory", help="Those that took too much memory.")] = False,
     node_failure: Annotated[bool, typer.Option("--node-failure", help="Those whose node failed.")] = False,
+    diverged: Annotated[bool, typer.Option("--diverged", help="Those whose loss was not finite any more.")] = False,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Those that were cancelled.")] = False,
     cluster: Annotated[str | None, typer.Option(help="Where to run; by default where they were submitted to.")] = None,
     pack: Pack = PACK,
@@ -86,15 +87,17 @@ def retry(
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Submit again what failed; without an option all of it but what was cancelled.
+    """Submit again what failed; without an option all of it but what was cancelled or diverged.
 
+    A run whose loss was not finite any more would come to the same step and diverge again: change its config.
     They go on from their checkpoints. Nodes that failed under runs of the sweep are left out.
     """
     wanted = {
         "error": failed, "killed": failed, "time limit": timeout, "out of memory": out_of_memory,
         "node failure": node_failure, "preempted": node_failure, "cancelled": cancelled,
+        "diverged": diverged,
     }  # fmt: skip
-    causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled"}
+    causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled", "diverged"}
     files = sweep_files(sweeps)
     plans = [plan_of(path, seeds=seeds) for path in files]
     launches, unknown = [], 0
@@ -102,6 +105,9 @@ def retry(
         unknown_here = _print_unknown(path, runs)
         unknown += unknown_here
         names = {run.name for run in runs if run.state in ("failed", "stopped") and run.cause in causes}
+        left_out = sum(run.cause == "diverged" and "diverged" not in causes for run in runs)
+        if left_out:
+            out.print(f"{left_out} runs diverged, and would again: they are left out; --diverged retries them")
         if not names:
             if not unknown_here:
                 out.print(f"{path}: no failed runs to retry", markup=False, soft_wrap=True)

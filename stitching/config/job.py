@@ -90,14 +90,30 @@ class NestedScheduler(Schema):
     lr_scheduler_args: LRSchedulerArgs | None = None
 
 
+MONITORS = ("Train Loss", "Train Accuracy", "Val Loss", "Val Accuracy")
+
+
 class LRSchedulerArgs(Schema):
-    """Arguments of a torch scheduler, and `cadence`: whether it steps after every epoch or every step."""
+    """Arguments of a torch scheduler, and two of our own.
+
+    `cadence` is whether it steps after every epoch or every step. `monitor`, for ReduceLROnPlateau, is the number that
+    it watches, one of `MONITORS`. Left out, it is the validation loss where there is one after every epoch, else the
+    training loss; of several tasks, the sum of their losses.
+    """
 
     model_config = {"extra": "allow", "strict": True}
     open_to = "arguments of the scheduler"
 
     cadence: Literal["epochs", "steps"] = "epochs"
+    monitor: str | None = None
     schedulers: list[NestedScheduler] | None = None
+
+    @model_validator(mode="after")
+    def _nothing_is_chosen_by_tests(self) -> Self:
+        if self.monitor is not None and self.monitor not in MONITORS:
+            of_test = "The test set only reports; nothing is chosen by it." if "test" in self.monitor.lower() else None
+            raise complaint(f"found {self.monitor!r}", ", ".join(MONITORS), do=of_test, key="monitor")
+        return self
 
     def spread_cadence(self) -> None:
         """Give the schedulers inside, which step with this one, its cadence. Raises if one has another."""
@@ -119,7 +135,12 @@ class LRSchedulerArgs(Schema):
 
 
 class TrainConfig(Schema):
-    """How to train."""
+    """How to train.
+
+    Label smoothing, weights of classes and auxiliary losses are for training alone: the losses of tests and validation
+    are plain. With `weight_decay_on: matrices` the weights of convolutions and linear layers decay, and nothing else
+    does: no bias, no norm, no class token, position embedding or layer scale.
+    """
 
     dataset: str | None = None
     tasks: Annotated[list[TaskConfig], Field(min_length=1)] | None = None
@@ -137,6 +158,7 @@ class TrainConfig(Schema):
     aux_losses: list[LossTerm] = []
     optimizer: str = "AdamW"
     optimizer_args: dict[str, Any] = {}
+    weight_decay_on: Literal["all", "matrices"] = "all"
     lr: Positive | None = None
     lr_scheduler: str | None = None
     lr_scheduler_args: Annotated[LRSchedulerArgs | None, Neutral(LRSchedulerArgs())] = None
@@ -219,6 +241,30 @@ class JobSettings(Schema):
                 key="metrics_output",
             )
         return self
+
+    @model_validator(mode="after")
+    def _monitor_is_measured(self) -> Self:
+        args = self.train_config.lr_scheduler_args
+        monitor = args.monitor if args else None
+        if monitor and monitor.startswith("Val ") and not self.eval_checkpoints:
+            raise complaint(
+                f"the schedule monitors {monitor}, and `eval_checkpoints: false` measures it at the end only",
+                "eval_checkpoints: true, or a monitor of the training images",
+                key="eval_checkpoints",
+            )
+        scored = any(metric.metric_fn == "accuracy" and metric.output is None for metric in self.metrics)
+        if monitor and monitor.endswith("Accuracy") and not scored:
+            raise complaint(
+                f"the schedule monitors {monitor}", "`metric_fn: accuracy` among the metrics", key="metrics"
+            )
+        return self
+
+    @property
+    def monitor(self) -> str:
+        """What ReduceLROnPlateau watches, one of `MONITORS`."""
+        config, args = self.train_config, self.train_config.lr_scheduler_args or LRSchedulerArgs()
+        has_validation = config.validation and self.eval_checkpoints and args.cadence == "epochs"
+        return args.monitor or ("Val Loss" if has_validation else "Train Loss")
 
     @model_validator(mode="after")
     def _one_checkpoint(self) -> Self:

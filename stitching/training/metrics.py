@@ -34,6 +34,12 @@ class Loss:
         """The loss of scores (N, classes) for labels (N)."""
         return _LOSSES[self.name](scores.float(), labels, **self._placed(scores.device))
 
+    @property
+    def plain(self) -> Loss:
+        """The loss of tests: without what is there to train better, label smoothing and weights of classes."""
+        given = {key: value for key, value in self.arguments.items() if key not in ("label_smoothing", "weight")}
+        return Loss(self.name, given)
+
     def part(self, scores: Tensor, labels: Tensor, world: World) -> Tensor:
         """What this process's share of a batch adds to the loss of the whole batch; N may be 0.
 
@@ -88,10 +94,19 @@ def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = No
     return loss
 
 
+def _predicts(scores: Tensor) -> Tensor:
+    """For each of N rows of scores (N, classes), whether they say anything: with a NaN, or infinities on top, none do.
+
+    torch would call NaN the highest score of all, and a broken network right as often as chance.
+    """
+    return scores.amax(1).isfinite()
+
+
 def correct_in_top(scores: Tensor, labels: Tensor, k: int) -> float:
     """How many of N samples have their label among the k highest of their scores (N, classes)."""
     k = min(k, scores.shape[1])
-    return scores.topk(k, dim=1).indices.eq(labels.unsqueeze(1)).any(1).sum().item()
+    found = scores.topk(k, dim=1).indices.eq(labels.unsqueeze(1)).any(1)
+    return (found & _predicts(scores)).sum().item()
 
 
 class BoundMetric:
@@ -140,7 +155,7 @@ def make_metrics(metrics: list[Metric]) -> list[BoundMetric]:
 
 
 def agreement(scores: Tensor, reference: Tensor) -> Tensor:
-    """For N images whether both networks predict the same class: 1 or 0, shape (N).
+    """For N images whether both networks predict the same class: 1 or 0, shape (N); scores with a NaN predict none.
 
     The mean over test images is the top-1 agreement that Stanton et al. measure between student and teacher ("Does
     knowledge distillation really work?", arXiv:2106.05945, section 3); here the stitched network is the student.
@@ -148,7 +163,8 @@ def agreement(scores: Tensor, reference: Tensor) -> Tensor:
     Args:
         scores, reference: of the stitched network and of the one it is compared with, before the softmax (N, classes).
     """
-    return (scores.argmax(1) == reference.argmax(1)).double()
+    same = scores.argmax(1) == reference.argmax(1)
+    return (same & _predicts(scores) & _predicts(reference)).double()
 
 
 def kl_divergence(scores: Tensor, reference: Tensor) -> Tensor:

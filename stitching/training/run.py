@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stitching.config.errors import UserError, at
 from stitching.config.identity import identity
@@ -80,6 +81,7 @@ class Run:
             classes = [batches.num_classes for batches in data.train]
             known = classes[0] if len(classes) == 1 else None
             self.loss = make_loss(config.loss_fn, config.loss_fn_args, known)
+            self.test_loss = self.loss.plain
             self.aux_losses = []
             for i, term in enumerate(config.aux_losses):
                 with at("aux_losses", i):
@@ -114,7 +116,7 @@ class Run:
             piece.to(device)
             if job.channels_last:
                 piece.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        trainable = [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
         self.optimizer = self.scheduler = None
         self.has_trainable = bool(trainable)
         if trainable:
@@ -126,6 +128,8 @@ class Run:
                 )  # steps from one advance to the next
                 before = job.start_epoch * data.batches_per_epoch
                 try_training(config, math.ceil((before + self.total_steps) / between), device)
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.notes.append(f"ReduceLROnPlateau watches {job.monitor}")
             for _ in range(before // between):
                 advance(self.scheduler, None)
         self.trained: nn.Module | None = None  # what of the network is computed here, while its gradients are needed
@@ -255,35 +259,34 @@ class Run:
         self.log.extend_last(values | {"Time/Per Epoch": self.epoch_seconds})
         self.final = values if tested else self.final
         if self._cadence == "epochs":
-            advance(self.scheduler, means["Loss"])
+            advance(self.scheduler, self._monitored(values))
         self.averages = Averages()
         self.epoch_seconds = 0.0
         self.epoch += 1
         self.batch = 0
-        self.say(
-            ", ".join(
-                [
-                    f"epoch {self.epoch - 1}",
-                    *(f"{name.removeprefix('Overall/')} {value:.4f}" for name, value in values.items()),
-                ]
-            )
-        )
-        if not all(map(math.isfinite, values.values())):
-            self.say("warning: the loss is not a finite number any more; try a smaller lr or max_grad_norm")
+        self._say_values(f"epoch {self.epoch - 1}", values)
 
     def add_initial_test(self, values: dict[str, float]) -> None:
         """The row of step 0: the network as it was before any training."""
         self.log.add({"Step": 0, "Epoch": 0, "Loss": math.nan, "LR": math.nan, **values})
         self.tested_initially = True
         self.final = values
-        self.say(
-            ", ".join(
-                [
-                    "before training",
-                    *(f"{name.removeprefix('Overall/')} {v:.4f}" for name, v in values.items()),
-                ]
+        self._say_values("before training", values)
+
+    def _say_values(self, moment: str, values: dict[str, float]) -> None:
+        named = {name.removeprefix("Overall/"): value for name, value in values.items()}
+        self.say(", ".join([moment, *(f"{name} {value:.4f}" for name, value in named.items())]))
+        if broken := [name for name, value in named.items() if not math.isfinite(value)]:
+            self.say(
+                f"warning: {', '.join(broken)} not finite. Images with scores that are no finite numbers count as "
+                "predicted wrong, and in agreement with no other network"
             )
-        )
+
+    def _monitored(self, values: dict[str, float]) -> float:
+        """What ReduceLROnPlateau watches, of what an epoch gave; of several tasks, the sum of their losses."""
+        split, name = self.job.monitor.split()
+        tasks = [""] if f"Overall/{split} {name}" in values else [f"{task}/" for task in self.data.names]
+        return sum(values[f"Overall/{split} {task}{name}"] for task in tasks)
 
     def _losses_and_metrics(
         self, inputs: list[Tensor], labels: list[Tensor], only_task: int | None = None, reference: Tensor | None = None
@@ -301,8 +304,9 @@ class Run:
             trains = self.trained is not None and torch.is_grad_enabled()
             out: Any = self.trained(x) if trains else self.network(x, self.first_piece)  # type: ignore[misc]
             scores = (out[task] if isinstance(out, list) else out)[: len(y)]
-            loss = self.loss.part(scores, y, self.world)
-            for output, aux_loss, weight in self.aux_losses:
+            tests = only_task is not None
+            loss = (self.test_loss if tests else self.loss).part(scores, y, self.world)
+            for output, aux_loss, weight in () if tests else self.aux_losses:
                 loss = loss + weight * aux_loss.part(self.tapped[output][: len(y)], y, self.world)
             total = total + loss
             if len(self.data.names) > 1 and only_task is None:

@@ -169,6 +169,12 @@ def test_retry_runs_what_failed_and_nothing_else(cli, sweep, monkeypatch):
     assert statuses(plan)[AFFINE] == "failed"
     assert "1 runs done, 4 done before" in cli("retry", sweep).out
     assert states(plan) == {"done"}
+    path = plan.folder / BLOCK / "metadata.yml"
+    write_yaml(path, {**read_yaml(path), "state": "failed", "failure": "diverged at step 3", "cause": "diverged"})
+    outcome = cli("retry", sweep)
+    assert "1 runs diverged" in outcome.out
+    assert "no failed runs to retry" in outcome.out
+    assert "--diverged" not in cli("retry", sweep, "--diverged", "--dry-run").out
 
 
 def test_retry_says_that_it_cannot_know_where_slurm_cannot_be_asked(cli, sweep, monkeypatch):
