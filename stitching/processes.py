@@ -1,4 +1,4 @@
-"""Which of a job's processes this one is, as torchrun or Slurm say it in the environment."""
+"""Which of a job's processes this one is and what it was given, as torchrun or Slurm say it in the environment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Place", "first_host", "place_in_job"]
+__all__ = ["Place", "cpus_of_process", "first_host", "gpus_of_job", "place_in_job"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,33 @@ def first_host(nodes: str) -> str:
     """The first of the machines in a list as Slurm writes it: `gpu03` of `gpu[03-05,9],fat1`."""
     found = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^\[,]*)", nodes)
     return "".join(part or "" for part in found.groups()) if found else nodes
+
+
+def gpus_of_job(env: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs this process's job was given on this machine; 0 if nobody says so.
+
+    STITCHING_GPUS is from the batch scripts of sweeps, the others are from Slurm.
+    """
+    for name in ("STITCHING_GPUS", "SLURM_GPUS_ON_NODE"):
+        if env.get(name, "").isdecimal():
+            return int(env[name])
+    return len([gpu for gpu in env.get("SLURM_JOB_GPUS", "").split(",") if gpu])
+
+
+def cpus_of_process(env: Mapping[str, str] = os.environ) -> int:
+    """How many CPUs this process may use: those that the system and the launcher leave to it alone.
+
+    STITCHING_CPUS is the share that a process has of those that `--cluster local` starts side by side.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("SLURM_CPUS_PER_TASK", "STITCHING_CPUS"):
+        if env.get(name, "").isdecimal():
+            cpus = min(cpus, int(env[name]))
+    neighbours = 1
+    launcher = place_in_job(env).launcher
+    if launcher == "torchrun":
+        neighbours = int(env.get("LOCAL_WORLD_SIZE", 1))
+    elif launcher == "slurm" and "SLURM_CPUS_PER_TASK" not in env:
+        tasks = re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        neighbours = int(tasks[0]) if tasks else 1
+    return max(1, cpus // neighbours)

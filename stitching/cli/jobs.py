@@ -32,7 +32,7 @@ def train(
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is a GPU if there is one.")
     ] = None,
     data_path: Annotated[Path | None, typer.Option(help="The folder that data sets are in.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load data.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load images; by default as many as CPUs.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the config.")
     ] = None,

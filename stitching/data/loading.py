@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -23,10 +24,12 @@ from torchvision.transforms import v2
 from stitching.config.errors import UserError, at
 from stitching.data.registry import ImageDataset, UnreadableImage, dataset_info, open_dataset
 from stitching.data.transforms import Preprocessing, is_random, make_transform, normalization
+from stitching.processes import cpus_of_process
 
 __all__ = ["Batches", "Split", "derive_seed"]
 
 CACHE_BYTES = 256 * 2**20  # the largest set of tensors that is kept in memory
+MOST_WORKERS = 16  # that are started unasked
 
 Key = tuple[int, int]  # of one look at an image: (epoch, index in the data set)
 Batch = tuple[Tensor, Tensor]
@@ -55,7 +58,9 @@ class Batches:
             `val`, the part of the training images that `validation` holds out.
         validation: (fraction, seed) of the training images that are not trained on; None holds out none. Which they
             are depends on these two numbers and on how many training images there are.
-        workers: processes that load images; 0 loads them in this one. They live as long as this object.
+        workers: processes that load images; 0 loads them in this one. They live as long as this object. None: as many
+            as this process has CPUs, up to 16; none if it has one only, or if the set would take no more than 256 MiB
+            as tensors. What they load is the same, however many there are.
         pin_memory: put batches in page-locked memory, for a faster way to the GPU; nothing happens without one.
         max_batches: end an epoch after so many batches.
         share: (i, n) for the i-th of n processes, from 0, which has an n-th of every batch, and only that is loaded.
@@ -86,7 +91,7 @@ class Batches:
         seed: int,
         split: Split,
         validation: tuple[float, int] | None = None,
-        workers: int = 0,
+        workers: int | None = 0,
         pin_memory: bool = False,
         max_batches: int | None = None,
         only: int | None = None,
@@ -111,11 +116,14 @@ class Batches:
             drop_last = len(images) % batch_size == 1
         self._order = _Order(len(images), batch_size, seed if train else None, bool(drop_last), max_batches, share)
         self._pin = pin_memory and torch.cuda.is_available()
-        self._started = workers == 0
         self._newest = 0  # number of the latest call of `epoch`
         self._cache: _Cache | None = None
         shape = (self.channels, self.image_size, self.image_size)
-        if workers == 0 and not images.random and len(images) * np.prod(shape) * 4 <= CACHE_BYTES:
+        is_small = len(images) * math.prod(shape) * 4 <= CACHE_BYTES
+        if workers is None:
+            workers = 0 if is_small else _workers_for(cpus_of_process())
+        self._started = workers == 0
+        if workers == 0 and not images.random and is_small:
             self._cache = _Cache(images, shape)
         self._loader = DataLoader(
             images,
@@ -172,6 +180,10 @@ class Batches:
         self._started = True
         with _signals_held():  # the first call starts the workers
             return iter(self._loader)
+
+
+def _workers_for(cpus: int) -> int:
+    return min(cpus, MOST_WORKERS) if cpus > 1 else 0
 
 
 def _chosen(images: ImageDataset, only: int, seed: int) -> ImageDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import torch
 
 from stitching.config.errors import UserError, at
 from stitching.config.job import JobSettings
+from stitching.processes import gpus_of_job
 from stitching.training.distributed import World
 
 __all__ = ["deterministic", "device_of"]
@@ -33,12 +35,15 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def device_of(job: JobSettings, everyone: World) -> torch.device:
-    """The device that this process computes on: the job's, or a GPU if there is one.
+    """The device that this process computes on: the job's; else STITCHING_DEVICE's; else a GPU if there is one.
 
     Raises:
-        UserError: it cannot be used, or the job names one GPU for several processes.
+        UserError: it cannot be used, the job names one GPU for several processes, or the process was given GPUs that
+            CUDA does not find. It does not train on the CPU then, a hundred times as long, unless it is told to.
     """
-    name = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name, given = job.device or os.environ.get("STITCHING_DEVICE"), gpus_of_job()
+    must_have_gpu = name is None and given > 0
+    name = name or ("cuda" if must_have_gpu or torch.cuda.is_available() else "cpu")
     with at("device"):
         if everyone.size > 1 and name.startswith("cuda:"):
             raise UserError(
@@ -53,5 +58,11 @@ def device_of(job: JobSettings, everyone: World) -> torch.device:
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
             words = str(error).splitlines()[0]
+            if must_have_gpu:
+                raise UserError(
+                    f"the job was given {given} GPU{'s' * (given > 1)}, and CUDA cannot be used on {platform.node()}: "
+                    f"{words}",
+                    do="Have the node looked at, or leave it out. `device: cpu` trains without a GPU.",
+                ) from None
             raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
     return device

@@ -107,6 +107,18 @@ def test_workers_change_nothing(folder: Path, augment: bool, train: bool) -> Non
         assert same(list(alone.epoch(epoch)), list(helped.epoch(epoch)))
 
 
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 0), (6, 6), (200, 16)])
+def test_a_set_too_large_for_memory_is_loaded_by_the_cpus_there_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int
+) -> None:
+    monkeypatch.setattr(loading, "cpus_of_process", lambda: cpus)
+    assert [pets(folder, workers=None)._loader.num_workers, digits(workers=None)._loader.num_workers] == [0, 0]
+    assert pets(folder, train=False, workers=None)._cache is not None
+    monkeypatch.setattr(loading, "CACHE_BYTES", 1000)
+    assert pets(folder, workers=None)._loader.num_workers == workers
+    assert pets(folder, workers=3)._loader.num_workers == 3
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_restart_in_mid_epoch_changes_nothing(folder: Path, workers: int) -> None:
     whole = list(pets(folder).epoch(3))

@@ -54,6 +54,7 @@ def start(folder: Path) -> dict[str, str]:
     host = socket.gethostname().partition(".")[0]
     control, node, accounting = _free_ports(3)
     environment = {"SLURM_CONF": str(folder / "slurm.conf"), "MYSQL_UNIX_PORT": str(folder / "mysql.sock")}
+    environment["STITCHING_DEVICE"] = "cpu"  # its GPUs are no real ones, and a job that is given one wants to use it
     _write_configs(folder, host, control, node, accounting)
     os.environ.update(environment)
 
