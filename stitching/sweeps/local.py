@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stitching.processes import cpus_of_process
 from stitching.sweeps.snapshots import current_snapshot, snapshot_environment
 from stitching.sweeps.tasks import note_failure
 from stitching.training.failures import ERROR
@@ -39,7 +40,7 @@ def run_locally(tasks: list[list[RunFolder]], *, jobs: int, told: Told) -> dict[
     if not tasks:
         return {}
     with current_snapshot(tasks[0][0].path.parent) as snapshot:
-        return _run_pool(_Pool(len(tasks), told, snapshot), tasks, jobs)
+        return _run_pool(_Pool(len(tasks), jobs, told, snapshot), tasks, jobs)
 
 
 def _run_pool(pool: _Pool, tasks: list[list[RunFolder]], jobs: int) -> dict[str, str]:
@@ -73,7 +74,7 @@ def _signals_as_ctrl_c() -> Iterator[None]:
 
 
 class _Pool:
-    def __init__(self, tasks: int, told: Told, snapshot: Path) -> None:
+    def __init__(self, tasks: int, jobs: int, told: Told, snapshot: Path) -> None:
         self.progress = [(0, 0)] * tasks
         self.told = told
         self.failures: dict[str, str] = {}
@@ -83,6 +84,8 @@ class _Pool:
         # their time waiting for one another; and a number that depended on how many there are would change the last
         # bits of a result with the size of the packs.
         self.environment = {"OMP_NUM_THREADS": "1"} | snapshot_environment(snapshot)
+        share = cpus_of_process() // min(jobs, tasks)  # for the processes that load images
+        self.environment["STITCHING_CPUS"] = str(max(1, share))
         self.snapshot = snapshot
         self.lock = threading.Lock()
 

@@ -365,6 +365,8 @@ def _executor(logs: Path, profile: Profile, snapshot: Path) -> Any:
         setup=[
             f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{profile.cpus}}}",
             "export HF_HUB_OFFLINE=1",
+            # With GPUs a task must not train on the CPU. And a job that submits others may have left its own number.
+            f"export STITCHING_GPUS={profile.gpus}" if profile.gpus else "unset STITCHING_GPUS",
             "set -e",
             *profile.setup,
             f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",  # before what setup sets

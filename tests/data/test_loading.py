@@ -107,6 +107,7 @@ def test_workers_change_nothing(folder: Path, augment: bool, train: bool) -> Non
         assert same(list(alone.epoch(epoch)), list(helped.epoch(epoch)))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has CPUs
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 0), (6, 6), (200, 16)])
 def test_a_set_too_large_for_memory_is_loaded_by_the_cpus_there_are(
     folder: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int

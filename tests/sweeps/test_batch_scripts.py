@@ -166,3 +166,8 @@ def test_a_profiles_own_setup_is_shell(tmp_path, run_script):
     script = script_of(tmp_path, Profile(setup=["export X=1", "true"]))
     assert "\nexport X=1\ntrue\n" in script
     assert_starts_the_task(run_script(script), tmp_path)
+
+
+def test_a_task_knows_how_many_gpus_it_was_given(tmp_path, run_script):
+    assert "\nexport STITCHING_GPUS=2\n" in script_of(tmp_path, Profile(gpus=2))
+    assert "\nunset STITCHING_GPUS\n" in script_of(tmp_path, Profile())
