@@ -217,6 +217,8 @@ class JobSettings(Schema):
     resume_from: str | None = None
     load_from: str | None = None
     strict_load: bool = True
+    start_epoch: Epochs = 0
+    print_freq: Count = 10
     workers: Workers | None = None  # processes that load images; None: the CPUs there are, 0 for small sets
     device: str | None = None
     deterministic: bool = False
