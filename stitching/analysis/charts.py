@@ -139,8 +139,8 @@ def line_trace(
     }  # fmt: skip
     if bars is not None and bars["low"].notna().any():
         trace["error_y"] = {
-            "type": "data", "symmetric": False, "array": [*(bars["high"].clip(upper=1) - bars["mean"])],
-            "arrayminus": [*(bars["mean"] - bars["low"].clip(lower=0))], "thickness": 1, "width": 3,
+            "type": "data", "symmetric": False, "array": [*(bars["high"] - bars["mean"])],
+            "arrayminus": [*(bars["mean"] - bars["low"])], "thickness": 1, "width": 3,
             "color": look.colour,
         }  # fmt: skip
     return trace
@@ -214,6 +214,8 @@ def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
 
 
 def mean_words(row: Any) -> str:
+    missing = f"\nnot in it: {int(row.missing)} without a number (NaN)" if row.missing > 0 else ""
     if row.n < 2:
-        return f"test accuracy {row.mean:.4f} (one seed)"
-    return f"test accuracy {row.mean:.4f}, mean of {int(row.n)} seeds\n95% interval {row.low:.4f} to {row.high:.4f}"
+        return f"test accuracy {row.mean:.4f} (one seed){missing}"
+    interval = f"95% interval over seeds {row.low:.4f} to {row.high:.4f}"
+    return f"test accuracy {row.mean:.4f}, mean of {int(row.n)} seeds\n{interval}{missing}"

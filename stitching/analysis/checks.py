@@ -7,7 +7,28 @@ import pandas as pd
 from stitching.analysis.statistics import last_epoch
 from stitching.training.results import ACCURACY
 
-__all__ = ["failed_checks"]
+__all__ = ["failed_checks", "missing_note", "runs_without_accuracy"]
+
+_NAMED = 5
+
+
+def runs_without_accuracy(results: pd.DataFrame) -> list[str]:
+    """The names of finished runs whose test gave no accuracy (NaN), so that they are in no mean."""
+    done = results[results["state"] == "done"].drop_duplicates(["run", "name"], keep="last")
+    tested = last_epoch(results[results["state"] == "done"])
+    if ACCURACY in tested:
+        done = done[~done["run"].isin(tested["run"][tested[ACCURACY].notna()])]
+    return list(done["name"])
+
+
+def missing_note(results: pd.DataFrame) -> str:
+    """One sentence on `runs_without_accuracy`; blank where there are none."""
+    names = runs_without_accuracy(results)
+    if not names:
+        return ""
+    some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    runs = "1 finished run has" if len(names) == 1 else f"{len(names)} finished runs have"
+    return f"{runs} no test accuracy (NaN), and {'is' if len(names) == 1 else 'are'} in no mean: {some}"
 
 
 def failed_checks(results: pd.DataFrame) -> list[str]:

@@ -13,15 +13,17 @@ from matplotlib.ticker import MaxNLocator
 
 from stitching.analysis.statistics import stitched, summarize, varied_settings
 from stitching.analysis.style import (
+    INTERVALS,
     adapter_style,
     finish,
     gaps_in,
+    mark_missing,
     new_panels,
     pairs_in,
     series_in,
     short_names,
     worded,
-)
+)  # fmt: skip
 from stitching.config.errors import UserError
 from stitching.training.results import ACCURACY
 
@@ -48,12 +50,12 @@ def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Figure
                 label=one.label,
             )  # fmt: skip
             if (found["n"] > 1).any():
-                low, high = found["low"].clip(lower=0), found["high"].clip(upper=1 if "Accuracy" in value else None)
-                axis.fill_between(found["Epoch"], low, high, color=colour, alpha=0.12, lw=0)
+                axis.fill_between(found["Epoch"], found["low"], found["high"], color=colour, alpha=0.12, lw=0)
+            mark_missing(axis, found["Epoch"], found)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
     words = value.removeprefix("Overall/").lower()
-    return _by_pair_and_gap(results, draw, "epoch", words, "Means over seeds; shaded: 95% intervals (Student's t).")
+    return _by_pair_and_gap(results, draw, "epoch", words, f"Means over seeds; shaded: {INTERVALS}.")
 
 
 def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
@@ -87,7 +89,8 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
         for one in series:
             found = summarize(one.rows(ours), [key]).set_index(key).reindex(values)
             colour, marker, inside = adapter_style(one.adapter)
-            bars = np.array([found["mean"] - found["low"].clip(lower=0), found["high"].clip(upper=1) - found["mean"]])
+            bars = np.array([found["mean"] - found["low"], found["high"] - found["mean"]])
+            mark_missing(axis, places, found)
             axis.errorbar(
                 places, found["mean"], yerr=bars if np.isfinite(bars).any() else None, color=colour, marker=marker,
                 mfc=inside, ms=4, lw=1, elinewidth=0.8, ls=one.line, label=one.label,
@@ -98,7 +101,7 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
         axis.set_xmargin(0.15)
         axis.set_xticks(places, [worded(value) for value in values], fontsize=8)
 
-    note = "Means of finished runs over seeds. Bars: 95% intervals (Student's t). It shows and does not choose."
+    note = f"Means of finished runs over seeds. Bars: {INTERVALS}. It shows and does not choose."
     return _by_pair_and_gap(results, draw, key.removeprefix("train_config."), "test accuracy", note)
 
 

@@ -18,10 +18,12 @@ from stitching.analysis.references import ControlMarks, base_lines
 from stitching.analysis.statistics import last_epoch, stitched, summarize
 from stitching.analysis.style import (
     GREY,
+    INTERVALS,
     Series,
     adapter_style,
     finish,
     gaps_in,
+    mark_missing,
     new_panels,
     on_each_pair,
     pairs_in,
@@ -37,7 +39,7 @@ __all__ = [
     "plot_accuracy_by_source_stage", "plot_agreement_by_gap",
 ]  # fmt: skip
 
-NOTE = "Means of finished runs over seeds. Bars, where there are several: 95% intervals (Student's t)."
+NOTE = f"Means of finished runs over seeds. Bars, where there are several: {INTERVALS}."
 AGREEMENT = "Overall/Test Agreement"
 _GAP = ["first_deleted_block", "last_deleted_block"]
 
@@ -182,10 +184,10 @@ def _by_size(results: pd.DataFrame, column: str, units: dict[float, str]) -> Fig
 
 
 def _summary(runs: pd.DataFrame, by: Sequence[str], value: str = ACCURACY) -> pd.DataFrame:
-    """Mean, low, high and n of a number from 0 to 1; no row where no run was tested yet."""
+    """Mean, low, high, n and missing of a number from 0 to 1; no row where no run was tested yet."""
     tested = last_epoch(runs)
     if tested.empty:
-        return pd.DataFrame(columns=[*by, "mean", "low", "high", "n"], dtype=float)
+        return pd.DataFrame(columns=[*by, "mean", "low", "high", "n", "missing"], dtype=float)
     return summarize(tested, by, value=value)
 
 
@@ -208,11 +210,12 @@ def _parted(x: np.ndarray, found: pd.DataFrame, groups: Sequence[int]) -> tuple[
 
 
 def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: float = 5, lines: bool = True) -> None:
+    mark_missing(axis, x, found)
     mean = found["mean"].astype(float)
     if mean.isna().all():  # nothing yet, and no entry in the legend
         return
     colour, marker, inside = adapter_style(one.adapter)
-    bars = np.array([mean - found["low"].clip(lower=0), found["high"].clip(upper=1) - mean], dtype=float)
+    bars = np.array([mean - found["low"], found["high"] - mean], dtype=float)
     axis.errorbar(
         np.asarray(x, dtype=float),
         mean,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from stitching.analysis.checks import missing_note
 from stitching.analysis.grids import depth_grids, penalty_grids
 from stitching.analysis.references import CONTROLS
 from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, controls, placed, stitched, summarize
@@ -40,9 +41,8 @@ def plot_penalties(results: pd.DataFrame) -> Figure:
         axis.set_xlabel("blocks dropped (first–last)", fontsize=9)
         if number % columns:
             axis.set_yticklabels([])
-    return finish(
-        figure, "Base accuracy of the destination minus stitched accuracy; means of finished runs over seeds."
-    )
+    note = "Base accuracy of the destination minus stitched accuracy; means of finished runs over seeds."
+    return finish(figure, _with_missing(note, results))
 
 
 def plot_depths(results: pd.DataFrame) -> Figure:
@@ -71,7 +71,8 @@ def plot_depths(results: pd.DataFrame) -> Figure:
         axis.set_title(one.label, fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("destination depth (left out)", fontsize=8.5)
-    return finish(figure, "Fractions of the networks' stages; means of finished runs over seeds.")
+    note = "Fractions of the networks' stages; means of finished runs over seeds."
+    return finish(figure, _with_missing(note, results))
 
 
 def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +106,8 @@ def plot_best_adapters(results: pd.DataFrame) -> Figure:
     axis.set_xlim(-0.5, len(gaps) - 0.5)
     axis.set_ylim(len(pairs) - 0.5, -0.5)
     axis.set_xlabel("blocks dropped (first–last)", fontsize=9)
-    return finish(figure, f"Chosen by {VAL_ACCURACY.removeprefix('Overall/')}; the numbers are test accuracies (%).")
+    note = f"Chosen by {VAL_ACCURACY.removeprefix('Overall/')}; the numbers are test accuracies (%)."
+    return finish(figure, _with_missing(note, results))
 
 
 def plot_progress(runs: pd.DataFrame) -> Figure:
@@ -173,6 +175,11 @@ def _heat(
         axis.set_visible(False)
     if image is not None:
         figure.colorbar(image, ax=axes, shrink=0.8, aspect=30).set_label(label, fontsize=9)
+
+
+def _with_missing(note: str, results: pd.DataFrame) -> str:
+    missing = missing_note(stitched(results))
+    return f"{note} {missing}." if missing else note
 
 
 def _dropped(gap: tuple[int, ...]) -> str:

@@ -30,10 +30,11 @@ from stitching.analysis.charts import (
     series_entry,
     share_y,
 )  # fmt: skip
+from stitching.analysis.checks import missing_note
 from stitching.analysis.curves import MOST_GAPS, setting_values
 from stitching.analysis.grids import depth_grids, penalty_grids
 from stitching.analysis.statistics import last_epoch, placed, stitched, summarize, varied_settings
-from stitching.analysis.style import GREY, Series, gaps_in, pairs_in, series_in, short_names, worded
+from stitching.analysis.style import GREY, INTERVALS, Series, gaps_in, pairs_in, series_in, short_names, worded
 from stitching.analysis.tables import add_measures, base_networks
 from stitching.config.errors import UserError
 from stitching.text import escape  # of ticks, which plotly reads as HTML of a kind
@@ -46,7 +47,7 @@ __all__ = [
 
 _PAIR = ["source", "destination"]
 _GAP = ["first_deleted_block", "last_deleted_block"]
-_INTERVALS = "means of finished runs over seeds; bars, where there are several seeds: 95% intervals (Student's t)"
+_INTERVALS = f"means of finished runs over seeds; bars, where there are several seeds: {INTERVALS}"
 
 
 class Study:
@@ -205,7 +206,7 @@ def learning_curves(study: Study) -> Chart:
             words = [f"{one.label}\nepoch {int(row.Epoch)}: {mean_words(row)}" for row in rows_of(found)]
             if (found["n"] > 1).any():
                 band = found.dropna(subset="low")
-                edges = [*band["high"].clip(upper=1), *band["low"].clip(lower=0)[::-1]]
+                edges = [*band["high"], *band["low"][::-1]]
                 traces.append({
                     "x": [*band["Epoch"], *band["Epoch"][::-1]], "y": edges, "mode": "lines", "fill": "toself",
                     "fillcolor": look.colour, "opacity": 0.13, "line": {"width": 0}, "hoverinfo": "skip",
@@ -218,7 +219,7 @@ def learning_curves(study: Study) -> Chart:
     caption = (
         f"Means over seeds{_over(by)}, unfinished runs as far as they are. Shaded, where there are several seeds: "
     )
-    return Chart(panels, caption + "95% intervals (Student's t).", _legend(study, panels, None), width=270)
+    return Chart(panels, caption + f"{INTERVALS}.", _legend(study, panels, None), width=270)
 
 
 def by_setting(study: Study, key: str) -> Chart:
@@ -278,7 +279,7 @@ def penalty_heatmap(study: Study) -> Chart:
     found = [(study.title(pair), grid) for pair, grid in grids.items()]
     caption = "Base accuracy of the destination minus stitched accuracy, in percentage points; means of finished runs "
     chart = heatmap_chart(found, gaps, labels, "blocks dropped (first–last)", None, ".1f", "points")
-    chart.caption = caption + "over seeds. Below 0 the stitched network is the better one."
+    chart.caption = caption + "over seeds. Below 0 the stitched network is the better one." + _missing(study)
     return chart
 
 
@@ -294,7 +295,13 @@ def depth_heatmap(study: Study) -> Chart:
     x, y = ([f"{depth:.2f}" for depth in depths] for depths in (dests, sources))
     chart = heatmap_chart(found, x, y, "destination depth (left out)", "source depth (used)", ".0f", "%", width=270)
     chart.caption = "Test accuracy in percent by fractions of the networks' stages; means of finished runs over seeds."
+    chart.caption += _missing(study)
     return chart
+
+
+def _missing(study: Study) -> str:
+    note = missing_note(stitched(study.ordinary))
+    return f" {note}." if note else ""
 
 
 # ------------------------------------------------------------------------ base networks, legends, words

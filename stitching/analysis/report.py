@@ -16,7 +16,7 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from stitching.analysis.charts import Chart
-from stitching.analysis.checks import failed_checks
+from stitching.analysis.checks import failed_checks, missing_note
 from stitching.analysis.heatmaps import best_adapters
 from stitching.analysis.interactive import (
     Study,
@@ -160,6 +160,8 @@ def _header(title: str, made: str, folders: Sequence[str | Path], study: Study, 
             f'<div class="alarm" role="alert"><h2>{len(failed)} failed check{"s" * (len(failed) > 1)}: do not trust '
             f"these numbers yet</h2><ul>{items}</ul></div>"
         )
+    if missing := missing_note(study.results):
+        pieces.append(f'<p class="missing">{escape(missing)}.</p>')
     each = runs.drop_duplicates("run")
     states = Counter(each["state"].where(each["problem"].isna() | (each["state"] != "done"), "broken"))
     order = ("done", "running", "stopped", "failed", "broken", "submitted", "missing")
@@ -239,11 +241,18 @@ def _best(study: Study) -> str:
     columns = [Column("source"), Column("destination"), Column("blocks dropped"), Column("adapter")]
     names = ["source", "destination", "gap", "adapter", *study.varied]
     columns += [Column(key.split(".")[-1]) for key in study.varied]
-    columns += [Column("test accuracy", ".4f"), Column("95% from", ".4f"), Column("to", ".4f"), Column("seeds", ".0f")]
-    rows = best[[*names, "mean", "low", "high", "n"]].itertuples(index=False, name=None)
+    columns += [
+        Column("test accuracy", ".4f"),
+        Column("95% over seeds: from", ".4f"),
+        Column("to", ".4f"),
+        Column("seeds", ".0f"),
+    ]
+    columns += [Column("seeds without a number", ".0f")]
+    rows = best[[*names, "mean", "low", "high", "n", "missing"]].itertuples(index=False, name=None)
     caption = (
         "Chosen by validation accuracy (data held out of the training data), means over seeds. The test accuracy had "
-        "no part in the choice, so that it is not too good. Intervals are over seeds."
+        "no part in the choice, so that it is not too good. Intervals are over "
+        "seeds of the adapter, base networks fixed."
     )
     return f'<p class="caption">{caption}</p>' + table("best-table", columns, rows, tools=False)
 

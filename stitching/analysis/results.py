@@ -12,7 +12,7 @@ from stitching.analysis.reading import RUN, FoundRun, read_runs
 from stitching.config.errors import UserError
 from stitching.text import printable
 
-__all__ = ["list_runs", "load_results", "read_results", "unfinished_of", "unfinished_runs"]
+__all__ = ["list_runs", "load_results", "read_results", "read_tables", "unfinished_of", "unfinished_runs"]
 
 Folders = str | Path | Iterable[str | Path]
 
@@ -63,11 +63,14 @@ def list_runs(folders: Folders) -> pd.DataFrame:
     The columns are those of `load_results`, with `problem` (why nothing of the run is in the results) and without what
     was logged.
     """
-    return _tables(folders, steps=False)[1]
+    return read_tables(folders)[1]
 
 
 def unfinished_runs(folders: Folders) -> pd.DataFrame:
-    """The runs that are not done, or whose result is missing or broken: a row each with `state` and `reason`."""
+    """The runs that are not done, or whose result or metadata is missing or broken.
+
+    A row each, with `state`, `reason` and, of failed ones, `cause` (`diverged`, `out of memory`, ...).
+    """
     return unfinished_of(list_runs(folders))
 
 
@@ -76,13 +79,13 @@ def unfinished_of(runs: pd.DataFrame) -> pd.DataFrame:
     left = runs[(runs["state"] != "done") | runs["problem"].notna()]
     failure = left["failure"] if "failure" in left else pd.Series(index=left.index, dtype=object)
     left = left.assign(reason=failure.fillna(left["problem"]))
-    names = ("name", "state", "reason", "source", "destination", "gap", "adapter", "control", "seed", "folder")
+    names = ("name", "state", "cause", "reason", "source", "destination", "gap", "adapter", "control", "seed", "folder")
     return left[[name for name in names if name in left]].reset_index(drop=True)
 
 
 def read_results(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`load_results` and `list_runs` at once."""
-    rows, runs = _tables(folders, steps)
+    rows, runs = read_tables(folders, steps=steps)
     if rows.empty:
         problems = [problem for problem in runs["problem"].dropna() if problem]
         names = ", ".join(map(str, _as_list(folders)))
@@ -98,8 +101,8 @@ def _as_list(folders: Folders) -> list[str | Path]:
     return [folders] if isinstance(folders, (str, Path)) else list(folders)
 
 
-def _tables(folders: Folders, steps: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows that were logged with what is known of their runs, and the runs."""
+def read_tables(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`read_results` also where nothing was logged yet: the first of the tables has no rows then."""
     found: dict[str, tuple[FoundRun, int]] = {}  # by result, so that a folder within another is read once
     logged: list[pd.DataFrame] = []
     count = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,10 +60,20 @@ def cell_keys(results: pd.DataFrame) -> list[str]:
 
 
 def last_epoch(results: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run: the last epoch after which it was tested. Runs that were not tested yet have none."""
+    """A row for each run: the last epoch after which it was tested. Runs that were not tested yet have none.
+
+    Of a finished run that is its last epoch, be it that the test gave no number (NaN) there: never an earlier one.
+    """
     tested = [name for name in results.columns if name.startswith("Overall/Test ")]
-    rows = results[results[tested].notna().any(axis=1)]
+    rows = results[results[tested].notna().any(axis=1) | _is_final(results)]
     return rows.drop_duplicates(_RUN, keep="last").reset_index(drop=True)
+
+
+def _is_final(results: pd.DataFrame) -> pd.Series:
+    """Of each row, whether it is the last epoch of a finished run, as far as the run's metadata says which that is."""
+    if not {"epoch", "state", "Epoch"} <= set(results.columns):
+        return pd.Series(False, index=results.index)
+    return (results["state"] == "done") & (results["Epoch"] == pd.to_numeric(results["epoch"]))
 
 
 def best_by_validation(
@@ -76,7 +87,8 @@ def best_by_validation(
         results: as `load_results` gives them.
         over: what is chosen. `Epoch`: of each run the row with its best epoch. Columns, such as
             `train_config.optimizer_args.lr` or `adapter`: of the networks that differ in nothing else (and the seed)
-            those with the best mean over seeds, as they were after their last epoch.
+            those with the best mean over seeds, as they were after their last epoch. What gave no number (NaN) for one
+            of its seeds is not chosen: the mean of the others would be too good.
         metric: a column that begins with `Overall/Val `; of a loss the least is the best, else the greatest. Of equal
             ones the first is taken.
 
@@ -94,15 +106,19 @@ def best_by_validation(
             do="Train with a validation split. The test accuracy is for reporting: choosing by it makes it too good.",
         )
     better = results[metric] * (-1 if metric.endswith("Loss") else 1)
-    rows = results.assign(_better=better).reset_index(drop=True).dropna(subset="_better")
+    rows = results.assign(_better=better)[better.notna() | _is_final(results)].reset_index(drop=True)
     if over == "Epoch":
-        best = rows.groupby(_RUN, sort=False)["_better"].idxmax()
+        best = rows.dropna(subset="_better").groupby(_RUN, sort=False)["_better"].idxmax()
         return rows.loc[best, list(results.columns)].reset_index(drop=True)
     over = [over] if isinstance(over, str) else list(over)
     _check_columns(rows, over)
     rows = stitched(rows).drop_duplicates(_RUN, keep="last")
     others = [key for key in cell_keys(rows) if key not in over]
-    means = rows.groupby([*others, *over], dropna=False, sort=False)["_better"].mean().reset_index()
+    means = (
+        _mean_of_all(rows.groupby([*others, *over], dropna=False, sort=False)["_better"])
+        .reset_index()
+        .dropna(subset="_better")
+    )
     means["_cell"] = means.groupby(others, dropna=False, sort=False).ngroup() if others else 0
     best = means.groupby("_cell")["_better"].idxmax()
     chosen = means.loc[best, [*others, *over]]
@@ -137,13 +153,19 @@ def _in(rows: pd.DataFrame, others: pd.DataFrame, names: Sequence[str]) -> np.nd
 def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY) -> pd.DataFrame:
     """Mean over seeds with its 95% interval, for each group of runs.
 
-    `low` and `high` are mean ± t(0.975, n - 1) · std / √n (Student's t), which says how far another choice of seeds
-    could have moved the mean, and is blank for one seed. What groups hold beside seeds, several gaps for example, is
-    averaged for each seed first, so that n is the number of seeds and never of runs.
+    `low` and `high` are the 95% interval over seeds of the adapter: mean ± t(0.975, n - 1) · std / √n (Student's t),
+    cut off where no such number can be (accuracies and agreements at 0 and 1, penalties at -1 and 1, losses and
+    relative accuracies at 0). It says how far another choice of these seeds could have moved the mean, and is blank for
+    one seed. The base networks are the same for all seeds: it says nothing of others, trained anew. What groups hold
+    beside seeds, several gaps for example, is averaged for each seed first, so that n is the number of seeds and never
+    of runs.
 
-    `test_low` and `test_high`, of a test accuracy, are its Wilson interval for as many images as it was tested on,
-    which says how far another test set of that size could have moved it. All seeds share their test set, so it does not
-    shrink with their number.
+    A finished run whose number is NaN is in no mean and yet counts: `missing` says for how many seeds that is so, and
+    `n` how many the mean is of. A mean over what is left is too good where it is the bad runs that gave no number.
+
+    `test_low` and `test_high`, of a test accuracy, are its 95% interval over test images (Wilson's, for as many as it
+    was tested on), which says how far another test set of that size could have moved it. All seeds share their test
+    set, so it does not shrink with their number.
 
     Args:
         results: as `load_results` gives them. Runs count if they are done, as they were after their last test; where
@@ -152,8 +174,8 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
         value: the column that is averaged.
 
     Returns:
-        A row for each group: `by`, then `mean`, `std`, `low`, `high`, `n`; of a test accuracy `test_low`, `test_high`,
-        where the runs tell their number of test images, and all of a group the same.
+        A row for each group: `by`, then `mean`, `std`, `low`, `high`, `n`, `missing`; of a test accuracy `test_low`,
+        `test_high`, where the runs tell their number of test images, and all of a group the same.
 
     Raises:
         UserError: there is no such column.
@@ -161,14 +183,17 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
     by = [by] if isinstance(by, str) else list(by) if by is not None else cell_keys(results)
     rows = results if "base" in by else results[results["base"].isna()]
     rows = rows[rows["control"].isna()] if "control" in rows and "control" not in by else rows
-    rows = rows if "Epoch" in by else last_epoch(rows[rows["state"] == "done"])
     _check_columns(rows, [*by, "seed", value])
-    seeds = rows.dropna(subset=value).groupby([*by, "seed"], dropna=False, sort=False)[value].mean()
-    found = seeds.groupby(level=by, dropna=False, sort=False).agg(["mean", "std", "count"])
+    # An epoch without a number was not tested, if it is not the last one.
+    rows = rows[rows[value].notna() | _is_final(rows)] if "Epoch" in by else last_epoch(rows[rows["state"] == "done"])
+    seeds = _mean_of_all(rows.groupby([*by, "seed"], dropna=False, sort=False)[value])
+    found = seeds.groupby(level=by, dropna=False, sort=False).agg(["mean", "std", "count", "size"])
     n = found["count"].to_numpy()
-    half = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan)) * found["std"] / np.sqrt(n)
-    found = found.assign(low=found["mean"] - half, high=found["mean"] + half, n=n)
-    columns = ["mean", "std", "low", "high", "n"]
+    half = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan)) * found["std"] / np.sqrt(np.maximum(n, 1))
+    least, most = _range_of(value)
+    low, high = (found["mean"] - half).clip(lower=least), (found["mean"] + half).clip(upper=most)
+    found = found.assign(low=low, high=high, n=n, missing=found["size"] - n)
+    columns = ["mean", "std", "low", "high", "n", "missing"]
     if "test_images" in rows and value.startswith("Overall/Test ") and value.endswith("Accuracy"):
         images = rows.dropna(subset=value).groupby(by, dropna=False, sort=False)["test_images"].agg(["min", "max"])
         one = images["min"].where(images["min"] == images["max"]).astype(float)
@@ -176,6 +201,21 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
         found = found.assign(test_low=low, test_high=high)
         columns += ["test_low", "test_high"]
     return found[columns].reset_index()
+
+
+def _mean_of_all(groups: Any) -> pd.Series:
+    """The mean of each group; NaN where one of it is NaN, which pandas would leave out."""
+    means: pd.Series = groups.mean().where(groups.count() == groups.size())
+    return means
+
+
+def _range_of(value: str) -> tuple[float | None, float | None]:
+    """The least and the most that a number of this name can be."""
+    if value.lower().endswith(("accuracy", "agreement")) and value != "relative_accuracy":
+        return 0, 1
+    if value in ("penalty", "penalty_to_source"):
+        return -1, 1
+    return (0, None) if value == "relative_accuracy" or value.endswith("Loss") else (None, None)
 
 
 def _check_columns(rows: pd.DataFrame, names: Sequence[str]) -> None:

@@ -23,14 +23,16 @@ from stitching.sweeps.stitchers import STITCHERS
 from stitching.text import printable
 
 __all__ = [
-    "GREY", "Series", "adapter_style", "finish", "gaps_in", "new_panels", "on_each_pair", "pairs_in", "save_figure",
-    "series_in", "short_names", "worded",
+    "GREY", "INTERVALS", "Series", "adapter_style", "finish", "gaps_in", "mark_missing", "new_panels", "on_each_pair",
+    "pairs_in", "save_figure", "series_in", "short_names", "worded",
 ]  # fmt: skip
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#444444"
+_MISSING = "#B00020"
+INTERVALS = "95% intervals over seeds of the adapter (Student's t), base networks fixed"  # as `summarize` gives them
 _LINES = ("-", "--", ":", "-.")
 _LEGEND = 8.5  # points
 
@@ -169,6 +171,16 @@ def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Fi
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a name with two dollar signs is no formula
     return figure
+
+
+def mark_missing(axis: Axes, x: Any, found: pd.DataFrame) -> None:
+    """A cross at the foot of an axis wherever a finished run gave no number, which its mean therefore leaves out."""
+    places = np.asarray(x, dtype=float)[(found["missing"] > 0).to_numpy(dtype=bool)]
+    if len(places):
+        axis.plot(
+            places, np.full(len(places), 0.02), "x", color=_MISSING, ms=6, mew=1.6, ls="", clip_on=False,
+            transform=axis.get_xaxis_transform(), label="a finished run without a number (NaN), in no mean",
+        )  # fmt: skip
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:

@@ -9,19 +9,21 @@ import pandas as pd
 
 from stitching.analysis.measures import relative_accuracy, stitching_penalty
 from stitching.analysis.results import Folders, load_results
-from stitching.analysis.statistics import cell_keys, last_epoch, placed, stitched, varied_settings
+from stitching.analysis.statistics import cell_keys, last_epoch, placed, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 from stitching.training.results import ACCURACY
 
-__all__ = ["accuracy_table", "adapters_in", "add_measures", "base_networks", "load_bases", "load_runs"]
+__all__ = ["accuracy_table", "adapters_in", "add_measures", "base_networks", "load_bases", "load_runs", "missing_table"]
 
 
 def load_runs(folders: Folders) -> pd.DataFrame:
     """The finished runs below a folder, a row each: as `last_epoch(load_results(folder))`, and `accuracy` (0 to 1).
 
+    `accuracy` is NaN for a run whose test gave no number.
+
     Raises:
-        UserError: there is no such folder, no finished run in it, or one without a test accuracy.
+        UserError: there is no such folder, no finished run in it, or none with a test accuracy.
     """
     results = load_results(folders)
     done = results[results["state"] == "done"]
@@ -30,10 +32,9 @@ def load_runs(folders: Folders) -> pd.DataFrame:
             f"there is no finished run in {folders}", do="`stitching submit SWEEP.yml --cluster local` makes some."
         )
     last = last_epoch(done)
-    tested = last.dropna(subset=ACCURACY) if ACCURACY in last else last[:0]
-    without = sorted(set(done["run"]) - set(tested["run"]))
-    if without:
-        raise UserError(f"{without[0]} has no {ACCURACY!r}", do="It needs one data set and the metric `accuracy`.")
+    if ACCURACY not in last or last[ACCURACY].isna().all():
+        run = done["run"].iloc[0]
+        raise UserError(f"{run} has no {ACCURACY!r}", do="It needs one data set and the metric `accuracy`.")
     return last.assign(accuracy=last[ACCURACY])
 
 
@@ -82,16 +83,32 @@ def adapters_in(runs: pd.DataFrame) -> list[str]:
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy, the mean over seeds, for each pair, gap and varied setting (rows) and stitcher (columns).
 
+    Of finished runs, those that gave a number (`missing_table` counts the others).
+
     Raises:
         UserError: the runs are not of a sweep.
     """
+    return _by_adapter(results, "mean")
+
+
+def missing_table(results: pd.DataFrame) -> pd.DataFrame:
+    """For each cell of `accuracy_table` how many finished runs gave no number (NaN), and are not in its mean."""
+    return _by_adapter(results, "missing").fillna(0).astype(int)
+
+
+def _by_adapter(results: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of `summarize`, the stitchers beside each other."""
     runs = last_epoch(stitched(placed(results)))
     if runs.empty:
         raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")
     rows = [key if key != "first_deleted_block" else "gap" for key in cell_keys(runs) if key not in left_out[1:]]
-    table = runs.pivot_table(index=rows, columns="adapter", values=ACCURACY, sort=False, dropna=False)
-    return table.dropna(how="all")[adapters_in(runs)]
+    found = summarize(runs, [*rows, "adapter"])
+    table, n = (
+        found.pivot_table(index=rows, columns="adapter", values=name, sort=False, dropna=False, aggfunc="first")
+        for name in (column, "n")
+    )
+    return table.reindex(columns=adapters_in(runs))[n.notna().any(axis=1)]
 
 
 def add_measures(results: pd.DataFrame) -> pd.DataFrame:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import isnan
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stitching.cli.console import app, err, out, print_table
 from stitching.config.errors import UserError
 from stitching.progress import shown_progress
+
+_LISTED = 10  # runs that are not in a table, with the reason
 
 
 @app.command(epilog="Examples: `stitching results experiments/demo/digits --figure digits.png`")
@@ -28,29 +31,59 @@ def results(
 
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.figures import plot_accuracy_by_gap
+    from stitching.analysis.results import unfinished_runs
     from stitching.analysis.statistics import stitched
     from stitching.analysis.style import save_figure
-    from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs
+    from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs, missing_table
 
     runs = load_runs(folder)
     if base:
         runs = pd.concat([runs, load_bases(base)], ignore_index=True)
     bases = base_networks(runs)["accuracy"].to_dict()
-    table = accuracy_table(runs)
+    table, missing = accuracy_table(runs), missing_table(runs)
     rows = []
-    for place, values in zip(table.index, table.to_numpy(), strict=True):
+    for place, values, counts in zip(table.index, table.to_numpy(), missing.to_numpy(), strict=True):
         source, dest, *others = place
         alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
-        numbers = ("" if isnan(value) else f"{value:.3f}" for value in values)
+        numbers = map(_cell, values, counts)
         rows.append([source, alone[0], dest, alone[1], *map(str, others), *numbers])
     columns = ["source", "alone", "destination", "alone", *table.index.names[2:], *table.columns]
     seeds = stitched(runs)["seed"].nunique()
-    means = f", means of {seeds} seeds" if seeds > 1 else ""
+    means = f", means over {seeds} seeds of the adapter, base networks fixed" if seeds > 1 else ""
     print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
+    _print_left_out(runs, unfinished_runs(folder))
     if figure:
         save_figure(plot_accuracy_by_gap(runs), figure)
         out.print(f"Figure: {figure}", soft_wrap=True)
     _shout(failed_checks(runs))
+
+
+def _cell(mean: float, missing: int) -> str:
+    """A mean, and of how many runs more the test gave no number."""
+    number = "" if isnan(mean) else f"{mean:.3f}"
+    return f"{number} ({missing} NaN)".strip() if missing else number
+
+
+def _print_left_out(finished: Any, unfinished: Any) -> None:
+    """What the means are not of: runs that are not done, by state and cause, and finished ones without a number."""
+    from stitching.analysis.checks import missing_note
+
+    if note := missing_note(finished):
+        out.print(f"note: {note}", soft_wrap=True)
+    if not len(unfinished):
+        return
+    runs = unfinished.reindex(columns=["name", "state", "cause", "reason"]).astype(object).fillna("")
+    counts = Counter(
+        ("unreadable" if state == "done" else state) + (f" ({cause})" if cause else "")
+        for state, cause in zip(runs["state"], runs["cause"], strict=True)
+    )
+    words = ", ".join(f"{count} {state}" for state, count in counts.items())
+    out.print(f"note: not in the table: {words}", soft_wrap=True)
+    told = runs[runs["reason"] != ""]
+    for name, reason in told[["name", "reason"]].head(_LISTED).itertuples(index=False, name=None):
+        out.print(f"  {name}: {reason.partition(chr(10))[0]}", soft_wrap=True)
+    if len(told) > _LISTED:
+        out.print(f"  and {len(told) - _LISTED} more: `stitching status` lists them all", soft_wrap=True)
 
 
 def _shout(failed: list[str]) -> None:
@@ -81,7 +114,7 @@ def plot(
     """Draw one figure of what runs have left, finished or not."""
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.gallery import FIGURES, about, draw
-    from stitching.analysis.results import load_results
+    from stitching.analysis.results import read_tables
     from stitching.analysis.style import save_figure
 
     if names:
@@ -91,7 +124,8 @@ def plot(
         raise UserError("no folder of runs is given", do="`stitching plot FOLDER --figure NAME -o FILE`")
     for path in save_figure(draw(figure, [*folders, *(base or [])], setting), output):
         out.print(f"Figure: {path}", markup=False, soft_wrap=True)
-    _shout(failed_checks(load_results([*folders, *(base or [])])))  # which is in the cache now
+    logged, _ = read_tables([*folders, *(base or [])])  # which is in the cache now, and may be empty
+    _shout(failed_checks(logged))
 
 
 @app.command(

@@ -77,6 +77,37 @@ def test_the_penalty_is_in_percentage_points_and_missing_cells_are_blank(half_fi
     assert list(_numbers(second).values()) == ["30.0"]
 
 
+def test_a_group_with_a_run_without_a_number_is_marked(smallest):
+    run = make_run(smallest, "bad", 0.5, seed=2, epoch=5, **SIZE)
+    StepLog([{"Step": 1, "Epoch": 5, "Loss": 1.0, ACCURACY: float("nan")}]).save(run / "result.pkl")
+    label = "a finished run without a number (NaN), in no mean"
+    for name in ("gap", "depth", "parameters", "source-stage", "learning-curves"):
+        figure = draw(name, smallest)
+        figure.draw_without_rendering()
+        assert label in [text.get_text() for text in figure.legends[0].get_texts()], name
+        (cross,) = [line for line in figure.axes[0].lines if line.get_label() == label]
+        assert len(cross.get_xdata()) == 1
+    for name in ("penalties", "depths"):
+        note = draw(name, smallest)._supxlabel.get_text().replace("\n", " ")
+        assert "1 finished run has no test accuracy (NaN), and is in no mean: bad." in note
+
+
+def test_intervals_say_what_they_cover(half_finished):
+    words = "95% intervals over seeds of the adapter (Student's t), base networks fixed"
+    for name in ("gap", "depth", "macs", "source-stage", "agreement", "learning-curves", "setting"):
+        note = draw(name, half_finished).legends[0].get_title().get_text()
+        assert words in note.replace("\n", " "), name
+
+
+def test_progress_is_drawn_where_nothing_was_logged_yet(cli, tmp_path):
+    run = make_run(tmp_path / "sweep", "a", 0.5, state="submitted")
+    for file in run.glob("result.*"):
+        file.unlink()
+    outcome = cli("plot", tmp_path / "sweep", "--figure", "progress", "-o", tmp_path / "out.png")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_progress_counts_runs(half_finished):
     second, first = plot_progress(list_runs(half_finished)).axes
     assert set(_numbers(first).values()) == {"1/4"}

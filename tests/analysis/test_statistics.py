@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from made_runs import ACCURACY, VIT, make_base, make_run
 
@@ -14,7 +15,9 @@ from stitching import (
     summarize,
     wilson_interval,
 )  # fmt: skip
+from stitching.analysis.checks import runs_without_accuracy
 from stitching.analysis.heatmaps import best_adapters
+from stitching.analysis.tables import accuracy_table, missing_table
 from stitching.config.errors import UserError
 from stitching.training.results import StepLog
 
@@ -32,6 +35,60 @@ def test_mean_and_interval_over_seeds(tmp_path):
     assert (one["mean"], one["low"], one["high"], one["n"]) == pytest.approx((0.6, 0.6 - half, 0.6 + half, 3))
     assert (other["mean"], other["n"]) == (0.4, 1)
     assert other[["std", "low", "high"]].isna().all()
+
+
+def _nan(folder, name, epochs=2, **more):
+    """A finished run whose last test gave no accuracy, while the one before did."""
+    run = make_run(folder, name, 0.0, epoch=epochs, **more)
+    rows = [{"Step": 1, "Epoch": 1, ACCURACY: 0.9, VAL: 0.9, "Overall/Test Loss": 1.0}]
+    StepLog([*rows, {"Step": 2, "Epoch": epochs, ACCURACY: float("nan"), VAL: float("nan")}]).save(run / "result.pkl")
+    return run
+
+
+def test_a_finished_run_without_a_number_is_counted_and_in_no_mean(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.7)):
+        make_run(tmp_path, f"a{seed}", accuracy, seed=seed)
+    _nan(tmp_path, "bad", seed=2)
+    _nan(tmp_path, "all-bad", adapter="finetune")
+    make_run(tmp_path, "going", 0.1, seed=3, state="running")
+    results = load_results(tmp_path)
+    some, none = summarize(results).sort_values("adapter").to_dict("records")
+    assert (some["mean"], some["n"], some["missing"]) == (pytest.approx(0.6), 2, 1)
+    assert (none["n"], none["missing"]) == (0, 1)
+    assert pd.isna([none["mean"], none["low"]]).all()
+    by_epoch = summarize(results, ["adapter", "Epoch"]).set_index(["adapter", "Epoch"])
+    assert by_epoch.loc[("affine", 2), ["n", "missing"]].tolist() == [3, 1]
+    assert by_epoch.loc[("finetune", 1), ["n", "missing"]].tolist() == [1, 0]
+    (one,) = summarize(results, "state").to_dict("records")
+    assert (one["n"], one["missing"]) == (1, 2)  # finetune of seed 1 gave no number, so that there is none of the seed
+    assert runs_without_accuracy(results) == ["all-bad", "bad"]
+    table = accuracy_table(results)
+    assert table["affine"].tolist() == [pytest.approx(0.6)]
+    assert table["finetune"].isna().all()
+    assert missing_table(results).to_dict("records") == [{"affine": 1, "finetune": 1}]
+
+
+def test_what_gave_no_number_for_a_seed_is_not_chosen(tmp_path):
+    for seed in (1, 2):
+        _validated(tmp_path, f"steady{seed}", [(1, (0.6, 0.6))], seed=seed, **{LR: 0.1})
+    _validated(tmp_path, "lucky", [(1, (0.9, 0.9))], seed=1, **{LR: 1.0})
+    _nan(tmp_path, "diverged", seed=2, **{LR: 1.0})
+    chosen = best_by_validation(load_results(tmp_path), LR)
+    assert set(chosen["name"]) == {"steady1", "steady2"}
+    assert best_by_validation(load_results(tmp_path))["name"].tolist() == ["diverged", "lucky", "steady1", "steady2"]
+
+
+def test_intervals_stay_where_the_number_can_be(tmp_path):
+    for seed, accuracy in enumerate((0.7, 0.99)):
+        make_run(tmp_path, f"a{seed}", accuracy, seed=seed)
+    make_base(tmp_path / "vit_tiny", 0.9, {"Net": {"backend": "timm", "model_name": "vit_tiny"}})
+    results = add_measures(load_results(tmp_path))
+    (row,) = summarize(results).to_dict("records")
+    assert (row["low"], row["high"]) == (0, 1)  # mean ± 1.84 otherwise
+    (row,) = summarize(results, value="penalty").to_dict("records")
+    assert (row["low"], row["high"]) == (-1, 1)
+    (row,) = summarize(results, value="relative_accuracy").to_dict("records")
+    assert (row["low"], row["high"]) == (0, pytest.approx(row["mean"] + 12.7062 * row["std"] / 2**0.5, rel=1e-4))
 
 
 def test_n_is_the_number_of_seeds_whatever_is_averaged(tmp_path):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from made_runs import RESNET, VIT, make_base, make_run
+from made_runs import ACCURACY, RESNET, VIT, make_base, make_run
 
 from stitching import load_results, load_runs
+from stitching.analysis.report import make_report
 from stitching.analysis.statistics import varied_settings
 from stitching.analysis.tables import accuracy_table, adapters_in, add_measures, base_networks, load_bases
 from stitching.config.errors import UserError
@@ -118,11 +119,36 @@ def test_the_command_prints_what_the_runs_left(cli, tmp_path):
     make_base(tmp_path / "base", 0.97, {"Net": {"backend": "timm", "model_name": "resnet18"}})
     outcome = cli("results", tmp_path / "sweep", "--base", tmp_path / "base", "--figure", tmp_path / "figure.pdf")
     assert outcome.code == 0, outcome.err
-    assert "means of 2 seeds" in " ".join(outcome.out.split())  # the title wraps where the path is long
+    assert "means over 2 seeds of the adapter" in " ".join(
+        outcome.out.split()
+    )  # the title wraps where the path is long
     lines = [line.split() for line in outcome.out.splitlines()]
     assert [RESNET, "0.970", VIT, "1-2", "0.1", "0.550"] in lines
     assert [RESNET, "0.970", VIT, "1-2", "0.2", "0.750"] in lines
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_command_tells_what_is_not_in_its_means(cli, tmp_path):
+    make_run(tmp_path, "a", 0.5)
+    bad = make_run(tmp_path, "bad", 0.5, seed=2, epoch=1)
+    StepLog([{"Step": 1, "Epoch": 1, "Loss": 1.0, ACCURACY: float("nan")}]).save(bad / "result.pkl")
+    for seed in (3, 4):
+        reason = f"diverged at step {seed}: the loss is nan"
+        make_run(tmp_path, f"c{seed}", 0.9, seed=seed, state="failed", failure=reason, cause="diverged")
+    make_run(tmp_path, "d", 0.9, seed=5, state="running")
+    (make_run(tmp_path, "e", 0.9, seed=6) / "metadata.yml").write_text("macs: abc")
+    outcome = cli("results", tmp_path)
+    assert outcome.code == 0, outcome.err
+    words = " ".join(outcome.out.split())
+    assert "1-2 0.500 (1 NaN)" in words
+    assert "means over 2 seeds of the adapter, base networks fixed" in words
+    assert "note: 1 finished run has no test accuracy (NaN), and is in no mean: bad" in words
+    assert "note: not in the table: 2 failed (diverged), 1 running, 1 missing" in words
+    assert "c3: diverged at step 3: the loss is nan" in words
+    assert "macs: Input should be a valid integer" in words
+    page = make_report([tmp_path])
+    assert "1 finished run has no test accuracy (NaN), and is in no mean: bad." in page
+    assert page.count("<td>diverged</td>") == 2
 
 
 def test_each_sweep_is_measured_by_its_own_base_networks(tmp_path):
