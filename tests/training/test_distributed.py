@@ -259,6 +259,20 @@ def test_a_failure_ends_a_pack(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_diverges_does_not_end_its_neighbours(tmp_path):
+    wild = {"optimizer_args": {"lr": 1e30}}
+    _submitted(tmp_path / "a", _small(data_path=str(tmp_path)))
+    _submitted(tmp_path / "b", _small(data_path=str(tmp_path), unfrozen=True, train_config=wild))
+    code, _, err = several.run(2, "a", "b", folder=tmp_path)
+    assert code != 0
+    assert "b: diverged at step " in err
+    assert read_yaml(tmp_path / "a" / "metadata.yml")["state"] == "done"
+    metadata = read_yaml(tmp_path / "b" / "metadata.yml")
+    assert (metadata["state"], metadata["cause"]) == ("failed", "diverged")
+    assert (tmp_path / "b" / "log.txt").read_text().count("failed: ") == 1
+
+
+@pytest.mark.slow
 def test_smoke_test_keeps_nothing(tmp_path):
     folder = _long(tmp_path / "job")
     code, out, err = several.run(2, "train", "-c", "config.yml", "--smoke-test", folder=folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_jobs import frame_of, job_of, same, trained
@@ -11,6 +13,7 @@ from stitching.config.errors import UserError
 from stitching.config.identity import identity
 from stitching.config.job import TrainConfig
 from stitching.training.optim import make_optimizer
+from stitching.training.run import Run
 
 
 def _job(**train_config) -> dict:
@@ -76,6 +79,19 @@ def test_the_default_watches_other_numbers_than_the_training_loss(tmp_path, monk
     assert seen == list(frame_of(run.folder.path)["Overall/Val Loss"].dropna())
 
 
+def test_of_several_tasks_the_sum_of_the_losses_is_watched():
+    run = SimpleNamespace(job=SimpleNamespace(monitor="Val Loss"), data=SimpleNamespace(names=["a", "b"]))
+    values = {
+        "Overall/Train Loss": 7.0,
+        "Overall/Val a/Loss": 1.0,
+        "Overall/Val b/Loss": 2.0,
+        "Overall/Test a/Loss": 5.0,
+    }
+    assert Run._monitored(run, values) == 3.0
+    run.job.monitor = "Train Loss"
+    assert Run._monitored(run, values) == 7.0
+
+
 @pytest.mark.parametrize(
     ("job", "words"),
     [
@@ -137,8 +153,6 @@ def test_weight_decay_on_matrices_is_another_run_which_goes_on_as_undisturbed(tm
 
 
 def _stopping_in_the_second_epoch():
-    from stitching.training.run import Run
-
     close = Run.close_epoch
 
     def closing(self, tested):
@@ -162,8 +176,6 @@ def test_test_losses_are_plain(tmp_path):
 
 
 def test_tests_that_are_not_finite_are_said(tmp_path, monkeypatch):
-    from stitching.training.run import Run
-
     real = Run.test_batch
 
     def broken(self, inputs, *args):
