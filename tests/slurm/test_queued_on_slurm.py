@@ -36,6 +36,8 @@ def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(checkout)}, cwd=checkout, check=True)
     for file in checkout.rglob("*.py"):
         file.write_text("raise SystemExit('edited after it was submitted')\n")
+    assert {run["other_code"] for run in status(cli, path).values()} == {False}
+    assert cli("clean", path).out.endswith("0.0 kB freed\n")
     release(folder_of(path))
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
@@ -43,6 +45,9 @@ def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
     for metadata in folder_of(path).glob("*/metadata.yml"):
         assert read_yaml(metadata)["code"] == {"digest": digest}  # of a checkout without .git
     assert_each_ran_once(path)
+    assert f"removed code {digest}" in cli("clean", path).out
+    assert [file.name for file in (folder_of(path) / SLURM_FOLDER).iterdir()] == []
+    assert {run["state"] for run in status(cli, path).values()} == {"done"}
 
 
 def test_a_damaged_snapshot_fails_its_runs_with_the_reason_in_the_log(cli, sweep):
