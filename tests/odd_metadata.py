@@ -53,6 +53,7 @@ ODD = {  # and words of the reason
     "final: [0.5]": "final: ",
     "final: {a: b}": "final.a: ",
     "failure: {a: b}": "failure: ",
+    f"failure: {'x' * 200_000}": "failure: ",
     "state: [done]": "state: ",
     "identity: 12": "identity: ",
     "also: {name: a}": "also: ",

@@ -28,7 +28,7 @@ from stitching.analysis.interactive import (
     penalty_heatmap,
 )
 from stitching.analysis.markup import Column, chart_section, facts, json_in_page, section, table
-from stitching.analysis.results import read_results, unfinished_of
+from stitching.analysis.results import known_states, read_results, unfinished_of
 from stitching.analysis.statistics import stitched
 from stitching.config.code import package_digest
 from stitching.config.errors import UserError
@@ -163,12 +163,12 @@ def _header(title: str, made: str, folders: Sequence[str | Path], study: Study, 
     if missing := missing_note(study.results):
         pieces.append(f'<p class="missing">{escape(missing)}.</p>')
     each = runs.drop_duplicates("run")
-    states = Counter(each["state"].where(each["problem"].isna() | (each["state"] != "done"), "broken"))
-    order = ("done", "running", "stopped", "failed", "broken", "submitted", "missing")
+    states = Counter(known_states(each))
+    order = ("done", "running", "stopped", "failed", "unreadable", "submitted", "missing")
     shown = {state: states[state] for state in order if states[state] or state in ("done", "failed")}
     pieces.append('<ul class="counts">')
     for state, count in shown.items():
-        bad = ' class="failed"' if count and state in ("failed", "broken") else ""
+        bad = ' class="failed"' if count and state in ("failed", "unreadable") else ""
         pieces.append(f"<li{bad}><b>{count}</b>{state}</li>")
     pieces.append(f"<li><b>{study.seeds}</b>{'seed' if study.seeds == 1 else 'seeds'}</li></ul>")
     bases = int(each["base"].notna().sum())

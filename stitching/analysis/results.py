@@ -12,7 +12,15 @@ from stitching.analysis.reading import RUN, FoundRun, read_runs
 from stitching.config.errors import UserError
 from stitching.text import printable
 
-__all__ = ["list_runs", "load_results", "read_results", "read_tables", "unfinished_of", "unfinished_runs"]
+__all__ = [
+    "known_states",
+    "list_runs",
+    "load_results",
+    "read_results",
+    "read_tables",
+    "unfinished_of",
+    "unfinished_runs",
+]
 
 Folders = str | Path | Iterable[str | Path]
 
@@ -74,11 +82,17 @@ def unfinished_runs(folders: Folders) -> pd.DataFrame:
     return unfinished_of(list_runs(folders))
 
 
+def known_states(runs: pd.DataFrame) -> pd.Series:
+    """The states of a table that `list_runs` gave; `unreadable`: the metadata, or the result of a done run, is."""
+    said = runs["state"].isin(["done", "missing"])  # missing: the metadata says no state, or nothing that is readable
+    return runs["state"].mask(said & runs["problem"].notna(), "unreadable")
+
+
 def unfinished_of(runs: pd.DataFrame) -> pd.DataFrame:
     """`unfinished_runs` of a table that `list_runs` gave."""
     left = runs[(runs["state"] != "done") | runs["problem"].notna()]
     failure = left["failure"] if "failure" in left else pd.Series(index=left.index, dtype=object)
-    left = left.assign(reason=failure.fillna(left["problem"]))
+    left = left.assign(reason=failure.fillna(left["problem"]), state=known_states(left))
     names = ("name", "state", "cause", "reason", "source", "destination", "gap", "adapter", "control", "seed", "folder")
     return left[[name for name in names if name in left]].reset_index(drop=True)
 

@@ -74,8 +74,7 @@ def _print_left_out(finished: Any, unfinished: Any) -> None:
         return
     runs = unfinished.reindex(columns=["name", "state", "cause", "reason"]).astype(object).fillna("")
     counts = Counter(
-        ("unreadable" if state == "done" else state) + (f" ({cause})" if cause else "")
-        for state, cause in zip(runs["state"], runs["cause"], strict=True)
+        f"{state} ({cause})" if cause else state for state, cause in zip(runs["state"], runs["cause"], strict=True)
     )
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
     out.print(f"note: not in the table: {words}", soft_wrap=True)

@@ -22,7 +22,7 @@ __all__ = ["UnreadableMetadata", "metadata_of", "text_of"]
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 8_000_000
-MAX_VALUES = 100_000  # nested aliases are a few lines, and values without end; keys count, too
+MAX_VALUES = 50_000  # nested aliases are a few lines, and values without end
 MAX_KEYS = 500  # of the top level, each of which is a column
 MAX_DEPTH = 100
 _MAX_BRACKETS = 10_000  # libyaml crashes the process at some 30,000 within each other
@@ -82,7 +82,7 @@ class _Metadata(_Cell):
     also: list[_Cell] | None = None
     state: Name | None = None
     identity: Name | None = None
-    failure: str | None = None
+    failure: Annotated[str, Field(max_length=100_000)] | None = None
     cause: Name | None = None
     parameters: Count | None = None
     trainable_parameters: Count | None = None
@@ -158,22 +158,36 @@ def _check_bounds(data: dict[Any, Any]) -> None:
     count = 0
     left: list[tuple[Any, int]] = [(data, 0)]
     while left:
-        value, depth = left.pop()
-        count += 1
+        container, depth = left.pop()
+        count += len(container)
         if count > MAX_VALUES or depth > MAX_DEPTH:
             what = f"more than {MAX_VALUES:,} values" if count > MAX_VALUES else f"values more than {MAX_DEPTH} deep"
             raise UnreadableMetadata(f"it unfolds to {what}")
-        if isinstance(value, dict):
-            for key, item in value.items():
-                if not isinstance(key, str) or (depth == 0 and (printable(key) != key or len(key) > 1000)):
-                    raise UnreadableMetadata(f"the key {_shown(key)} is no plain text")
-                left += [(key, depth + 1), (item, depth + 1)]
-        elif isinstance(value, (list, tuple, set)):
-            left += [(item, depth + 1) for item in value]
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise UnreadableMetadata(f"the number {_shown(value)} is too large")
-        elif isinstance(value, str) and not value.isascii() and _HALVES.search(value):
+        values = container
+        if isinstance(container, dict):
+            for key in container:
+                _check_key(key, depth)
+            values = container.values()
+        for value in values:
+            if isinstance(value, (dict, list, tuple, set)):
+                left.append((value, depth + 1))
+            else:
+                _check_value(value)
+
+
+def _check_key(key: object, depth: int) -> None:
+    """Raise if the key is no text; on top it is a column's name as well."""
+    if not isinstance(key, str) or (depth == 0 and (printable(key) != key or len(key) > 1000)):
+        raise UnreadableMetadata(f"the key {_shown(key)} is no plain text")
+    _check_value(key)
+
+
+def _check_value(value: object) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and _HALVES.search(value):
             raise UnreadableMetadata(f"{_shown(value)} holds half of a character")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UnreadableMetadata(f"the number {_shown(value)} is too large")
 
 
 def _shown(value: object) -> str:

@@ -76,6 +76,8 @@ def test_unfinished_and_broken_runs_are_listed(folder):
     assert left["reason"]["failed"] == "CUDA out of memory"
     assert "is no result" in left["reason"]["broken"]
     assert "cannot read" in left["reason"]["mad"]
+    states = {"broken": "unreadable", "failed": "failed", "going": "running", "mad": "unreadable", "odd": "unreadable"}
+    assert left["state"].to_dict() == states
     assert "no column Step" in left["reason"]["odd"]
     assert len(list_runs(folder)) == 6
 

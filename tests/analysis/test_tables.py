@@ -143,7 +143,7 @@ def test_the_command_tells_what_is_not_in_its_means(cli, tmp_path):
     assert "1-2 0.500 (1 NaN)" in words
     assert "means over 2 seeds of the adapter, base networks fixed" in words
     assert "note: 1 finished run has no test accuracy (NaN), and is in no mean: bad" in words
-    assert "note: not in the table: 2 failed (diverged), 1 running, 1 missing" in words
+    assert "note: not in the table: 2 failed (diverged), 1 running, 1 unreadable" in words
     assert "c3: diverged at step 3: the loss is nan" in words
     assert "macs: Input should be a valid integer" in words
     page = make_report([tmp_path])
