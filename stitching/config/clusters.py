@@ -20,8 +20,8 @@ __all__ = ["Profile", "load_profile"]
 # Options that the launcher needs for itself. With another value it would not hear of the job that it has submitted,
 # or not find its log.
 _OWN_OPTIONS = (
-    "array", "clusters", "error", "help", "open-mode", "output", "parsable", "quiet", "test-only", "usage", "version",
-    "wait", "wrap",
+    "array", "clusters", "error", "help", "job-name", "open-mode", "output", "parsable", "quiet", "test-only", "usage",
+    "version", "wait", "wrap",
 )  # fmt: skip
 
 

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stitching.config.errors import UserError
 from stitching.processes import cpus_of_process
+from stitching.sweeps.endings import KILLED, Ending, count_oom_kills, ending_of_process
 from stitching.sweeps.snapshots import current_snapshot, snapshot_environment
 from stitching.sweeps.tasks import note_failure
-from stitching.training.failures import ERROR
+from stitching.training.failures import cause_of
 from stitching.training.files import RunFolder
 from stitching.training.trainer import Interrupted
 
@@ -96,15 +98,22 @@ class _Pool:
         with self.lock:
             if self.stopping:
                 return
-            # A session of its own: Ctrl-C in the terminal comes to us alone, and we decide what to pass on.
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=self.environment,
-                start_new_session=True,
-            )
+            oom_kills = count_oom_kills()
+            try:
+                # A session of its own: Ctrl-C in the terminal comes to us alone, and we decide what to pass on.
+                process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    env=self.environment,
+                    start_new_session=True,
+                )
+            except OSError as error:  # no memory for it, or no process more
+                for folder in folders:
+                    self._note_failure(folder, Ending(cause_of(error), f"its process cannot be started: {error}"))
+                return
             self.processes.add(process)
         errors: list[str] = []
         reader = threading.Thread(target=_read_errors, args=(process.stderr or [], errors), daemon=True)
@@ -117,9 +126,11 @@ class _Pool:
         self.failures |= failures
         if code == 0 or self.stopping:
             return
+        output = "".join(errors)
+        ending = ending_of_process(code, output, oom_kills=count_oom_kills() - oom_kills)
         for folder in folders:
             if folder.path.name not in failures:
-                self._note_failure(folder, code, errors)
+                self._note_failure(folder, ending, output)
 
     def _listen(self, number: int, process: subprocess.Popen[str]) -> dict[str, str]:
         """Pass a task's progress on; returns the failures that it tells of at its end."""
@@ -140,22 +151,20 @@ class _Pool:
                     self.told(done, total, event["words"])
         return failures
 
-    def _note_failure(self, folder: RunFolder, code: int, errors: list[str]) -> None:
+    def _note_failure(self, folder: RunFolder, ending: Ending, output: str = "") -> None:
         """Put on record why a run is not done whose process ended without saying so."""
-        metadata = folder.read_metadata() or {}
+        try:
+            metadata = folder.read_metadata() or {}
+        except UserError as error:
+            metadata = {"failure": error.problem}
         if metadata.get("state") == "done":
             return
         reason = metadata.get("failure")
         if not reason:
-            cause = ERROR
-            if code < 0:
-                cause = "killed"
-                reason = f"killed by {signal.Signals(-code).name}"
-            elif metadata.get("state") == "stopped":
-                reason = "stopped by a signal"
-            else:
-                reason = errors[-1].strip() if errors else f"the process ended with code {code}"
-            note_failure(folder, reason, "".join(errors), cause=cause)
+            if metadata.get("state") == "stopped":
+                ending = Ending(KILLED, "stopped by a signal")
+            reason = ending.reason
+            note_failure(folder, reason, output, cause=ending.cause)
         self.failures[folder.path.name] = reason
 
     def stop(self) -> None:

@@ -270,6 +270,11 @@ class Ended:
 
     state: str
     failed_nodes: tuple[str, ...] = ()
+    code: int = 0  # its exit code; of a task that a signal ended, the signal's number below zero
+
+
+_FIELDS = "JobID,State,ExitCode,DerivedExitCode,NodeList"
+_SIGNAL_OF_OOM = 125  # no signal of any system's: Slurm's own, for a task that took too much memory
 
 
 def ended_jobs(ids: Sequence[str]) -> dict[str, Ended]:
@@ -278,18 +283,31 @@ def ended_jobs(ids: Sequence[str]) -> dict[str, Ended]:
         return {}
     jobs = ",".join(sorted({each.partition("_")[0] for each in ids}))
     try:  # every start of a task has a line, the newest last
-        listed = _asked(["sacct", "-X", "-D", "-n", "-P", "-o", "JobID,State,NodeList", "-j", jobs])
+        listed = _asked(["sacct", "-X", "-D", "-n", "-P", "-o", _FIELDS, "-j", jobs])
     except UserError:
         return {}
     ended: dict[str, Ended] = {}
     for line in listed.splitlines():
-        job, state, nodes = line.split("|", 2)
+        job, state, code, step_code, nodes = line.split("|", 4)
         state = (state.split() or [""])[0]
+        exit_code, signal_number = _exit_code(code, step_code)
+        if signal_number == _SIGNAL_OF_OOM:
+            state = "OUT_OF_MEMORY"
         failed = _node_names(nodes) if state in ("NODE_FAIL", "BOOT_FAIL") else ()
         for each in _elements(job):
             before = ended[each].failed_nodes if each in ended else ()
-            ended[each] = Ended(state, tuple(dict.fromkeys((*before, *failed))))
+            ended[each] = Ended(state, tuple(dict.fromkeys((*before, *failed))), -signal_number or exit_code)
     return ended
+
+
+def _exit_code(job: str, steps: str) -> tuple[int, int]:
+    """Exit code and signal of a job from sacct's `1:0`, for its script and the worst of its steps.
+
+    A step that a signal ended leaves srun, and so the script, with an exit code.
+    """
+    found = [re.fullmatch(r"(\d+):(\d+)", each) for each in (job, steps)]
+    numbers = [(int(match[1]), int(match[2])) for match in found if match]
+    return max((code for code, _ in numbers), default=0), max((number for _, number in numbers), default=0)
 
 
 def _elements(job: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from stitching.config.code import code_digest
 from stitching.config.errors import UserError
 from stitching.progress import duration
+from stitching.sweeps.endings import KILLED, Ending, ending_of_log, ending_of_process, read_end
 from stitching.sweeps.records import Submitted
 from stitching.sweeps.slurm import Ended, JobState, ended_jobs, job_states, submitted_tasks
 from stitching.training.files import RunFolder
@@ -47,7 +48,6 @@ _ENDS = {
     "NODE_FAIL": ("node failure", "node failure"),
     "CANCELLED": ("cancelled", "cancelled"),
     "PREEMPTED": ("preempted", "preempted"),
-    "FAILED": ("error", "its process ended with an error"),
     "BOOT_FAIL": ("node failure", "the node did not start"),
     "DEADLINE": ("time limit", "its deadline passed"),
 }
@@ -244,15 +244,26 @@ def _status(
         return replace(found, state="running", words=f"by a process on this machine{left}", job=None)
     found = replace(found, seconds_left=None)
     if task and task.id in ended:
-        end = ended[task.id]
-        cause, words = _ENDS.get(end.state, ("error", f"Slurm says {end.state}"))
-        ended_well = state == "stopped" or cause == "cancelled"  # somebody wanted it
-        return replace(found, state="stopped" if ended_well else "failed", words=words, cause=cause)
+        ending = _ending_in_slurm(task, ended[task.id])
+        ended_well = state == "stopped" or ending.cause == "cancelled"  # somebody wanted it
+        ended_as = "stopped" if ended_well else "failed"
+        return replace(found, state=ended_as, words=ending.reason, cause=ending.cause)
     if state == "stopped":
         return replace(found, words="submit goes on with it", cause="cancelled")
     if state == "missing":
         return replace(found, words="its result is gone or damaged")
-    return replace(found, state="failed", words=f"it was {state}, and no process is at it any more", cause="killed")
+    unknown = Ending(KILLED, f"it was {state}, and no process is at it any more")
+    ending = (ending_of_log(read_end(task.log)) if task else None) or unknown
+    return replace(found, state="failed", words=ending.reason, cause=ending.cause)
+
+
+def _ending_in_slurm(task: Submitted, ended: Ended) -> Ending:
+    """How a task ended that accounting knows of."""
+    if ended.state in _ENDS:
+        return Ending(*_ENDS[ended.state])
+    if ended.state == "FAILED":
+        return ending_of_process(ended.code, read_end(task.log))
+    return Ending("error", f"Slurm says {ended.state}")
 
 
 def _stale(found: RunStatus, run: Expected, held: JobState | None, metadata: dict[str, Any]) -> RunStatus:

@@ -50,13 +50,28 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     assert killed.returncode == 0
     wait_until_over(path)
     wait(lambda: {run["state"] for run in trained(status(cli, path)).values()} == {"failed"})
-    assert all(run["words"] and run["cause"] == "error" for run in trained(status(cli, path)).values())
+    runs = trained(status(cli, path))
+    assert {(run["words"], run["cause"]) for run in runs.values()} == {("killed by SIGKILL", "killed")}
     assert "no failed runs to retry" in cli("retry", path, "--timeout").out
     assert "#SBATCH --time=77" in cli("retry", path, "--dry-run", "--slurm", "minutes=77").out
     assert "4 runs submitted" in cli("retry", path, "--pack", "4").out
     wait_until_over(path)
     assert all("resumed at epoch" in log for log in logs(path))
     assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
+
+
+def test_a_memory_limit_is_told_and_retry_finds_it(cli, sweep):
+    """The process ends before it could say so itself: while torch is being loaded."""
+    path = sweep()
+    limited = cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "setup=[ulimit -v 1000000]")
+    assert "5 runs submitted in 2 tasks" in limited.out, limited.err
+    wait_until_over(path)
+    wait(lambda: {run["state"] for run in status(cli, path).values()} == {"failed"})
+    runs = status(cli, path)
+    assert {run["cause"] for run in runs.values()} == {"out of memory"}
+    assert all("failed to map segment" in run["words"] for run in runs.values())
+    assert "no failed runs to retry" in cli("retry", path, "--failed").out
+    assert "#SBATCH --mem=2048M" in cli("retry", path, "--out-of-memory", "--slurm", "memory_gb=2", "--dry-run").out
 
 
 def test_cancelled_runs_are_gone_on_with(cli, sweep):

@@ -133,7 +133,7 @@ def test_values_of_profiles(tmp_path, run_script, key, value):
 @pytest.mark.parametrize(
     "key",
     ["qos\ntouch PWNED #", "a b", "qos=x --uid", "%j", "$(x)", "", "-q", "array", "arr", "output", "o", "open_mode",
-     "parsable", "quiet", "test-only", "clusters", "wait"],
+     "parsable", "quiet", "test-only", "clusters", "wait", "job_name"],
 )  # fmt: skip
 def test_options_of_sbatch_that_are_none_or_the_launchers_own(tmp_path, key):
     (tmp_path / "sbatch").mkdir()
