@@ -273,7 +273,7 @@ class _Loop:
             self._step(due, placed, data_seconds)
             self._count_time(due)
             self._heed(save=time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes)
-            if index + 1 >= end:
+            if not any(run.failure is None and index + 1 < run.batches_in_epoch for run in runs):
                 return
             began = time.perf_counter()
 
@@ -306,6 +306,8 @@ class _Loop:
             averages = [Averages() for _ in runs]
             for task, batches in enumerate(sets):
                 for images, labels in batches.epoch(0):
+                    if all(run.failure for run in runs):
+                        return
                     self._test_batch(runs, averages, images, labels, task, compares=split == "Test")
                     self._count_time(runs)
                     self._heed()

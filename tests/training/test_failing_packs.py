@@ -248,3 +248,18 @@ def test_a_job_that_diverges_says_so(tmp_path, cli):
     assert outcome.code == 2
     assert "diverged at step" in outcome.err
     assert "smaller lr" in outcome.err
+
+
+def test_a_pack_of_which_all_have_failed_loads_no_more_batches(tmp_path, monkeypatch):
+    loads, step = [], trainer._Loop._step
+
+    def counted(self, due, *args):
+        loads.append(len(due))
+        step(self, due, *args)
+
+    monkeypatch.setattr(trainer._Loop, "_step", counted)
+    wild = _job(**WILD, max_batches=None, batch_size=16) | {"unfrozen": True}
+    runs = trained([wild, _job(**WILD, max_batches=None, batch_size=16, epochs=3) | {"unfrozen": True}], tmp_path)
+    assert all(run.cause == "diverged" for run in runs)
+    assert all(loads)
+    assert len(loads) < 10  # of 90
