@@ -32,7 +32,8 @@ def runs(tmp_path: Path) -> Path:
     for number in range(RUNS):
         run = tmp_path / "runs" / f"run-{number}"
         run.mkdir(parents=True)
-        (run / "result.pkl").write_bytes(first.read_bytes())
+        for ending in (".pkl", ".parquet"):
+            (run / f"result{ending}").write_bytes(first.with_suffix(ending).read_bytes())
         config = {**{f"key_{n}": n for n in range(20)},
                   "train_config": {"dataset": "digits", "optimizer_args": {"lr": 0.1 * (number % 2)}},
                   "model": {"Assembly": {"parts": [subnet, adapter, subnet]}}}  # fmt: skip

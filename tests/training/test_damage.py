@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from damages import damaged
 
 from stitching.config.errors import UserError
 from stitching.training.checkpoints import newest_whole_checkpoint, write_checkpoint
@@ -18,23 +17,6 @@ from stitching.training.results import StepLog, is_whole, read_result, read_step
 
 ROWS = [{"Step": step, "Epoch": 1 + step // 4, "Loss": 1 / (step + 3), "LR": 0.1} for step in range(12)]
 ROWS[-1]["Overall/Test Accuracy"] = 0.5  # and NaN in every other row
-
-
-def damaged(data: bytes, cases: int) -> Iterator[bytes]:
-    """`data` with one to five flipped bits, a zeroed block, or its end cut off; the same cases each time."""
-    chance = random.Random(0)
-    for case in range(cases):
-        changed = bytearray(data)
-        if case % 4 == 3:
-            start = chance.randrange(len(data))
-            changed[start : start + 4096] = bytes(len(changed[start : start + 4096]))
-        elif case % 16 == 2:
-            del changed[chance.randrange(len(data)) :]
-        else:
-            for _ in range(chance.randint(1, 5)):
-                changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        if changed != data:
-            yield bytes(changed)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 import yaml
+from damages import damaged
 from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
 ADAPTER = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.2, "in_format": ["token", [8, 4]]}}
@@ -193,6 +194,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_resumed(tmp_pat
     same(folder, undisturbed)
     assert (folder / "checkpoint.damaged-1.pt").read_bytes() == damaged
     assert not list(folder.glob("checkpoint.p*"))
+
+
+@pytest.mark.slow
+def test_damage_anywhere_in_a_checkpoint_changes_no_number(tmp_path, command_line, cli, undisturbed):
+    folder = write_config(tmp_path / "damaged", _job())
+    assert command_line(folder, "train", "-c", "config.yml", sabotage=IN_A_STEP)[0] == -signal.SIGKILL
+    whole = (folder / "checkpoint.pt").read_bytes()
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for changed in damaged(whole, 38):
+        for path in folder.iterdir():
+            path.unlink()
+        for name, data in left.items():
+            (folder / name).write_bytes(changed if name == "checkpoint.pt" else data)
+        resumed = cli("train", "-c", folder / "config.yml", "--resume")
+        assert resumed.code == 0, resumed.err
+        assert "checkpoint.pt is damaged" in resumed.err
+        same(folder, undisturbed)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_starts_again(tmp_path, cli, undisturbed):
