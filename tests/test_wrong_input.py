@@ -206,3 +206,22 @@ def test_a_missing_config_offers_what_is_there(cli, write, small_job, folder):
     outcome = cli("train", "-c", folder / "confg.yml")
     assert outcome.code == 2
     assert "config.yml" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["plan"], ["status"], ["logs"], ["plan", "*"], ["submit", "--cluster", "local"], ["train", "-c"]],
+    ids=lambda command: " ".join(command),
+)
+def test_paths_that_no_system_has_are_told(cli, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    mark = "*" if "*" in command else ""
+    outcome = cli(*(word for word in command if word != "*"), "x" * 300 + mark)
+    assert outcome.code == 2
+    assert "File name too long" in outcome.err
+    assert files_below(tmp_path) == {}
+
+
+def test_images_have_bounds(cli):
+    for pixels in ("0", "10000000"):
+        assert cli("inspect", "local/convnet", "--image-size", pixels).code == 2

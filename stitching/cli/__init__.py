@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 
 from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, shortened
 from stitching.config.yaml import unwritable_character
 from stitching.processes import place_in_job
 
@@ -32,6 +33,15 @@ def main() -> None:
     except BrokenPipeError:  # `stitching ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_PATH or not error.filename:
+            raise
+        err.print(f"error: {shortened(error.filename, 120)} is no path: {error.strerror}", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+# What the system says of a path that nobody could use: too long, a circle of links, not allowed.
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
 
 def _check_text(arguments: list[str]) -> None:

@@ -87,7 +87,9 @@ def inspect(
         bool, typer.Option("--yaml", help="The stages as `stages:`, ready to paste into a sweep.")
     ] = False,
     as_json: AsJson = False,
-    image_size: Annotated[int | None, typer.Option(help="Pixels on a side; the default is the model's own.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Pixels on a side; the default is the model's own.")
+    ] = None,
     arguments: Annotated[
         list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the model's.")
     ] = None,
