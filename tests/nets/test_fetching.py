@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import os
 import socket
 import threading
@@ -197,6 +198,12 @@ def test_every_url_has_a_hash_which_tells_half_a_file_from_a_whole_one() -> None
     urls = [source.url for source in sources if isinstance(source, UrlFile)]
     assert len(urls) >= 80
     assert not [url for url in urls if not torch.hub.HASH_REGEX.search(os.path.basename(url))]
+
+
+def test_timm_reads_pickles_without_running_them() -> None:
+    """As every version from the floor in pyproject.toml on does by default; 1.0.25 does not."""
+    assert inspect.signature(timm.models.load_state_dict).parameters["weights_only"].default is True
+    assert '"timm>=1.0.26"' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_names_of_long_ago() -> None:
