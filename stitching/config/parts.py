@@ -104,6 +104,15 @@ class SubnetPart(BasePart, ModelFields):
     kind: Literal["Subnet"]
     block_input: str | None = None
     block_output: str | None = None
+    random: bool = False  # a control's network: random weights in all its branches, BatchNorm statistics of images
+
+    @model_validator(mode="after")
+    def _random_without_weights(self) -> Self:
+        if self.random and (self.pretrained is not False or self.ckp_path or self.weights):
+            raise complaint(
+                "a random network takes no weights", "`random: true` with `pretrained: false`", key="random"
+            )
+        return self
 
 
 class SimpleAdapterPart(BasePart):

@@ -22,6 +22,8 @@ from stitching.nets.assembly import Network, Parallel, Piece
 from stitching.nets.builders import bounded
 from stitching.nets.fitting import fit_of
 from stitching.nets.formats import Format, Reformat, converted
+from stitching.nets.passes import main_output
+from stitching.nets.random_networks import ImageSample
 
 __all__ = ["BuildOptions", "build_network", "first_model", "forget_models", "model_spec", "traced_model"]
 
@@ -37,6 +39,7 @@ class BuildOptions:
     frozen_norm: Literal["running", "batch"] = "running"
     unfrozen: bool = False  # train everything, whatever the parts say
     meta: bool = False  # shapes only: no weights, no memory
+    sample: ImageSample | None = None  # of the data, for random networks
 
 
 def model_spec(part: ModelFields) -> zoo.ModelSpec:
@@ -150,6 +153,8 @@ Recipe = tuple[Format | None, Maker]  # what the part works on (None: anything),
 def _start_of(part: SubnetPart, options: BuildOptions) -> tuple[zoo.ModelSpec, graphs.CutPoint]:
     """The model that a subnet is cut from, and where it begins in it."""
     spec = model_spec(part)
+    if part.random:
+        spec = replace(spec, random=True, sample=None if options.meta else options.sample)
     traced = traced_model(spec, options.seed, options.meta)
     with at("block_input"):
         return spec, graphs.resolve(traced, part.block_input, "input")
@@ -163,6 +168,7 @@ def _subnet(part: SubnetPart, options: BuildOptions) -> Recipe:
     subnet = graphs.extract(traced, start, end)
     subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
     subnet.cut_from = (spec, start, end)  # lets training see which fronts are the same
+    subnet.statistics_images = getattr(traced.model, "statistics_images", None)
     return Format(start.format.kind, prefix=start.format.prefix), lambda _: subnet
 
 
@@ -173,17 +179,10 @@ def _net(part: NetPart, options: BuildOptions) -> Recipe:
 
     def make(_: Format) -> nn.Module:
         model = zoo.build_meta(spec) if options.meta else zoo.build(spec, options.seed)
-        model.register_forward_hook(_main_output)
+        model.register_forward_hook(main_output)
         return model
 
     return Format("img"), make
-
-
-def _main_output(_model: nn.Module, _given: Any, out: Any) -> Any:
-    """The first of a model's outputs, where it gives those of its auxiliary heads beside it (in train mode, say)."""
-    while isinstance(out, tuple) and out:
-        out = out[0]
-    return out
 
 
 def _sized(part: BasePart, arriving: Format, *own: str) -> dict[str, Any]:

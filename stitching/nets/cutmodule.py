@@ -35,6 +35,7 @@ class CutModule(nn.Module):
     out_kind: str | None = None
     out_prefix: int = 0
     cut_from: tuple[Any, Any, Any] | None = None
+    statistics_images: int | None = None  # what a random network's BatchNorm statistics are of
 
     def __init__(self, model: nn.Module, constants: Mapping[str, Tensor], graphs: Mapping[bool, fx.Graph]) -> None:
         super().__init__()

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
 
-__all__ = ["dependent_nodes", "drop_pinned_inputs", "drop_unused", "keep_main_output", "without_in_place"]
+__all__ = [
+    "dependent_nodes",
+    "drop_pinned_inputs",
+    "drop_unused",
+    "keep_main_output",
+    "main_output",
+    "without_in_place",
+]
 
 _IN_PLACE_OPERATORS: dict[Callable, Callable] = {
     operator.iadd: operator.add,
@@ -45,6 +53,13 @@ def keep_main_output(graph: fx.Graph) -> None:
     while isinstance(main.target, type) and issubclass(main.target, tuple):  # a named tuple is a node that makes it
         main = main.all_input_nodes[0]
     output.args = (main,)
+
+
+def main_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    """A forward hook: of several outputs the first, as `keep_main_output` leaves it to a graph."""
+    while isinstance(output, tuple) and output:
+        output = output[0]
+    return output
 
 
 def without_in_place(graph: fx.Graph, root: nn.Module) -> None:

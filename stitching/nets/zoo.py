@@ -17,6 +17,7 @@ from stitching.config.errors import UserError, at, reason_of, unknown_name
 from stitching.config.parts import ModelFields
 from stitching.nets.builders import LOCAL, check_argument, construct, not_built, shown, sides
 from stitching.nets.fetching import fetch, source_of
+from stitching.nets.random_networks import ImageSample, measure_statistics, open_branches
 from stitching.nets.shapes import Shape3, default_input_shape, meta_copy
 from stitching.nets.weights import load_weights
 
@@ -37,6 +38,8 @@ class ModelSpec:
         ckp_path: a file of weights.
         args: arguments for the model's constructor, as (name, value) pairs; lists as tuples.
         weights: torchvision's name of the published weights (`IMAGENET1K_V2`); None if there are none to take.
+        random: no weights are taken, and none of its branches starts switched off.
+        sample: the images that give a random network the statistics of its BatchNorm layers; None: as they are made.
     """
 
     backend: str
@@ -45,6 +48,8 @@ class ModelSpec:
     ckp_path: str | None = None
     args: tuple[tuple[str, Any], ...] = ()
     weights: str | None = None
+    random: bool = False
+    sample: ImageSample | None = None
 
     @classmethod
     def of(cls, part: ModelFields) -> ModelSpec:
@@ -157,6 +162,10 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         model = _construct(spec, pretrained=spec.takes_published)
+        if spec.random:
+            open_branches(model, input_shape(spec))
+    if spec.random and spec.sample:
+        model.statistics_images = measure_statistics(model, spec.sample)  # type: ignore[assignment]
     if spec.ckp_path:
         with at("ckp_path"):
             load_weights(model, spec.ckp_path, spec.title)

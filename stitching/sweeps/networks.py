@@ -21,7 +21,8 @@ def network_of(cell: Cell) -> dict[str, Any]:
 
     - `base`: the whole destination;
     - `self`: all of one network, with an identity where it is cut;
-    - `random_source`, `random_dest`: the source or the destination with the weights of a network that was not trained;
+    - `random_source`, `random_dest`: the source or the destination with the weights of a network that was not trained
+      (`stitching.nets.random_networks`);
     - `adapter_only`: the source and the adapter, then a fresh linear head in the place of the destination.
 
     Raises:
@@ -68,7 +69,7 @@ def _untrained(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for part in parts:
         for key in ("ckp_path", "weights"):
             part["Subnet"].pop(key, None)
-        part["Subnet"]["pretrained"] = False
+        part["Subnet"] |= {"pretrained": False, "random": True}
     return parts
 
 

@@ -156,6 +156,7 @@ def _model_keys(part: ModelFields) -> dict[str, Any]:
     keys: dict[str, Any] = {} if backend == "local" else {"backend": backend}
     keys["model_name"] = name
     given = {"pretrained": part.pretrained, "weights": part.weights, "ckp_path": part.ckp_path}
+    given["random"] = getattr(part, "random", None) or None
     return keys | {key: value for key, value in given.items() if value is not None} | part.model_args
 
 

@@ -13,6 +13,7 @@ import torch
 from stitching.config.identity import file_digest
 from stitching.config.job import Job, checkpoints_of, model_parts
 from stitching.nets.build import model_spec
+from stitching.nets.cutmodule import CutModule
 from stitching.nets.fetching import source_of
 from stitching.nets.zoo import published_as
 from stitching.training.files import write_yaml
@@ -45,6 +46,7 @@ def record_start(run: Run) -> None:
         "first_step": run.step,  # of this start of the run
         "test_images": sum(batches.num_images for batches in run.data.test),
         **_validation(run),
+        **_random_networks(run),
         "frozen_norm": run.job.frozen_norm,
         "precision": run.job.precision,
         "device": device_name(run.device),
@@ -95,6 +97,14 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
         file = {"file": path.name, "sha256": file_digest(str(path))}
         record[f"{name}.{tag}"] = {**source.origin(), "tag": str(tag), **file}
     return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job)}
+
+
+def _random_networks(run: Run) -> dict[str, Any]:
+    """Of each random network in the run's, how many images its BatchNorm statistics are of."""
+    cuts = [piece.net for piece in run.network.pieces if isinstance(piece.net, CutModule)]
+    models = [(cut.cut_from[0], cut.statistics_images) for cut in cuts if cut.cut_from]
+    random = {spec.title: {"bn_images": images} for spec, images in models if spec.random}
+    return {"random_networks": random} if random else {}
 
 
 def _validation(run: Run) -> dict[str, Any]:

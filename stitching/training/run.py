@@ -35,7 +35,7 @@ from stitching.training.network_outputs import TappedOutputs, try_outputs
 from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
 from stitching.training.references import reference_of
 from stitching.training.results import StepLog
-from stitching.training.trunk import TaskData, front_of
+from stitching.training.trunk import TaskData, front_of, sample_of
 
 __all__ = ["Run"]
 
@@ -418,6 +418,7 @@ def network_of(job: Job, data: TaskData) -> Network:
         class_token=job.reformat_options.class_token,
         frozen_norm=job.frozen_norm,
         unfrozen=job.unfrozen,
+        sample=sample_of(job),
     )
     with at(*(("model",) if job.model else ())):
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from stitching.data.transforms import Preprocessing
 from stitching.nets import graphs
 from stitching.nets.assembly import Network
 from stitching.nets.build import traced_model
+from stitching.nets.random_networks import ImageSample
 from stitching.nets.zoo import ModelSpec
 
-__all__ = ["Front", "TaskData", "Trunk", "front_of", "held_out", "shared_key"]
+__all__ = ["Front", "TaskData", "Trunk", "front_of", "held_out", "sample_of", "shared_key"]
 
 Batch = list[tuple[Tensor, Tensor]]  # images and labels, a pair for each task
 
@@ -39,6 +41,15 @@ def shared_key(job: Job) -> str:
 def held_out(config: TrainConfig) -> tuple[float, int] | None:
     """The validation split as `Batches` takes it."""
     return (config.validation.fraction, config.validation.seed) if config.validation else None
+
+
+def sample_of(job: Job) -> ImageSample:
+    """Images of the job's first task as it tests them, for what random networks need of the data."""
+    config = job.train_config
+    given: dict[str, Any] = config.data_preprocessing.model_dump(exclude_none=True)
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    preprocessing = replace(Preprocessing(**given), data_augmentation="none", train_crop=None)
+    return ImageSample(config.task_list[0].dataset, job.data_path, preprocessing, config.seed, held_out(config))
 
 
 class TaskData:

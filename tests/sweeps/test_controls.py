@@ -119,6 +119,7 @@ def test_random_controls_have_the_cells_adapter_and_weights_of_no_training(tmp_p
         assert parts[1] == adapter
         untrained = parts[place]["Subnet"]
         assert untrained["pretrained"] is False
+        assert untrained["random"] is True
         assert "ckp_path" not in untrained
         assert untrained["frozen"]
         assert parts[2 - place] == (dest if place == 0 else source)
@@ -216,6 +217,16 @@ def test_controls_know_less_than_what_they_are_controls_of(results):
         assert last[gap, "random_source"] < stitched.iloc[0]
         assert last[gap, "random_dest"] < stitched.iloc[0]
     assert set(rows["control"].dropna()) == set(ALL)
+
+
+def test_random_networks_are_on_record_and_of_ordinary_ones_there_are_none(results):
+    plan, _ = results
+    on_record = {run.cell.control for run in plan.runs if "random_networks" in read_yaml(plan.folder / run.name / "metadata.yml")}  # fmt: skip
+    assert on_record == {"random_source", "random_dest"}
+    (run, *_) = _controls(plan, "random_source")
+    metadata = read_yaml(plan.folder / run.name / "metadata.yml")
+    assert metadata["random_networks"] == {"local/convnet": {"bn_images": 256}}
+    assert metadata["config"]["model"]["Assembly"]["parts"][0]["Subnet"]["random"] is True
 
 
 def test_untrained_weights_follow_the_seed_and_the_rest_is_as_trained(tmp_path):

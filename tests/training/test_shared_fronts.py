@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained
+from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 
 import stitching.training.run as running
+from stitching.config.errors import UserError
 from stitching.config.job import Job
 from stitching.training.checkpoints import load_weights
+from stitching.training.files import RunFolder
 from stitching.training.run import network_of
+from stitching.training.trainer import Interrupted, Setup, StopRequest, train
 
 HEAD = {"ClassifierHead": {}}
 FC = {"SimpleAdapter": {"num_fc": 1, "out_channels": 8}}
@@ -97,3 +100,42 @@ def test_frames_differ_where_weights_do(tmp_path):
     other = row(piece(None, "layer2"), HEAD, train_config={"seed": 4})
     (two,) = trained(other, tmp_path / "two")
     assert not frame_of(one.folder.path).equals(frame_of(two.folder.path))
+
+
+def random_front(end: str, seed: int = 3, **settings) -> dict:
+    return row(piece(None, end, random=True), HEAD, train_config={**stitched("layer1", "layer2")["train_config"], "seed": seed, "epochs": 1}, **settings)  # fmt: skip
+
+
+def test_random_fronts_are_the_same_alone_and_in_a_pack_and_with_a_front_of_their_own(tmp_path, monkeypatch):
+    ordinary = row(piece(None, "layer2"), HEAD, train_config=random_front("layer2")["train_config"])
+    jobs = [random_front("layer1"), random_front("layer2"), ordinary]
+    runs = trained(jobs, tmp_path / "pack")
+    assert runs[1].front != runs[2].front  # the same model, and other weights
+    assert not frame_of(runs[1].folder.path)["Loss"].equals(frame_of(runs[2].folder.path)["Loss"])
+    for i, job in enumerate(jobs):
+        trained(job, tmp_path / f"alone-{i}")
+        same(tmp_path / "pack" / f"run-{i}", tmp_path / f"alone-{i}" / "run-0")
+    monkeypatch.setattr(running, "front_of", lambda network, seed: None)
+    (own,) = trained(random_front("layer2"), tmp_path / "own")
+    same(own.folder.path, tmp_path / "pack" / "run-1")
+
+
+@pytest.mark.parametrize("frozen_norm", ["running", "batch"])
+def test_a_random_front_is_the_same_in_a_run_that_goes_on(tmp_path, frozen_norm):
+    data = random_front("layer2", frozen_norm=frozen_norm)
+    trained(data, tmp_path / "whole")
+    stop = StopRequest()
+    setup = Setup(job_of(data, tmp_path), RunFolder(tmp_path / "stopped"))
+
+    def stopping(done: int, total: int, words: str) -> None:
+        stop.asked = done == 3
+
+    with pytest.raises(Interrupted):
+        train([setup], progress=stopping, stop=stop)
+    train([setup], resume=True)
+    same(tmp_path / "stopped", tmp_path / "whole" / "run-0")
+
+
+def test_a_random_network_takes_no_weights(tmp_path):
+    with pytest.raises(UserError, match="a random network takes no weights"):
+        trained(row(piece(None, "layer2", random=True, ckp_path="some.pt"), HEAD), tmp_path)
