@@ -68,7 +68,8 @@ def remove_leftovers(folder: Path, runs: Sequence[Expected], *, dry_run: bool = 
                     _look_at_snapshots(snapshots, sweeps, {folder: runs}, held, found)
                     _remove(Leftovers(found.removed[before:]), dry_run)
                 else:
-                    found.kept.append(f"the snapshots in {snapshots}: a submit or a local sweep is using them")
+                    users = "a submit or a local sweep is using them, or the disk has no locks"
+                    found.kept.append(f"the snapshots in {snapshots}: {users}")
     return found
 
 

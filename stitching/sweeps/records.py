@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stitching.config.checked import Damaged, checked_json, read_checked_json
@@ -57,11 +57,6 @@ class Record:
     sweep: str  # the sweep's folder when it was submitted, which the tasks look for
     tasks: tuple[tuple[str, ...], ...]
     job: str | None = None  # the array's id in Slurm; None until sbatch has answered
-
-    @property
-    def day(self) -> date:
-        """When it was written, in UTC."""
-        return datetime.strptime(self.name[:8], "%Y%m%d").date()
 
     @property
     def job_name(self) -> str:

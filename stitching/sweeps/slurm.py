@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def _submit_array(
 
 
 def settle_records(folder: Path) -> None:
-    """Complete the records of submissions that were cut off, or remove those that never came to be.
+    """Complete the records of submissions that were cut off, or remove those whose job is not in the queue.
 
     Only for the one process that submits in the sweep's folder: what another is about to submit looks the same.
 
@@ -224,20 +223,13 @@ def submitted_tasks(folder: Path) -> list[Submitted]:
 
 
 def _jobs_of(records: Sequence[Record]) -> dict[str, str]:
-    """The ids of the jobs that were submitted with these records, by name; also of ended ones, where that is known.
+    """The ids of the jobs that were submitted with these records and that Slurm still holds, by name.
 
     Raises:
-        UserError: Slurm cannot be asked what it holds.
+        UserError: Slurm cannot be asked.
     """
-    if not records:
-        return {}
-    names = [record.job_name for record in records]
-    since = min(record.day for record in records) - timedelta(days=2)
-    jobs = _held_jobs()
-    with suppress(UserError):  # there may be no accounting
-        columns = ["-o", "JobID,JobName", "-S", since.isoformat(), f"--name={','.join(names)}"]
-        jobs |= _by_name(_asked(["sacct", "-X", "-n", "-P", *columns]))
-    return {name: jobs[name] for name in names if name in jobs}
+    jobs = _held_jobs() if records else {}
+    return {record.job_name: jobs[record.job_name] for record in records if record.job_name in jobs}
 
 
 def _held_jobs() -> dict[str, str]:

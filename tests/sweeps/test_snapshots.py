@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import stitching.sweeps.snapshots as snapshots
 from stitching.config.checked import checked_json
 from stitching.config.code import PACKAGE, code_digest, code_files, digest_of
 from stitching.config.errors import UserError
-from stitching.sweeps.snapshots import current_snapshot, snapshot_environment, snapshot_path
+from stitching.sweeps.snapshots import current_snapshot, nobody_submits, snapshot_environment, snapshot_path
 
 
 @pytest.fixture
@@ -59,6 +60,16 @@ def test_of_two_submits_at_once_the_faster_stores_it(sweep, monkeypatch):
     path = made(sweep)
     assert [path.stat().st_ino] == inodes
     assert contents(path.parent) == [".lock", code_digest()]
+
+
+def test_on_a_file_system_without_locks_code_is_stored_and_never_counts_as_unused(sweep, monkeypatch):
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(snapshots.fcntl, "flock", without_locks)
+    path = made(sweep)
+    with nobody_submits(path.parent) as free:
+        assert not free
 
 
 def test_other_code_is_another_snapshot_and_leaves_the_first(sweep, tmp_path, monkeypatch):
