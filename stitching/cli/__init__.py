@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
 
 from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
@@ -20,7 +19,7 @@ def main() -> None:
     """Run the command line; a user's mistake ends it with one message and exit code 2, Ctrl-C with 130."""
     try:
         _check_text(sys.argv[1:])
-        app(args=_with_lists(sys.argv[1:]))
+        app(args=sys.argv[1:])
     except UserError as error:
         if place_in_job().size > 1 and not _tells():
             sys.exit(2)
@@ -49,31 +48,6 @@ def _check_text(arguments: list[str]) -> None:
     for argument in arguments:
         if unwritable_character(argument):
             raise UserError(f"the argument {argument!r} is no text", allowed="UTF-8 without NUL")
-
-
-# Options that take several values, each with what a further value looks like.
-_LISTS: dict[str, Callable[[str], bool]] = {
-    "--seeds": str.isdigit,
-    "--only": submitting.STARTED_AGAIN.__contains__,
-}
-
-
-def _with_lists(arguments: list[str]) -> list[str]:
-    """`--seeds 1 2 3` and `--seeds 1,2,3` as typer wants it: `--seeds 1 --seeds 2 --seeds 3`."""
-    spread: list[str] = []
-    option, first = "", False
-    for word in arguments:
-        if word in _LISTS:
-            option, first = word, True
-            continue
-        values = word.split(",")
-        if option and (first or all(map(_LISTS[option], values))):
-            spread += [item for value in values for item in (option, value)]
-            first = False
-        else:
-            option = ""
-            spread.append(word)
-    return [*spread, option] if first else spread
 
 
 def _tells() -> bool:

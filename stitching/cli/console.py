@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -11,12 +11,47 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from stitching.config.errors import UserError, UserErrors
 from stitching.config.yaml import Document
 from stitching.text import printable
 
-__all__ = ["AsJson", "app", "err", "located", "out", "print_table", "table_of"]
+__all__ = ["LIST_OPTIONS", "AsJson", "ListCommand", "app", "err", "located", "out", "print_table", "table_of"]
+
+
+# Options that take several values, each with what a further value looks like.
+LIST_OPTIONS: dict[str, Callable[[str], bool]] = {"--seeds": lambda word: word.lstrip("-").isdecimal()}
+
+
+class ListCommand(TyperCommand):
+    """A command whose `LIST_OPTIONS` take several values: `--seeds 1 2 3`, `--seeds=1,2`, or both."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser: Any = super().make_parser(ctx)
+        for name in LIST_OPTIONS.keys() & parser._long_opt.keys():
+            option = parser._long_opt[name]
+            option.process = _process_list(option.process, LIST_OPTIONS[name])
+        return parser
+
+
+def _process_list(process: Callable[[str, Any], None], is_value: Callable[[str], bool]) -> Callable[[str, Any], None]:
+    """What the parser calls for an option's value: it takes the words behind it too, as long as they are values."""
+
+    def process_all(value: str, state: Any) -> None:
+        words = [value]
+        while state.rargs and all(map(is_value, _items(state.rargs[0]))):
+            words.append(state.rargs.pop(0))
+        for item in (item for word in words for item in _items(word)):
+            process(item, state)
+
+    return process_all
+
+
+def _items(word: str) -> list[str]:
+    """`1,2` and `1,` as its values."""
+    return [item.strip() for item in word.split(",") if item.strip()] or [word]
+
 
 app = typer.Typer(
     no_args_is_help=True,

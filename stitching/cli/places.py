@@ -12,15 +12,17 @@ from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml
 from stitching.progress import shown_progress
 
-__all__ = ["PACK", "Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "sweep_files"]
+__all__ = ["PACK", "DataPath", "Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "sweep_files"]
 
 SweepFiles = Annotated[
     list[Path], typer.Argument(metavar="SWEEP.yml...", help="Sweeps: YAML files, folders of them, or 'patterns*.yml'.")
 ]
 Places = Annotated[list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", help="Sweeps, or folders of their runs.")]
 Seeds = Annotated[
-    list[int] | None, typer.Option("--seeds", metavar="SEED...", help="Instead of the seeds in the files: 1 2 3.")
+    list[int] | None,
+    typer.Option("--seeds", metavar="SEED...", help="Instead of the seeds in the files: 1 2 3, or 1,2,3."),
 ]
+DataPath = Annotated[Path | None, typer.Option(help="The folder that data sets are in, instead of the files' own.")]
 
 PACK = 8  # runs of a task, if nothing else is said
 
@@ -50,12 +52,13 @@ def sweep_files(places: list[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def plan_of(path: Path, *, seeds: list[int] | None = None, data: bool = False) -> Any:
+def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | None = None, data: bool = False) -> Any:
     """The plan of a sweep's file, with progress; what was found out about its networks is kept for the next time.
 
     Args:
         path: the sweep's YAML file.
         seeds: instead of the file's.
+        data_path: instead of the file's; a relative one starts from the current folder.
         data: look for its data sets, too.
 
     Raises:
@@ -69,6 +72,8 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data: bool = False) -
     document = load_yaml(path)
     if seeds:
         document.override(("seeds",), seeds, "command line (--seeds)")
+    if data_path:
+        document.override(("data_path",), str(data_path.absolute()), "command line (--data-path)")
     known = Known(cache_file())
     try:
         with located(document), shown_progress(err, "cells") as told:

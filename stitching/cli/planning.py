@@ -10,20 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from stitching.cli.console import AsJson, app, err, out, print_table
-from stitching.cli.places import PACK, Seeds, SweepFiles, plan_of, sweep_files
+from stitching.cli.console import AsJson, ListCommand, app, err, out, print_table
+from stitching.cli.places import PACK, DataPath, Seeds, SweepFiles, plan_of, sweep_files
 from stitching.progress import duration, shown_progress
 
 
 @app.command(
+    cls=ListCommand,
     epilog="""
 Examples: `stitching plan across-scales/digits.yml`, `stitching plan across-scales`,
 `stitching plan sweep.yml --explain RUN`, `stitching plan sweep.yml --calibrate`
-"""
+""",
 )
 def plan(
     sweeps: SweepFiles,
     seeds: Seeds = None,
+    data_path: DataPath = None,
     explain: Annotated[
         str | None, typer.Option(metavar="RUN", help="Say why this run is new, stale, pending, failed or done.")
     ] = None,
@@ -33,7 +35,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what sweeps would run, which of it is done, and what their stitchers decline; writes nothing."""
-    plans = [plan_of(path, seeds=seeds) for path in sweep_files(sweeps)]
+    plans = [plan_of(path, seeds=seeds, data_path=data_path) for path in sweep_files(sweeps)]
     if explain:
         _print_explained(plans, explain)
         return

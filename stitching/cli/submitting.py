@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stitching.cli.console import app, err, out
-from stitching.cli.places import PACK, Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
+from stitching.cli.console import LIST_OPTIONS, ListCommand, app, err, out
+from stitching.cli.places import PACK, DataPath, Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
 from stitching.cli.planning import print_outdated
 from stitching.config.clusters import Profile, load_profile
 from stitching.config.errors import Mistakes, UserError, unknown_name
@@ -27,14 +27,24 @@ SlurmOptions = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts, and write nothing.")]
 
 STARTED_AGAIN = ("missing", "failed", "stopped", "stale")
+LIST_OPTIONS["--only"] = STARTED_AGAIN.__contains__
+
+
+def _state_to_start(state: str) -> str:
+    if state == "done":
+        raise UserError("done runs are not run again", allowed=", ".join(STARTED_AGAIN), path=("--only",))
+    if state not in STARTED_AGAIN:
+        raise unknown_name("state of runs to start", state, STARTED_AGAIN, path=("--only",))
+    return state
 
 
 @app.command(
+    cls=ListCommand,
     epilog="""
 Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`,
 `stitching submit sweeps/*.yml --cluster nvgpu --array-parallelism 20 --seeds 1 2 3`,
 `stitching submit sweep.yml --cluster nvgpu --only missing --slurm minutes=600`
-"""
+""",
 )
 def submit(
     sweeps: SweepFiles,
@@ -43,9 +53,12 @@ def submit(
     jobs: Jobs = 1,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="STATE...", help=f"Only runs in these states: {', '.join(STARTED_AGAIN)}."),
+        typer.Option(
+            metavar="STATE...", parser=_state_to_start, help=f"Only runs in these states: {', '.join(STARTED_AGAIN)}."
+        ),
     ] = None,
     seeds: Seeds = None,
+    data_path: DataPath = None,
     array_parallelism: ArrayParallelism = None,
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
@@ -55,21 +68,19 @@ def submit(
     On a cluster it is put into Slurm's queue; `stitching status` shows how it goes on. Everything is checked before
     anything is written: networks, data sets, checkpoints, and whether Slurm would take the jobs.
     """
-    for state in only or []:
-        if state == "done":
-            raise UserError("what is done is not run again", allowed=", ".join(STARTED_AGAIN), path=("--only",))
-        if state not in STARTED_AGAIN:
-            raise unknown_name("state of runs to start", state, STARTED_AGAIN, path=("--only",))
     launch = _Launch(cluster, pack, jobs, _changes(slurm, array_parallelism), dry_run)
-    plans = launch.checked(sweep_files(sweeps), seeds)
-    launch.start([(found, _in_states(found, only)) for found in plans], _again("submit", sweeps, cluster, seeds))
+    plans = launch.checked(sweep_files(sweeps), seeds, data_path)
+    launch.start(
+        [(found, _in_states(found, only)) for found in plans], _again("submit", sweeps, cluster, seeds, data_path)
+    )
 
 
 @app.command(
+    cls=ListCommand,
     epilog="""
 Examples: `stitching retry across-scales/resnet-50.yml`, `stitching retry sweep.yml --timeout --slurm minutes=2880`,
 `stitching retry sweep.yml --out-of-memory --slurm memory_gb=64`
-"""
+""",
 )
 def retry(
     sweeps: SweepFiles,
@@ -83,6 +94,7 @@ def retry(
     pack: Pack = PACK,
     jobs: Jobs = 1,
     seeds: Seeds = None,
+    data_path: DataPath = None,
     array_parallelism: ArrayParallelism = None,
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
@@ -99,7 +111,7 @@ def retry(
     }  # fmt: skip
     causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled", "diverged"}
     files = sweep_files(sweeps)
-    plans = [plan_of(path, seeds=seeds) for path in files]
+    plans = [plan_of(path, seeds=seeds, data_path=data_path) for path in files]
     launches, unknown = [], 0
     for path, found, runs in zip(files, plans, _statuses_of(plans), strict=True):
         unknown_here = _print_unknown(path, runs)
@@ -114,10 +126,10 @@ def retry(
             continue
         launch = _Launch(cluster or _cluster_of(found, names), pack, jobs, _changes(slurm, array_parallelism), dry_run)
         _leave_out_failed_nodes(launch, found)
-        launch.checked([path], seeds)
+        launch.checked([path], seeds, data_path)
         launches.append((launch, found, names))
     for launch, found, names in launches:
-        launch.start([(found, names)], _again("retry", sweeps, launch.cluster, seeds))
+        launch.start([(found, names)], _again("retry", sweeps, launch.cluster, seeds, data_path))
     if unknown:
         raise typer.Exit(1)
 
@@ -147,7 +159,7 @@ class _Launch:
         self.dry_run = dry_run
         self.profiles: dict[Path, Profile] = {}  # by the folder of the plan
 
-    def checked(self, files: list[Path], seeds: list[int] | None) -> list[Any]:
+    def checked(self, files: list[Path], seeds: list[int] | None, data_path: Path | None) -> list[Any]:
         """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
         from stitching.sweeps.slurm import check_controller, check_path, check_profile
         from stitching.sweeps.status import in_queue
@@ -164,7 +176,7 @@ class _Launch:
             check_controller()
         for path in files:
             with mistakes.noted():
-                found = plan_of(path, seeds=seeds, data=True)
+                found = plan_of(path, seeds=seeds, data_path=data_path, data=True)
                 plans.append(found)
                 if path in profiles:
                     check_path(found.folder)
@@ -257,8 +269,9 @@ def _changes(slurm: list[str] | None, array_parallelism: int | None) -> dict[str
     return changes | ({"array_parallelism": array_parallelism} if array_parallelism else {})
 
 
-def _again(command: str, sweeps: list[Path], cluster: str, seeds: list[int] | None) -> str:
+def _again(command: str, sweeps: list[Path], cluster: str, seeds: list[int] | None, data_path: Path | None) -> str:
     more = ["--seeds", *map(str, seeds)] if seeds else []
+    more += ["--data-path", str(data_path)] if data_path else []
     return shlex.join(["stitching", command, *map(str, sweeps), "--cluster", cluster, *more])
 
 

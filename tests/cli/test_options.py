@@ -1,0 +1,62 @@
+"""Options that take several values however they are spelt, and where data sets are looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from stitching.cli import app
+
+
+def parsed(*words: str) -> dict:
+    command = get_command(app).commands["submit"]
+    with command.make_context("submit", ["a.yml", "--cluster", "local", *words, "b.yml"]) as context:
+        return context.params
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        ("--seeds 1 2 3", [1, 2, 3]),
+        ("--seeds 1,2,3", [1, 2, 3]),
+        ("--seeds=1,2", [1, 2]),
+        ("--seeds=1 2", [1, 2]),
+        ("--seeds 1, 2, 3", [1, 2, 3]),
+        ("--seeds 1,2 3 --seeds=4", [1, 2, 3, 4]),
+        ("--seeds 7 --pack 2", [7]),
+        ("--seeds -1 -2", [-1, -2]),  # told by the schema, with the key
+    ],
+)
+def test_several_seeds(words, seeds):
+    params = parsed(*words.split())
+    assert list(params["seeds"]) == seeds
+    assert [str(path) for path in params["sweeps"]] == ["a.yml", "b.yml"]
+
+
+@pytest.mark.parametrize("words", ["--only failed stopped", "--only failed,stopped", "--only=failed stopped"])
+def test_several_states(words):
+    params = parsed(*words.split())
+    assert list(params["only"]) == ["failed", "stopped"]
+    assert [str(path) for path in params["sweeps"]] == ["a.yml", "b.yml"]
+
+
+@pytest.mark.parametrize(("words", "problem"), [("-1", "found -1"), ("1 1", "stands twice"), ("x", "--seeds")])
+def test_wrong_seeds_are_told(cli, write, words, problem):
+    sweep = write("small.yml", "models: [local/convnet]\ntrain_config: {dataset: digits}\n")
+    outcome = cli("plan", sweep, "--seeds", *words.split())
+    assert (outcome.code, problem in outcome.err) == (2, True), outcome
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("command", [["submit", "--cluster", "local"]])
+def test_data_is_looked_for_where_the_command_says(cli, write, tmp_path: Path, monkeypatch, command):
+    model = "{model_name: convnet, num_blocks: 4, width: 8, num_classes: 10}"
+    text = f"models: [{model}]\ngaps: [{{blocks_to_drop: [1, 1]}}]\nstitchers: [affine]\ntrain_config: {{dataset: cifar10}}\n"
+    sweep = write("small.yml", text)
+    monkeypatch.chdir(tmp_path)
+    outcome = cli(*command, sweep, "--data-path", "elsewhere")
+    assert outcome.code == 2
+    assert str(tmp_path / "elsewhere") in outcome.err
+    assert cli("plan", sweep, "--data-path", "elsewhere").code == 0
