@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a file, on the CPU; raises as `load_weights` does."""
     check_regular_file(path)
     try:
+        _check_sums(path)
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file can raise anything
         words = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
@@ -74,6 +78,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} holds no state dict", allowed="tensors by name, or these under the key `model` or `state_dict`"
         )
     return dict(loaded)
+
+
+def _check_sums(path: str | Path) -> None:
+    """Raise if a tensor is not as it was saved. torch.save writes a CRC-32 of each, and torch.load looks at none."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":  # torch's older format has no sums
+            return
+        try:
+            with zipfile.ZipFile(file) as archive:
+                problem = f"the checksum of {name} does not fit" if (name := archive.testzip()) else None
+        except Exception as error:  # a damaged archive can raise anything
+            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if problem:
+        raise UserError(f"the weights in {path} are damaged: {problem}", do="Copy or train them again.")
 
 
 def _is_weight(name: object, value: object) -> bool:

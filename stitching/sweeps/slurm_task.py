@@ -27,7 +27,7 @@ def run_slurm_task(folders: Sequence[str]) -> None:
 
     Each process of a job of several calls it; the first one notes failures and goes back to the queue.
     """
-    runs = [RunFolder(Path(folder)) for folder in folders]
+    runs = [RunFolder.found_in(Path(folder)) for folder in folders]
     is_first = place_in_job().rank == 0
     before = _steps(runs)
     with StopRequest().on_signals() as stop:

@@ -11,6 +11,7 @@ import yaml
 from damages import damaged
 
 from stitching.config.errors import UserError
+from stitching.nets.weights import read_weights
 from stitching.training.checkpoints import newest_whole_checkpoint, write_checkpoint
 from stitching.training.files import RunFolder, write_yaml
 from stitching.training.results import StepLog, is_whole, read_result, read_steps
@@ -41,6 +42,20 @@ def test_a_damaged_checkpoint_is_never_taken(folder):
         assert f"renamed to {aside.name}" in notes[0]
         assert aside.read_bytes() == changed
         aside.unlink()
+
+
+def test_damaged_weights_are_never_taken(tmp_path):
+    weights = {"weight": torch.arange(3000.0), "bias": torch.arange(7.0)}
+    path = tmp_path / "weights.pt"
+    torch.save(weights, path)
+    for changed in damaged(path.read_bytes(), 200):
+        path.write_bytes(changed)
+        try:
+            loaded = read_weights(path)
+        except UserError:
+            continue  # told
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
 def test_both_files_of_a_result_hold_the_same(folder):
