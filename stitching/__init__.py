@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         plot_progress,
     )
     from stitching.analysis.measures import relative_accuracy, stitching_penalty, wilson_interval
-    from stitching.analysis.notebooks import notebook_folders, self_stitch_check, show, told
+    from stitching.analysis.notebooks import notebook_folders, plot_or_explain, self_stitch_check, show
     from stitching.analysis.results import list_runs, load_results, unfinished_runs
     from stitching.analysis.statistics import (
         best_by_validation,
@@ -39,15 +39,16 @@ if TYPE_CHECKING:
     )
     from stitching.analysis.style import save_figure
     from stitching.analysis.tables import accuracy_table, add_measures, base_networks, load_runs
-    from stitching.training.results import read_result
+    from stitching.runs.step_log import read_result
 
 __all__ = [
     "accuracy_table", "add_measures", "base_networks", "best_adapters", "best_by_validation", "best_settings",
     "controls", "failed_checks", "last_epoch", "list_runs", "load_results", "load_runs", "notebook_folders",
     "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
     "plot_accuracy_by_source_stage", "plot_agreement_by_gap", "plot_best_adapters", "plot_depths",
-    "plot_learning_curves", "plot_penalties", "plot_progress", "plot_setting", "read_result", "relative_accuracy",
-    "save_figure", "self_stitch_check", "show", "stitched", "stitching_penalty", "summarize", "told",
+    "plot_learning_curves", "plot_or_explain", "plot_penalties", "plot_progress", "plot_setting", "read_result",
+    "relative_accuracy",
+    "save_figure", "self_stitch_check", "show", "stitched", "stitching_penalty", "summarize",
     "unfinished_runs", "varied_settings", "wilson_interval",
 ]  # fmt: skip
 
@@ -62,14 +63,14 @@ _HOMES = {
         "best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress",
     ),
     "stitching.analysis.measures": ("relative_accuracy", "stitching_penalty", "wilson_interval"),
-    "stitching.analysis.notebooks": ("notebook_folders", "self_stitch_check", "show", "told"),
+    "stitching.analysis.notebooks": ("notebook_folders", "plot_or_explain", "self_stitch_check", "show"),
     "stitching.analysis.results": ("list_runs", "load_results", "unfinished_runs"),
     "stitching.analysis.statistics": (
         "best_by_validation", "best_settings", "controls", "last_epoch", "stitched", "summarize", "varied_settings",
     ),
     "stitching.analysis.style": ("save_figure",),
     "stitching.analysis.tables": ("accuracy_table", "add_measures", "base_networks", "load_runs"),
-    "stitching.training.results": ("read_result",),
+    "stitching.runs.step_log": ("read_result",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

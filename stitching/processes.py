@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Place", "cpus_of_process", "first_host", "gpus_of_job", "place_in_job"]
+__all__ = ["ProcessRank", "cpus_of_process", "first_host", "gpus_of_job", "process_rank"]
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """One process of a job: number `rank` of `size`, and number `local_rank` of those on its machine."""
 
     rank: int = 0
@@ -20,20 +20,20 @@ class Place:
     launcher: str = ""  # torchrun or slurm, where there are several
 
 
-def place_in_job(env: Mapping[str, str] = os.environ) -> Place:
+def process_rank(env: Mapping[str, str] = os.environ) -> ProcessRank:
     """This process's place; that of one alone, if neither torchrun nor `srun` started several.
 
     What counts for Slurm is the step, not the job: in a batch script, and in a shell by `srun --pty`, Slurm sets
     SLURM_NTASKS too, and there one process is alone.
     """
     if "RANK" in env and "WORLD_SIZE" in env:
-        place = Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)), "torchrun")
+        place = ProcessRank(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)), "torchrun")
     elif "SLURM_PROCID" in env and "SLURM_STEP_NODELIST" in env and "SLURM_PTY_PORT" not in env:
         size = int(env.get("SLURM_STEP_NUM_TASKS", 1))
-        place = Place(int(env["SLURM_PROCID"]), size, int(env.get("SLURM_LOCALID", 0)), "slurm")
+        place = ProcessRank(int(env["SLURM_PROCID"]), size, int(env.get("SLURM_LOCALID", 0)), "slurm")
     else:
-        return Place()
-    return place if place.size > 1 else Place()
+        return ProcessRank()
+    return place if place.size > 1 else ProcessRank()
 
 
 def first_host(nodes: str) -> str:
@@ -63,7 +63,7 @@ def cpus_of_process(env: Mapping[str, str] = os.environ) -> int:
         if env.get(name, "").isdecimal():
             cpus = min(cpus, int(env[name]))
     neighbours = 1
-    launcher = place_in_job(env).launcher
+    launcher = process_rank(env).launcher
     if launcher == "torchrun":
         neighbours = int(env.get("LOCAL_WORLD_SIZE", 1))
     elif launcher == "slurm" and "SLURM_CPUS_PER_TASK" not in env:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stitching.config.errors import UserError
-from stitching.training.files import write_whole
+from stitching.runs.folder import write_whole
 
 __all__ = ["cache_folder", "read_cached", "write_cached"]
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from stitching.cli import app
-from stitching.training.results import read_result
+from stitching.runs.step_log import read_result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

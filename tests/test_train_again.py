@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stitching.config.identity import identity
 from stitching.config.job import load_job
-from stitching.jobs import _Start, run_job
-from stitching.training.files import FolderBusy
-from stitching.training.results import read_result
+from stitching.runs.folder import FolderBusy
+from stitching.runs.identity import identity
+from stitching.runs.step_log import read_result
+from stitching.training.job import _Start, run_job
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_start_during_which_another_one_ends_loses_nothing(cli, config, monkey
 
     def another_trains_meanwhile():
         monkeypatch.setattr(trainer, "forget_models", really)
-        run_job(load_yaml(config), resume=False, overwrite=False, told=lambda *_: None, again="")
+        run_job(load_yaml(config), resume=False, overwrite=False, on_progress=lambda *_: None, again="")
         results.append((config.parent / "result.pkl").read_bytes())
 
     for options, words in (([], "result.pkl is there already"), (["--resume"], "")):

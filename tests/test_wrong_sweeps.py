@@ -71,7 +71,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("[1, 2]}", "[1]}", 7, "at least 2"),
     ("[1, 2]}", "[1, 2], num_downsamples: 5}", 7, "5 downsamplings declared"),
     ("  - {blocks_to_drop: [1, 2]}", "  - {blocks_to_drop: [1, 2]}\n  - {blocks_to_drop: [1, 2]}", 6, "stands twice in gaps"),
-    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_dropped: 0}", 6, "greater than 0"),
+    ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_dropped: 0}", 6, "greater than or equal to 1"),
     ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: {max_droped: 2}", 6, "did you mean 'max_dropped'"),
     ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: !include nowhere.yml", 6, "there is no file"),
     # empty lists, doubles, wrong types
@@ -117,7 +117,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("num_classes: 10,", "num_classes: 10, block: 3,", 4, "block: 3"),
     ("num_classes: 10,", "num_classes: 10, checkpoint_path: other.pt,", 4, "as `ckp_path`"),
     ("num_classes: 10,", "num_classes: 10, layers: [99999, 1, 1, 1],", 4, "more than 10,000 layers"),
-    ("backend: timm, model_name: resnet18, channels: [8, 8, 16, 16]", "backend: torchvision, model_name: resnet18, weights: IMAGENET1K_V9", 4, "did you mean 'IMAGENET1K_V1'"),
+    ("backend: timm, model_name: resnet18, channels: [8, 8, 16, 16]", "backend: torchvision, model_name: resnet18, weights: IMAGENET1K_V1", 4, "takes no published weights"),
     # checkpoints
     ("in_chans: 1}", "in_chans: 1, ckp_path: nowhere.pt}", 3, "nowhere.pt"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: broken.pt}", 3, "broken.pt"),

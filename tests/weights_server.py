@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import save
 
-from stitching.nets.zoo import ModelSpec, build
+from stitching.models.sources import ModelSpec, build
 
 SMALL = "timm/test_resnet.r160_in1k"  # half a million parameters
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

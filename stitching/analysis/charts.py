@@ -11,8 +11,8 @@ import pandas as pd
 
 from stitching.analysis.references import CONTROLS
 from stitching.analysis.style import GREY, Series, adapter_style
+from stitching.runs.step_log import ACCURACY
 from stitching.text import escape  # of ticks, which plotly reads as HTML of a kind
-from stitching.training.results import ACCURACY
 
 __all__ = [
     "Chart", "Entry", "Panel", "control_entry", "control_kinds", "heatmap_chart", "is_drawn", "layout_of", "line_trace",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from stitching.analysis.statistics import last_epoch
-from stitching.training.results import ACCURACY
+from stitching.runs.step_log import ACCURACY
 
 __all__ = ["failed_checks", "missing_note", "runs_without_accuracy"]
 

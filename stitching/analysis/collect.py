@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from stitching.config.errors import UserError
+from stitching.runs.folder import write_whole
 from stitching.text import printable
-from stitching.training.files import write_whole
 
 __all__ = ["check_ending", "save_table"]
 

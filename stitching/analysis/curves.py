@@ -25,7 +25,7 @@ from stitching.analysis.style import (
     worded,
 )  # fmt: skip
 from stitching.config.errors import UserError
-from stitching.training.results import ACCURACY
+from stitching.runs.step_log import ACCURACY
 
 __all__ = ["MOST_GAPS", "plot_learning_curves", "plot_setting", "setting_values"]
 

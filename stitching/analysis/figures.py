@@ -32,7 +32,7 @@ from stitching.analysis.style import (
 )  # fmt: skip
 from stitching.analysis.tables import base_networks
 from stitching.config.errors import UserError
-from stitching.training.results import ACCURACY
+from stitching.runs.step_log import ACCURACY
 
 __all__ = [
     "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",

@@ -37,8 +37,8 @@ from stitching.analysis.statistics import last_epoch, placed, stitched, summariz
 from stitching.analysis.style import GREY, INTERVALS, Series, gaps_in, pairs_in, series_in, short_names, worded
 from stitching.analysis.tables import add_measures, base_networks
 from stitching.config.errors import UserError
+from stitching.runs.step_log import ACCURACY
 from stitching.text import escape  # of ticks, which plotly reads as HTML of a kind
-from stitching.training.results import ACCURACY
 
 __all__ = [
     "Study", "accuracy_by_depth", "accuracy_by_size", "by_setting", "depth_heatmap", "learning_curves",

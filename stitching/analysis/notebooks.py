@@ -15,7 +15,7 @@ from stitching.analysis.statistics import controls
 from stitching.analysis.style import save_figure
 from stitching.config.errors import UserError
 
-__all__ = ["notebook_folders", "self_stitch_check", "show", "told"]
+__all__ = ["notebook_folders", "plot_or_explain", "self_stitch_check", "show"]
 
 
 def notebook_folders(default: str | Path) -> tuple[list[Path], Path]:
@@ -37,7 +37,7 @@ def notebook_folders(default: str | Path) -> tuple[list[Path], Path]:
 def show(plot: Callable[..., Figure], results: pd.DataFrame, path: str | Path, **options: Any) -> Figure | None:
     """Draw a figure, write it as PDF and PNG, and give it back for the notebook to show.
 
-    What these results do not have the data for, of a half-finished sweep for example, is told in a sentence instead.
+    A sentence stands in its place where the results (of a half-finished sweep, say) do not have what it needs.
 
     Args:
         plot: such as `plot_accuracy_by_gap`.
@@ -45,13 +45,13 @@ def show(plot: Callable[..., Figure], results: pd.DataFrame, path: str | Path, *
         path: of the figure, without an ending.
         options: its other arguments.
     """
-    figure = told(plot, results, **options)
+    figure = plot_or_explain(plot, results, **options)
     if figure is not None:
         save_figure(figure, path)
     return figure
 
 
-def told(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def plot_or_explain(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """What the function gives, or None and a sentence on the screen where the results lack what it needs."""
     try:
         return function(*arguments, **options)

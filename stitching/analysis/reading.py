@@ -20,13 +20,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stitching.config.code import package_digest
 from stitching.config.errors import UserError
-from stitching.config.identity import LEFT_OUT
 from stitching.config.parts import NetPart
+from stitching.runs.code import package_digest
+from stitching.runs.folder import RunFolder
+from stitching.runs.identity import LEFT_OUT
+from stitching.runs.step_log import TIMING_COLUMNS, read_steps
 from stitching.text import printable
-from stitching.training.files import RunFolder
-from stitching.training.results import TIMING_COLUMNS, read_steps
 from stitching.user_cache import cache_folder, read_cached, write_cached
 
 __all__ = ["RUN", "FoundRun", "read_runs"]

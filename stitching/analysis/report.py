@@ -30,44 +30,44 @@ from stitching.analysis.interactive import (
 from stitching.analysis.markup import Column, chart_section, facts, json_in_page, section, table
 from stitching.analysis.results import known_states, read_results, unfinished_of
 from stitching.analysis.statistics import stitched
-from stitching.config.code import package_digest
 from stitching.config.errors import UserError
-from stitching.config.identity import LEFT_OUT
+from stitching.runs.code import package_digest
+from stitching.runs.folder import RunFolder, write_whole
+from stitching.runs.identity import LEFT_OUT
+from stitching.runs.metadata import UnreadableMetadata, text_of
+from stitching.runs.step_log import ACCURACY
 from stitching.text import escape
-from stitching.training.files import RunFolder, write_whole
-from stitching.training.results import ACCURACY
-from stitching.training.run_metadata import UnreadableMetadata, text_of
 
 __all__ = ["check_output", "make_report", "save_report"]
 
-Told = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, str], None]
 _VERSION = re.compile(r"""^ +(\w+): ['"]?([^'"\n]{1,100})""", re.MULTILINE)
 _VERSIONS = re.compile(r"^(?:versions|code):\n((?: +.*\n)*)", re.MULTILINE)  # blocks of metadata.yml
 _TOLD_VERSIONS = {"torch": "torch", "timm": "timm", "digest": "stitching's code"}
 
 
-def make_report(folders: Sequence[str | Path], *, told: Told = lambda *_: None) -> str:
+def make_report(folders: Sequence[str | Path], *, on_progress: ProgressCallback = lambda *_: None) -> str:
     """A page (HTML) on the runs below some folders, finished or not: figures, tables, failures, configuration.
 
     Everything is in the page, plotly.js (4.8 MB) included: it opens without a network.
 
     Args:
         folders: of a sweep and of its base networks, say.
-        told: shows progress, in steps.
+        on_progress: shows progress, in steps.
 
     Raises:
         UserError: there is no such folder, or nothing was logged in any of them yet.
     """
     if not folders:
         raise UserError("no folder of runs is given", do="`stitching report FOLDER -o report.html`")
-    told(0, 10, "reading the runs")
+    on_progress(0, 10, "reading the runs")
     results, runs = read_results(folders)
-    told(1, 10, "computing measures")
+    on_progress(1, 10, "computing measures")
     study = Study(results)
     charts: dict[str, Chart] = {}
     sections: list[tuple[str, str, str]] = []  # key, title, HTML
     for key, title, make in _charts(study):
-        told(2 + len(sections), 10, title)
+        on_progress(2 + len(sections), 10, title)
         try:
             charts[key] = make()
             sections.append((key, title, chart_section(key, title, charts[key])))
@@ -80,7 +80,7 @@ def make_report(folders: Sequence[str | Path], *, told: Told = lambda *_: None) 
         ("configuration", "Configuration", _configuration(study, runs)),
     ]
     sections += [(key, title, section(key, title, content)) for key, title, content in tables]
-    told(9, 10, "writing the page")
+    on_progress(9, 10, "writing the page")
     title = "Stitching report: " + ", ".join(Path(folder).resolve().name for folder in folders)
     made = time.strftime("%Y-%m-%d %H:%M")
     page = files("stitching.analysis") / "page"
@@ -201,12 +201,12 @@ def _versions(runs: pd.DataFrame) -> str:
         for name in _TOLD_VERSIONS:
             if name in versions:
                 found[name].add(str(versions[name]))
-    told = [
+    on_progress = [
         f"{_TOLD_VERSIONS[name]} {next(iter(values)) if len(values) == 1 else 'differs: ' + ', '.join(sorted(values))}"
         for name, values in found.items()
         if values
     ]
-    return "; ".join(told)
+    return "; ".join(on_progress)
 
 
 def _versions_of(place: RunFolder) -> dict[str, str]:

@@ -133,9 +133,9 @@ def read_tables(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame,
 
 
 def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
-    told = [run.settings for run in runs if run.settings]
+    with_settings = [run.settings for run in runs if run.settings]
     # Networks that are only tested have no part in what was tried out.
-    varied = _varied([settings for settings in told if not settings.get("test_only")] or told)
+    varied = _varied([settings for settings in with_settings if not settings.get("test_only")] or with_settings)
     cells = []
     for run, number in zip(runs, numbers, strict=True):
         same = {RUN: number, "run": run.result, "folder": run.folder, "base": run.base, "problem": run.problem}

@@ -11,9 +11,9 @@ from scipy import stats
 
 from stitching.analysis.measures import wilson_interval
 from stitching.config.errors import UserError
-from stitching.config.identity import LEFT_OUT
 from stitching.config.job import JobSettings
-from stitching.training.results import ACCURACY
+from stitching.runs.identity import LEFT_OUT
+from stitching.runs.step_log import ACCURACY
 
 __all__ = [
     "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "placed", "stitched", "summarize",

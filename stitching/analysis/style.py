@@ -40,7 +40,7 @@ _LEGEND = 8.5  # points
 def adapter_style(name: str) -> tuple[str, str, str]:
     """A stitcher's colour, marker, and the colour of the marker's inside: the same in every figure.
 
-    There are more stitchers than colours that everyone can tell apart: those that share one differ in the others.
+    There are more stitchers than colours that world can tell apart: those that share one differ in the others.
     """
     # The demo's and the most used ones come first, so that the colours of a small figure are far apart.
     common = (

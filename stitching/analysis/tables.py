@@ -11,8 +11,8 @@ from stitching.analysis.measures import relative_accuracy, stitching_penalty
 from stitching.analysis.results import Folders, load_results
 from stitching.analysis.statistics import cell_keys, last_epoch, placed, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
+from stitching.runs.step_log import ACCURACY
 from stitching.sweeps.stitchers import STITCHERS
-from stitching.training.results import ACCURACY
 
 __all__ = ["accuracy_table", "adapters_in", "add_measures", "base_networks", "load_bases", "load_runs", "missing_table"]
 

@@ -10,7 +10,7 @@ from stitching.cli import jobs, planning, scoring, submitting, watching, cleanin
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError, shortened
 from stitching.config.yaml import unwritable_character
-from stitching.processes import place_in_job
+from stitching.processes import process_rank
 
 __all__ = ["app", "cleaning", "jobs", "main", "planning", "results", "scoring", "submitting", "watching"]
 
@@ -21,7 +21,7 @@ def main() -> None:
         _check_text(sys.argv[1:])
         app(args=sys.argv[1:])
     except UserError as error:
-        if place_in_job().size > 1 and not _tells():
+        if process_rank().size > 1 and not _tells():
             sys.exit(2)
         err.quiet = False
         err.print(f"error: {error}", markup=False, soft_wrap=True)
@@ -52,9 +52,9 @@ def _check_text(arguments: list[str]) -> None:
 
 def _tells() -> bool:
     """Whether it is this of several processes that tells what went wrong."""
-    from stitching.training.distributed import world
+    from stitching.training.distributed import process_group
 
     try:
-        return world().first_to_tell()
+        return process_group().first_to_tell()
     except UserError:  # nobody else is there
         return True

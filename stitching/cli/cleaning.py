@@ -23,7 +23,7 @@ def clean(
 
     Results are never removed. What Slurm still holds stays, and so does what the newest job of an unfinished run left.
     """
-    from stitching.sweeps.leftovers import remove_leftovers
+    from stitching.launch.leftovers import remove_leftovers
 
     total = 0
     for place in places:

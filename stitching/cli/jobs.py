@@ -12,7 +12,7 @@ import typer
 
 from stitching.cli.console import AsJson, app, err, located, out, print_table
 from stitching.config.yaml import load_yaml, parse_assignments
-from stitching.processes import place_in_job
+from stitching.processes import process_rank
 from stitching.progress import shown_progress
 
 
@@ -47,9 +47,9 @@ def train(
     Values given here win over the file. Ctrl-C leaves a checkpoint to go on from.
     """
     from stitching.config.job import override
-    from stitching.jobs import run_job, smoke_test_job
+    from stitching.training.job import run_job, smoke_test_job
 
-    out.quiet = err.quiet = place_in_job().rank > 0
+    out.quiet = err.quiet = process_rank().rank > 0
     document = load_yaml(config)
     values: dict[str, Any] = {
         "train_config.seed": seed, "train_config.epochs": epochs, "train_config.batch_size": batch_size,
@@ -63,11 +63,11 @@ def train(
         )
         for key, value in given.items():
             override(document, key, value, f"command line ({key})")
-        with shown_progress(err, "steps") as told:
+        with shown_progress(err, "steps") as on_progress:
             if smoke_test:
-                report = smoke_test_job(document, told)
+                report = smoke_test_job(document, on_progress)
             else:
-                report = run_job(document, resume=resume, overwrite=overwrite, told=told, again=_again())
+                report = run_job(document, resume=resume, overwrite=overwrite, on_progress=on_progress, again=_again())
     out.print(report.words, markup=False, soft_wrap=True)
     raise typer.Exit(report.exit_code)
 
@@ -98,7 +98,7 @@ def inspect(
 
     Costs are for one image; MACs are multiply-adds of convolutions, linear layers and attention.
     """
-    from stitching.nets import inspection
+    from stitching.cli import inspection
 
     found = inspection.inspect_model(model, arguments or [], image_size=image_size, stages=stages or as_yaml)
     if as_json:

@@ -65,19 +65,19 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
         UserError: with file and line; several where several things are wrong.
     """
     from stitching.config.sweep import read_sweep
-    from stitching.sweeps.known import Known, cache_file
+    from stitching.launch.submit import look_for_data
     from stitching.sweeps.plan import make_plan
-    from stitching.sweeps.submit import look_for_data
+    from stitching.sweeps.plan_cache import PlanCache, cache_file
 
     document = load_yaml(path)
     if seeds:
         document.override(("seeds",), seeds, "command line (--seeds)")
     if data_path:
         document.override(("data_path",), str(data_path.absolute()), "command line (--data-path)")
-    known = Known(cache_file())
+    known = PlanCache(cache_file())
     try:
-        with located(document), shown_progress(err, "cells") as told:
-            found = make_plan(read_sweep(document), document.path, told, known)
+        with located(document), shown_progress(err, "cells") as on_progress:
+            found = make_plan(read_sweep(document), document.path, on_progress, known)
             if data:
                 look_for_data(found)
             return found
@@ -87,7 +87,7 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
 
 def expected_of(place: Path) -> tuple[Path, list[Any]]:
     """The folder of a sweep, and its runs: those of the plan, or of a folder those that are in it."""
-    from stitching.sweeps.status import expected_in
+    from stitching.runs.state import expected_in
 
     if place.is_dir():
         return place, expected_in(place)
@@ -99,5 +99,5 @@ def _is_sweep(path: Path) -> bool:
     try:
         data = load_yaml(path).data
     except UserError:
-        return True  # told when it is read
+        return True  # reported when it is read
     return isinstance(data, dict) and bool(_MARKS & data.keys())

@@ -50,7 +50,7 @@ def plan(
 
 
 def _print_explained(plans: list[Any], name: str) -> None:
-    from stitching.sweeps.explain import explain
+    from stitching.launch.explain import explain
 
     having = [found for found in plans if any(run.name == name for run in found.cells)]
     for line in explain((having or plans)[0], name):
@@ -67,14 +67,15 @@ def _as_json(found: Any) -> list[dict[str, Any]]:
 
 
 def _statuses(found: Any) -> list[Any]:
-    from stitching.sweeps.status import sweep_status
+    from stitching.launch.status import sweep_status
 
     return sweep_status(found.folder, [found.expected(run) for run in found.runs])
 
 
 def _print_plan(found: Any, calibrate: bool) -> None:
-    from stitching.sweeps.status import forgotten_runs, summary
-    from stitching.sweeps.tasks import packed
+    from stitching.launch.status import summary
+    from stitching.launch.tasks import packed
+    from stitching.runs.state import forgotten_runs
 
     statuses = _statuses(found)
     rows = _table(found, {status.name: status.state for status in statuses})
@@ -151,14 +152,14 @@ def _words(cell: Any) -> tuple[str, str, str, str]:
 
 
 def _print_estimate(found: Any, statuses: list[Any], calibrate: bool) -> None:
-    from stitching.sweeps.estimate import calibrated, estimated, paces_of_finished
+    from stitching.launch.estimate import calibrated, estimated, paces_of_finished
 
     done = {status.name for status in statuses if status.state == "done"}
     if len(done) == len(found.runs):
         return
     if calibrate:
-        with shown_progress(err, "pairs") as told:
-            paces = calibrated(found, told)
+        with shown_progress(err, "pairs") as on_progress:
+            paces = calibrated(found, on_progress)
         source = "from a few steps of one run of each pair, alone"
     else:
         paces = paces_of_finished(found, done)

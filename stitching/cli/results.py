@@ -78,11 +78,11 @@ def _print_left_out(finished: Any, unfinished: Any) -> None:
     )
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
     out.print(f"note: not in the table: {words}", soft_wrap=True)
-    told = runs[runs["reason"] != ""]
-    for name, reason in told[["name", "reason"]].head(_LISTED).itertuples(index=False, name=None):
+    explained = runs[runs["reason"] != ""]
+    for name, reason in explained[["name", "reason"]].head(_LISTED).itertuples(index=False, name=None):
         out.print(f"  {name}: {reason.partition(chr(10))[0]}", soft_wrap=True)
-    if len(told) > _LISTED:
-        out.print(f"  and {len(told) - _LISTED} more: `stitching status` lists them all", soft_wrap=True)
+    if len(explained) > _LISTED:
+        out.print(f"  and {len(explained) - _LISTED} more: `stitching status` lists them all", soft_wrap=True)
 
 
 def _shout(failed: list[str]) -> None:
@@ -151,8 +151,8 @@ def report(
     if not folders:
         raise UserError("no folder of runs is given", do="`stitching report FOLDER -o report.html`")
     check_output(output)
-    with shown_progress(err, "steps") as told:
-        page = make_report([*folders, *(base or [])], told=told)
+    with shown_progress(err, "steps") as on_progress:
+        page = make_report([*folders, *(base or [])], on_progress=on_progress)
     save_report(page, output)
     out.print(f"Report: {output}", markup=False, soft_wrap=True)
     _shout(failed_checks(load_results([*folders, *(base or [])])))

@@ -39,16 +39,16 @@ def score(
     """
     from stitching.analysis.collect import check_ending, save_table
     from stitching.config.sweep import read_sweep
-    from stitching.sweeps.known import Known, cache_file
-    from stitching.sweeps.scoring import score as score_sweep
+    from stitching.sweeps.plan_cache import PlanCache, cache_file
+    from stitching.sweeps.scores import score as score_sweep
 
     if output:
         check_ending(output)
     document = load_yaml(sweep)
-    known = Known(cache_file())
+    known = PlanCache(cache_file())
     try:
-        with located(document), shown_progress(err, "steps") as told:
-            found = score_sweep(read_sweep(document), document.path, images, known, told)
+        with located(document), shown_progress(err, "steps") as on_progress:
+            found = score_sweep(read_sweep(document), document.path, images, known, on_progress)
     finally:
         known.save()
     table = found.table()

@@ -14,7 +14,7 @@ from stitching.cli.console import LIST_OPTIONS, ListCommand, app, err, out
 from stitching.cli.places import PACK, DataPath, Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
 from stitching.cli.planning import print_outdated
 from stitching.config.clusters import Profile, load_profile
-from stitching.config.errors import Mistakes, UserError, unknown_name
+from stitching.config.errors import ErrorCollector, UserError, unknown_name
 from stitching.config.yaml import parse_assignments
 from stitching.progress import shown_progress
 
@@ -137,8 +137,8 @@ def retry(
 @app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
 def cancel(places: Places) -> None:
     """Take what of sweeps waits or runs out of Slurm; `submit` goes on with it later."""
-    from stitching.sweeps.slurm import cancel as cancel_jobs
-    from stitching.sweeps.status import in_queue
+    from stitching.launch.slurm import cancel as cancel_jobs
+    from stitching.launch.status import in_queue
 
     for place in places:
         folder, _ = expected_of(place)
@@ -161,21 +161,21 @@ class _Launch:
 
     def checked(self, files: list[Path], seeds: list[int] | None, data_path: Path | None) -> list[Any]:
         """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
-        from stitching.sweeps.slurm import check_controller, check_path, check_profile
-        from stitching.sweeps.status import in_queue
-        from stitching.sweeps.submit import not_done
+        from stitching.launch.slurm import check_controller, check_path, check_profile
+        from stitching.launch.status import in_queue
+        from stitching.launch.submit import not_done
 
-        mistakes = Mistakes()
+        mistakes = ErrorCollector()
         plans, profiles = [], {}
         settled = set()  # files of which nothing is to be submitted: Slurm need not take them
         if self.cluster != "local":
             for path in files:
-                with mistakes.noted():
+                with mistakes.collect():
                     profiles[path] = load_profile(self.cluster, path, self.changes)
         if profiles:
             check_controller()
         for path in files:
-            with mistakes.noted():
+            with mistakes.collect():
                 found = plan_of(path, seeds=seeds, data_path=data_path, data=True)
                 plans.append(found)
                 if path in profiles:
@@ -187,9 +187,9 @@ class _Launch:
         for path, profile in profiles.items():
             if path not in settled and profile.model_dump_json() not in asked:
                 asked.add(profile.model_dump_json())
-                with mistakes.noted():
+                with mistakes.collect():
                     check_profile(self.cluster, profile)
-        mistakes.told()
+        mistakes.raise_all()
         return plans
 
     def start(self, chosen: Sequence[tuple[Any, set[str] | None]], again: str) -> None:
@@ -212,21 +212,23 @@ class _Launch:
 
     def _fetch_weights(self, chosen: Sequence[tuple[Any, set[str] | None]]) -> None:
         """Fetch what all runs that are to start need, before the first of them is queued."""
-        from stitching.sweeps.submit import not_done
-        from stitching.sweeps.weights import fetch_weights
+        from stitching.launch.prefetch_weights import fetch_weights
+        from stitching.launch.submit import not_done
 
-        with shown_progress(err, "weights") as told:
-            fetch_weights([run for found, names in chosen for run in not_done(found, names)], told)
+        with shown_progress(err, "weights") as on_progress:
+            fetch_weights([run for found, names in chosen for run in not_done(found, names)], on_progress)
 
     def _run_here(self, found: Any, names: set[str] | None, again: str) -> bool:
         """Run a plan on this machine; False if a run of it failed."""
-        from stitching.sweeps.status import sweep_status
-        from stitching.sweeps.submit import submit as submit_plan
+        from stitching.launch.status import sweep_status
+        from stitching.launch.submit import submit as submit_plan
         from stitching.training.trainer import Interrupted
 
         try:
-            with shown_progress(err, "steps") as told:
-                outcome = submit_plan(found, "local", pack=self.pack, jobs=self.jobs, among=names, told=told)
+            with shown_progress(err, "steps") as on_progress:
+                outcome = submit_plan(
+                    found, "local", pack=self.pack, jobs=self.jobs, among=names, on_progress=on_progress
+                )
         except Interrupted:
             err.print(f"Stopped; every run has a checkpoint. To go on: {again}", markup=False, soft_wrap=True)
             raise typer.Exit(130) from None
@@ -245,15 +247,15 @@ class _Launch:
         return not outcome.failures
 
     def _queue(self, found: Any, names: set[str] | None) -> None:
-        from stitching.sweeps.submit import scripts_for_slurm, submit_to_slurm
+        from stitching.launch.submit import scripts_for_slurm, submit_to_slurm
 
         profile = self.profiles[found.folder]
         if self.dry_run:
             for script in scripts_for_slurm(found, profile, pack=self.pack, among=names):
                 print(script)
             return
-        with shown_progress(err, "runs") as told:
-            queued = submit_to_slurm(found, self.cluster, profile, pack=self.pack, among=names, told=told)
+        with shown_progress(err, "runs") as on_progress:
+            queued = submit_to_slurm(found, self.cluster, profile, pack=self.pack, among=names, on_progress=on_progress)
         runs = sum(len(task.runs) for task in queued.tasks)
         ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
         out.print(
@@ -284,7 +286,7 @@ def _in_states(found: Any, only: list[str] | None) -> set[str] | None:
 
 def _statuses_of(plans: Sequence[Any]) -> list[list[Any]]:
     """The status of every run of every plan; Slurm is asked once for all of them."""
-    from stitching.sweeps.status import status_of_all
+    from stitching.launch.status import status_of_all
 
     expected = [[found.expected(run) for run in found.runs] for found in plans]
     statuses = iter(status_of_all([(found.folder, runs) for found, runs in zip(plans, expected, strict=True)]))
@@ -305,7 +307,7 @@ def _print_unknown(path: Path, runs: Sequence[Any]) -> int:
 
 def _cluster_of(found: Any, names: set[str]) -> str:
     """The cluster that the runs were submitted to."""
-    from stitching.sweeps.status import newest_tasks
+    from stitching.launch.status import newest_tasks
 
     newest = newest_tasks(found.folder)
     clusters = sorted({newest[name].cluster if name in newest else "local" for name in names})
@@ -316,7 +318,7 @@ def _cluster_of(found: Any, names: set[str]) -> str:
 
 def _leave_out_failed_nodes(launch: _Launch, found: Any) -> None:
     """Have Slurm keep off the nodes that failed under runs of the sweep."""
-    from stitching.sweeps.status import failed_nodes
+    from stitching.launch.status import failed_nodes
 
     nodes = failed_nodes(found.folder) if launch.cluster != "local" else []
     if nodes:

@@ -33,7 +33,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
-    from stitching.sweeps.status import other_code, status_of_all, summary
+    from stitching.launch.status import other_code, status_of_all, summary
 
     sweeps = [(place, *expected_of(place)) for place in places]
     if watch and not as_json:
@@ -59,7 +59,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is done or failed.")] = False,
 ) -> None:
     """Print what a run has said: its log, and the output of its job in Slurm."""
-    from stitching.sweeps.logs import followed_log, log_files
+    from stitching.launch.logs import followed_log, log_files
 
     if follow:
         for line in followed_log(run):
@@ -90,8 +90,8 @@ def _rows(runs: Sequence[Any], most: int) -> list[list[str]]:
 
 
 def _print_damaged(folders: Iterable[Path]) -> None:
-    from stitching.sweeps.records import damaged_records
-    from stitching.sweeps.status import SLURM_FOLDER
+    from stitching.launch.records import damaged_records
+    from stitching.launch.status import SLURM_FOLDER
 
     for folder in folders:
         for path in damaged_records(folder / SLURM_FOLDER):
@@ -103,7 +103,7 @@ def _print_damaged(folders: Iterable[Path]) -> None:
 
 def _print_forgotten(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
     from stitching.cli.planning import print_forgotten
-    from stitching.sweeps.status import forgotten_runs
+    from stitching.runs.state import forgotten_runs
 
     for place, folder, expected in sweeps:
         if not place.is_dir():
@@ -112,7 +112,7 @@ def _print_forgotten(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
 
 def _watch(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
     """The table again and again in a terminal; elsewhere a line whenever something has changed."""
-    from stitching.sweeps.status import status_of_all, summary
+    from stitching.launch.status import status_of_all, summary
 
     said = ""
     with Live(console=out, auto_refresh=False, transient=False) as live:

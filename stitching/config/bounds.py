@@ -1,6 +1,6 @@
 """Numbers that a config may hold: their bounds are far beyond honest use, and keep out what would fill a memory.
 
-A slip of the finger (`out_channels: 1e12`, a seed of 22 digits) is told at once, with its line. Without a bound it
+A slip of the finger (`out_channels: 1e12`, a seed of 22 digits) is an error at once, with its line. Without a bound it
 comes up as an overflow somewhere in torch, as a process that the system kills, or as a loop that has no end.
 """
 

@@ -58,7 +58,7 @@ class Profile(Schema):
     cpus: Machinery = 1  # for each process
     memory_gb: Annotated[Positive, Field(le=10**6)] | None = None
     minutes: Annotated[Count, Field(le=10**7)] = 24 * 60
-    signal_seconds: SignalSeconds = 90  # before the time limit, a job is told to save and go back to the queue
+    signal_seconds: SignalSeconds = 90  # before the time limit, a job is asked to save and go back to the queue
     array_parallelism: Annotated[Count, Field(le=10**6)] = 100  # how many tasks of an array run at once
     setup: list[str] = []  # shell commands before the job, such as `source /shared/venv/bin/activate`
     sbatch: Options = {}  # any other option of sbatch: {qos: long, nice: 100}

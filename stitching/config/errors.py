@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and the words it is told in."""
+"""The one exception for mistakes that a user can mend, and how it is shown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Mistakes", "UserError", "UserErrors", "at", "nearest", "reason_of", "shortened", "unknown_name"]
+__all__ = ["ErrorCollector", "UserError", "UserErrors", "at", "nearest", "reason_of", "shortened", "unknown_name"]
 
 
 class UserError(Exception):
-    """A user's mistake: told in one message, never as a traceback.
+    """A user's mistake: shown as one message, never as a traceback.
 
     Args:
         problem: what is wrong, in one sentence that names what was found.
@@ -47,7 +47,7 @@ class UserError(Exception):
 
 
 class UserErrors(UserError):
-    """Several mistakes, told in one list, each once."""
+    """Several mistakes, shown as one list, each once."""
 
     def __init__(self, errors: Iterable[UserError]) -> None:
         self.errors = list({str(error): error for error in errors}.values())
@@ -58,21 +58,21 @@ class UserErrors(UserError):
         return f"{self.problem}\n" + "\n".join(f"- {item}" for item in items)
 
 
-class Mistakes:
-    """Mistakes that are collected, so that a user hears of all of them at once.
+class ErrorCollector:
+    """ErrorCollector that are collected, so that a user hears of all of them at once.
 
-    >>> mistakes = Mistakes()
+    >>> mistakes = ErrorCollector()
     >>> for model in models:
-    ...     with mistakes.noted():
+    ...     with mistakes.collect():
     ...         look_at(model)
-    >>> mistakes.told()
+    >>> mistakes.raise_all()
     """
 
     def __init__(self) -> None:
         self.errors: list[UserError] = []
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
+    def collect(self) -> Iterator[None]:
         """Keep a `UserError` of the body for later, and go on behind it."""
         try:
             yield
@@ -81,7 +81,7 @@ class Mistakes:
         except UserError as error:
             self.errors.append(error)
 
-    def told(self) -> None:
+    def raise_all(self) -> None:
         """Raise what was noted, if anything was: one `UserError`, or several as `UserErrors`."""
         several = UserErrors(self.errors)
         if several.errors:

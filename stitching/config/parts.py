@@ -1,4 +1,4 @@
-"""What may stand in a network's YAML: one schema for each part, told apart by the one key that names its class."""
+"""What may stand in a network's YAML: one schema for each part, distinguished by the one key that names its class."""
 
 from __future__ import annotations
 

@@ -77,13 +77,13 @@ class Schema(BaseModel):
 def complaint(
     problem: str, allowed: str | None = None, *, do: str | None = None, key: str | None = None
 ) -> PydanticCustomError:
-    """What a validator raises: `problem` is told as it stands, at the place of `key` if given."""
+    """What a validator raises: `problem` is shown as it stands, at the place of `key` if given."""
     context = {"problem": problem, "allowed": allowed, "do": do, "key": key}
     return PydanticCustomError("complaint", "{problem}", context)
 
 
 def one_of(**schemas: Any) -> Any:
-    """A field that may be written in several ways, told apart by what is there: `text`, `list` or `mapping`.
+    """A field that may be written in several ways, distinguished by what is there: `text`, `list` or `mapping`.
 
     A plain union would complain about every way that the user did not mean.
     """
@@ -112,8 +112,8 @@ def validated(schema: type[S], document: Document) -> S:
     try:
         return schema.model_validate(document.data)
     except ValidationError as error:
-        told = [document.locate(_told(details)) for details in error.errors(include_url=False)]
-        first, *others = told
+        problems = [document.locate(_user_error(details)) for details in error.errors(include_url=False)]
+        first, *others = problems
         if others:
             also = "\n".join("  also " + str(other).replace("\n", "\n  ") for other in others[:20])
             first.do = f"{first.do}\n{also}" if first.do else also.lstrip()
@@ -140,7 +140,7 @@ def _check_values(document: Document) -> None:
             raise document.locate(UserError(words, allowed=f"at most {LONGEST_TEXT:,}", path=path))
 
 
-def _told(details: ErrorDetails) -> UserError:
+def _user_error(details: ErrorDetails) -> UserError:
     path = tuple(part for part in details["loc"] if not str(part).startswith(("function-", "as-")))
     context = details.get("ctx", {})
     found = _shown(details["input"])

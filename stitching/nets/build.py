@@ -1,4 +1,4 @@
-"""From a network's config to its modules: every part built, placed and told which format arrives.
+"""From a network's config to its modules: every part built, placed and given the format that arrives.
 
 Shapes are never worked out by hand: one image runs through each part as it is built (on the meta device when a plan
 is made), and what comes out is the next part's input.
@@ -17,13 +17,15 @@ from torch import nn
 
 from stitching.config.errors import UserError, at, reason_of
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, ParallelPart, SubnetPart
-from stitching.nets import adapters, blocks, dery, graphs, zoo
-from stitching.nets.assembly import Network, Parallel, Piece
-from stitching.nets.builders import bounded
-from stitching.nets.fitting import fit_of
-from stitching.nets.formats import Format, Reformat, converted
-from stitching.nets.passes import main_output
-from stitching.nets.random_networks import ImageSample
+from stitching.cutting import cut_points
+from stitching.cutting.formats import Format, Reformat, converted
+from stitching.cutting.graph_passes import main_output
+from stitching.models import sources
+from stitching.models.builders import bounded
+from stitching.models.random_networks import ImageSample
+from stitching.nets.network import Network, Parallel, Part
+from stitching.nets.parts import adapters, dery, residual
+from stitching.similarity.least_squares import fit_of
 
 __all__ = ["BuildOptions", "build_network", "first_model", "forget_models", "model_spec", "traced_model"]
 
@@ -42,16 +44,16 @@ class BuildOptions:
     sample: ImageSample | None = None  # of the data, for random networks
 
 
-def model_spec(part: ModelFields) -> zoo.ModelSpec:
+def model_spec(part: ModelFields) -> sources.ModelSpec:
     """The model that a part names."""
     try:
-        return zoo.ModelSpec.of(part)
+        return sources.ModelSpec.of(part)
     except UserError as error:
         error.path = error.path or ("model_name",)
         raise
 
 
-def first_model(part: BasePart) -> zoo.ModelSpec | None:
+def first_model(part: BasePart) -> sources.ModelSpec | None:
     """The model that the images go into first; None if it is something else, or several side by side."""
     while isinstance(part, AssemblyPart):
         part = part.parts[0]
@@ -59,9 +61,9 @@ def first_model(part: BasePart) -> zoo.ModelSpec | None:
 
 
 @lru_cache(maxsize=8)
-def traced_model(spec: zoo.ModelSpec, seed: int = 0, meta: bool = False) -> graphs.TracedModel:
+def traced_model(spec: sources.ModelSpec, seed: int = 0, meta: bool = False) -> cut_points.TracedModel:
     """A model and its graphs; the newest few are kept, as a network cuts the same model more than once."""
-    return graphs.trace(zoo.build_meta(spec) if meta else zoo.build(spec, seed))
+    return cut_points.trace(sources.build_meta(spec) if meta else sources.build(spec, seed))
 
 
 def forget_models() -> None:
@@ -95,7 +97,7 @@ def _check_fit(network: Network, arriving: Format, options: BuildOptions) -> Non
     if fit is None:
         return
     try:
-        graphs.cut_points(traced_model(fit.model, options.seed, options.meta), arriving.shape(1)[1:])  # type: ignore[arg-type]
+        cut_points.cut_points(traced_model(fit.model, options.seed, options.meta), arriving.shape(1)[1:])  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(
             f"least squares fits to what {fit.model.title} computes of the same images, and it cannot take them: "
@@ -104,7 +106,7 @@ def _check_fit(network: Network, arriving: Format, options: BuildOptions) -> Non
         ) from None
 
 
-def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:
+def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Part:
     """One part with its conversions, after a trial run."""
     with at(part.kind):
         native, make = _RECIPES[part.kind](part, options)
@@ -136,7 +138,7 @@ def _build(part: BasePart, arriving: Format, options: BuildOptions) -> Piece:
                 _same_channels(declared.channels, left, "out_format declares")
         else:
             declared, left = out, out
-        return Piece(
+        return Part(
             net,
             before=Reformat(arriving, wanted, options.class_token),
             after=Reformat(out, declared, options.class_token),
@@ -150,22 +152,22 @@ Maker = Callable[[Format], nn.Module]
 Recipe = tuple[Format | None, Maker]  # what the part works on (None: anything), and how it is made for what arrives
 
 
-def _start_of(part: SubnetPart, options: BuildOptions) -> tuple[zoo.ModelSpec, graphs.CutPoint]:
+def _start_of(part: SubnetPart, options: BuildOptions) -> tuple[sources.ModelSpec, cut_points.CutPoint]:
     """The model that a subnet is cut from, and where it begins in it."""
     spec = model_spec(part)
     if part.random:
         spec = replace(spec, random=True, sample=None if options.meta else options.sample)
     traced = traced_model(spec, options.seed, options.meta)
     with at("block_input"):
-        return spec, graphs.resolve(traced, part.block_input, "input")
+        return spec, cut_points.resolve(traced, part.block_input, "input")
 
 
 def _subnet(part: SubnetPart, options: BuildOptions) -> Recipe:
     spec, start = _start_of(part, options)
     traced = traced_model(spec, options.seed, options.meta)
     with at("block_output"):
-        end = graphs.resolve(traced, part.block_output, "output")
-    subnet = graphs.extract(traced, start, end)
+        end = cut_points.resolve(traced, part.block_output, "output")
+    subnet = cut_points.extract(traced, start, end)
     subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
     subnet.cut_from = (spec, start, end)  # lets training see which fronts are the same
     subnet.statistics_images = getattr(traced.model, "statistics_images", None)
@@ -178,7 +180,7 @@ def _net(part: NetPart, options: BuildOptions) -> Recipe:
     spec = model_spec(part)
 
     def make(_: Format) -> nn.Module:
-        model = zoo.build_meta(spec) if options.meta else zoo.build(spec, options.seed)
+        model = sources.build_meta(spec) if options.meta else sources.build(spec, options.seed)
         model.register_forward_hook(main_output)
         return model
 
@@ -229,7 +231,7 @@ def _with_prefix_tokens(part: Any, following: Sequence[BasePart], arriving: Form
         return part
     try:
         takes = _start_of(following[0], options)[1].format.prefix
-    except UserError:  # it is told where that part is built
+    except UserError:  # reported where that part is built
         return part
     native, _ = _simple_adapter(part, options)
     assert native is not None
@@ -254,7 +256,7 @@ def _vit_block(part: Any, options: BuildOptions) -> Recipe:
         arguments = _sized(part, arriving)
         # Not "the same as in_channels": a width of its own is what the projection in front of the block is for.
         arguments["out_channels"] = part.out_channels or arguments["embed_dim"]
-        return blocks.VisionTransformerBlock(kind=kind, **arguments)
+        return residual.VisionTransformerBlock(kind=kind, **arguments)
 
     return Format(kind, prefix=int(kind == "bert")), make
 
@@ -289,7 +291,7 @@ def _assembly(part: AssemblyPart, options: BuildOptions) -> Recipe:
                 f"input_shape is {part.input_shape}, but {arriving} arrives", path=("input_shape",),
                 do="Set train_config.data_preprocessing.image_size, or leave input_shape out.",
             )  # fmt: skip
-        pieces: list[Piece] = []
+        pieces: list[Part] = []
         for i, child in enumerate(part.parts):
             with at("parts", i):
                 _one_tensor(pieces)
@@ -305,7 +307,7 @@ def _assembly(part: AssemblyPart, options: BuildOptions) -> Recipe:
     return None, make
 
 
-def _one_tensor(pieces: list[Piece]) -> None:
+def _one_tensor(pieces: list[Part]) -> None:
     """Raise if the last of the pieces gives a list, which no part can follow."""
     last: nn.Module | None = pieces[-1].net if pieces else None
     while isinstance(last, Network):
@@ -350,10 +352,10 @@ _RECIPES: dict[str, Callable[[Any, BuildOptions], Recipe]] = {
     "Subnet": _subnet,
     "Net": _net,
     "SimpleAdapter": _simple_adapter,
-    "ResNetBasicBlock": _plain(blocks.ResNetBasicBlock, "img"),
-    "ResNetBottleneck": _plain(blocks.ResNetBottleneck, "img"),
+    "ResNetBasicBlock": _plain(residual.ResNetBasicBlock, "img"),
+    "ResNetBottleneck": _plain(residual.ResNetBottleneck, "img"),
     "VisionTransformerBlock": _vit_block,
-    "SwinTransformerBlock": _plain(blocks.SwinTransformerBlock, "bhwc"),
+    "SwinTransformerBlock": _plain(residual.SwinTransformerBlock, "bhwc"),
     "ClassifierHead": _head,
     "Assembly": _assembly,
     "ParallelPart": _parallel,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stitching.sweeps.cells import Cell
-from stitching.sweeps.settings import Setting
+from stitching.sweeps.stitches import Stitch
+from stitching.sweeps.variants import Variant
 
 __all__ = ["Names"]
 
@@ -18,13 +18,13 @@ class Names:
     A seed is part of the name where the sweep lists its seeds, be it one: adding another renames nothing.
     """
 
-    def __init__(self, sweep: str, cells: list[Cell], *, seeds_named: bool) -> None:
+    def __init__(self, sweep: str, cells: list[Stitch], *, seeds_named: bool) -> None:
         self.sweep = sweep
         self.labels = _labels(cells)
         self.pairs_named = len({(cell.source.title, cell.dest.title) for cell in cells if not cell.only_tests}) > 1
         self.seeds_named = seeds_named
 
-    def of(self, cell: Cell, setting: Setting) -> str:
+    def of(self, cell: Stitch, setting: Variant) -> str:
         """The name of the cell's run with a setting."""
         first, last = cell.gap
         source, dest = self.labels[cell.source.title], self.labels[cell.dest.title]
@@ -41,7 +41,7 @@ class Names:
         return name + (f"-seed-{setting.seed}" if self.seeds_named and not cell.only_tests else "")
 
 
-def _labels(cells: Iterable[Cell]) -> dict[str, str]:
+def _labels(cells: Iterable[Stitch]) -> dict[str, str]:
     """What each model is called in a run's name."""
     titles = sorted({row.title for cell in cells for row in (cell.source, cell.dest)})
     short = {title: _fit_for_a_folder(title.split("/")[-1]) for title in titles}

@@ -7,22 +7,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from stitching.sweeps.cells import Cell
-from stitching.sweeps.rows import Row, RowStage, subnets
-from stitching.sweeps.stitchers import LEAST_SQUARES, Bridge, Declined, Joint, stitcher
+from stitching.sweeps.staged_models import Stage, StagedModel, subnets
+from stitching.sweeps.stitchers import LEAST_SQUARES, AdapterPlan, Declined, Interface, stitcher
+from stitching.sweeps.stitches import Stitch
 
 __all__ = ["controls_of", "network_of", "whole_model", "whole_networks"]
 
 IDENTITY = "identity"  # the adapter of a self-stitch: it computes nothing, so that equal is equal on every device
 
 
-def network_of(cell: Cell) -> dict[str, Any]:
+def network_of(cell: Stitch) -> dict[str, Any]:
     """The network of a cell, as YAML: src[:a] + adapter + dest[b+1:], or what its control puts in their place.
 
     - `base`: the whole destination;
     - `self`: all of one network, with an identity where it is cut;
     - `random_source`, `random_dest`: the source or the destination with the weights of a network that was not trained
-      (`stitching.nets.random_networks`);
+      (`stitching.models.random_networks`);
     - `adapter_only`: the source and the adapter, then a fresh linear head in the place of the destination.
 
     Raises:
@@ -37,7 +37,7 @@ def network_of(cell: Cell) -> dict[str, Any]:
     recipe = stitcher(cell.stitcher)
     if recipe is None:
         return _assembly(subnets(_finetuned(cell), frozen=False))
-    bridge = recipe(Joint(front[-1].out_format, back[0].in_format, cell.num_downsamples))
+    bridge = recipe(Interface(front[-1].out_format, back[0].in_format, cell.num_downsamples))
     if cell.control == "adapter_only":
         return _assembly([*subnets(front, frozen=True), *bridge.parts], head={"ClassifierHead": {}})
     source, dest = subnets(front, frozen=True), _behind(bridge, back)
@@ -50,7 +50,7 @@ def network_of(cell: Cell) -> dict[str, Any]:
     )
 
 
-def _finetuned(cell: Cell) -> list[RowStage]:
+def _finetuned(cell: Stitch) -> list[Stage]:
     """The stages of a network without an adapter: those of the gap that downsample stay in it."""
     first, last = cell.gap
     kept = [stage for stage in cell.dest.stages[first : last + 1] if stage.downsamples]
@@ -61,7 +61,7 @@ def _finetuned(cell: Cell) -> list[RowStage]:
     return row
 
 
-def _behind(bridge: Bridge, back: tuple[RowStage, ...]) -> list[dict[str, Any]]:
+def _behind(bridge: AdapterPlan, back: tuple[Stage, ...]) -> list[dict[str, Any]]:
     return subnets(back, frozen=True, in_format=bridge.dest_format)
 
 
@@ -80,7 +80,7 @@ def _assembly(parts: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------ what cells are compared with
 
 
-def whole_model(row: Row) -> dict[str, Any] | None:
+def whole_model(row: StagedModel) -> dict[str, Any] | None:
     """The model's YAML keys, if the row is one whole model; a user may have typed out stages of another kind."""
     first, last = row.stages[0], row.stages[-1]
     joined = all(left.end == right.start for left, right in itertools.pairwise(row.stages))
@@ -88,13 +88,13 @@ def whole_model(row: Row) -> dict[str, Any] | None:
     return first.model if one and joined and first.start == 0 and last.block_output is None else None
 
 
-def whole_networks(cells: Iterable[Cell]) -> list[Cell]:
+def whole_networks(cells: Iterable[Stitch]) -> list[Stitch]:
     """A cell for each whole network among sources and destinations: it is tested, and gives the base accuracy."""
     rows = {row.title: row for cell in cells for row in (cell.source, cell.dest)}
-    return [Cell(row, row, (0, -1), 0, "", "base") for row in rows.values() if whole_model(row)]
+    return [Stitch(row, row, (0, -1), 0, "", "base") for row in rows.values() if whole_model(row)]
 
 
-def controls_of(cells: Iterable[Cell], controls: Iterable[str]) -> Iterator[Cell]:
+def controls_of(cells: Iterable[Stitch], controls: Iterable[str]) -> Iterator[Stitch]:
     """The controls of ordinary cells.
 
     `self` is one for each whole network and place where it is cut; the others are one for each cell, but of finetune,
@@ -111,15 +111,15 @@ def controls_of(cells: Iterable[Cell], controls: Iterable[str]) -> Iterator[Cell
                 yield replace(cell, control=control)
 
 
-def _self_stitches(cells: Iterable[Cell]) -> Iterator[Cell]:
+def _self_stitches(cells: Iterable[Stitch]) -> Iterator[Stitch]:
     places = {(row.title, place) for cell in cells for row, place in _cuts(cell)}
     rows = {row.title: row for cell in cells for row in (cell.source, cell.dest) if whole_model(row)}
     for title, row in rows.items():
         for place in sorted(place for named, place in places if named == title):
-            yield Cell(row, row, (place, place - 1), 0, IDENTITY, "self")
+            yield Stitch(row, row, (place, place - 1), 0, IDENTITY, "self")
 
 
-def _cuts(cell: Cell) -> list[tuple[Row, int]]:
+def _cuts(cell: Stitch) -> list[tuple[StagedModel, int]]:
     """Where the cell's networks are cut, as the number of stages before the cut."""
     first, last = cell.gap
     return [(cell.source, first), (cell.dest, last + 1)]

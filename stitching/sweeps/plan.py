@@ -12,30 +12,30 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from stitching.config.errors import Mistakes, UserError
-from stitching.config.identity import identity_of, network_digest, settings_digest
+from stitching.config.errors import ErrorCollector, UserError
 from stitching.config.job import Job, project_root
 from stitching.config.parts import PartField
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
 from stitching.config.sweep import ModelEntry, Sweep
+from stitching.cutting.cost import Cost, cost
+from stitching.cutting.formats import Format
+from stitching.models.sources import normalization_note
 from stitching.nets.build import BuildOptions, build_network, model_spec
-from stitching.nets.cost import Cost, cost
-from stitching.nets.formats import Format
-from stitching.nets.zoo import normalization_note
-from stitching.sweeps.cells import Cell, make_cells
-from stitching.sweeps.known import Known
+from stitching.runs.folder import RunFolder
+from stitching.runs.identity import identity_of, network_digest, settings_digest
+from stitching.runs.state import ExpectedRun
 from stitching.sweeps.names import Names
 from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
-from stitching.sweeps.rows import Row, subnets
-from stitching.sweeps.settings import Images, Setting, evaluation_only, images_of, make_settings
-from stitching.sweeps.status import Expected
+from stitching.sweeps.plan_cache import PlanCache
+from stitching.sweeps.staged_models import StagedModel, subnets
 from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
-from stitching.training.files import RunFolder
-from stitching.training.network_outputs import TappedOutputs
+from stitching.sweeps.stitches import Stitch, make_stitches
+from stitching.sweeps.variants import Images, Variant, evaluation_only, images_of, make_variants
+from stitching.training.network_outputs import HookedOutputs
 
-__all__ = ["Cell", "Plan", "PlannedRun", "Told", "folder_of", "make_plan"]
+__all__ = ["Plan", "PlannedRun", "ProgressCallback", "Stitch", "folder_of", "make_plan"]
 
-Told = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, str], None]
 PART: TypeAdapter[Any] = TypeAdapter(PartField)
 
 
@@ -44,7 +44,7 @@ class PlannedRun:
     """A run of the plan, or a cell that its stitcher declines (`declined` says why, and there is no job)."""
 
     name: str
-    cell: Cell
+    cell: Stitch
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)  # the grid's values
     job: Job | None = None
@@ -127,9 +127,9 @@ class Plan:
         assert run.job is not None
         return RunFolder(self.folder / run.name, run.job.metrics_output)
 
-    def expected(self, run: PlannedRun) -> Expected:
+    def expected(self, run: PlannedRun) -> ExpectedRun:
         """What a finished result of the run must be."""
-        return Expected(self.folder_of(run), run.identity)
+        return ExpectedRun(self.folder_of(run), run.identity)
 
     def metadata(self, run: PlannedRun) -> dict[str, Any]:
         """What the analysis groups `run` by, with the other cells that it stands for."""
@@ -146,46 +146,48 @@ class Plan:
         return found
 
 
-def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known | None = None) -> Plan:
+def make_plan(
+    sweep: Sweep, path: Path, on_progress: ProgressCallback | None = None, known: PlanCache | None = None
+) -> Plan:
     """Everything that the sweep in the file `path` will do; nothing is written, downloaded or submitted.
 
     Args:
         sweep: what to plan.
         path: its file, whose name names the sweep and whose place says which project it is of.
-        told: shows progress.
+        on_progress: shows progress.
         known: what earlier plans found out; the plan is the same without it.
 
     Raises:
         UserError: with the keys that lead to it, if the sweep does not fit the models it names. Everything that is
-            wrong is told at once: all models, gaps, names and settings, and if these are right, all networks.
+            wrong is reported at once: all models, gaps, names and settings, and if these are right, all networks.
     """
-    known = known or Known()
-    mistakes = Mistakes()
-    with mistakes.noted():
+    known = known or PlanCache()
+    mistakes = ErrorCollector()
+    with mistakes.collect():
         _check_file_name(path)
-    settings = make_settings(sweep, mistakes)
-    groups: dict[Images, list[tuple[Setting, str]]] = {}  # each with its digest
+    settings = make_variants(sweep, mistakes)
+    groups: dict[Images, list[tuple[Variant, str]]] = {}  # each with its digest
     for setting in settings:
         groups.setdefault(setting.images, []).append((setting, settings_digest(setting.job)))
-    cells: list[tuple[Images, Cell]] = []  # and what they are compared with
+    cells: list[tuple[Images, Stitch]] = []  # and what they are compared with
     wanted = list(groups)
     if not wanted:  # no setting is right, and yet the models can be looked at
         with suppress(UserError):
             wanted = [images_of(sweep)]
     for images in wanted:
-        with mistakes.noted():
-            ordinary = make_cells(sweep, images.shape, known)
+        with mistakes.collect():
+            ordinary = make_stitches(sweep, images.shape, known)
             compared = [*whole_networks(ordinary), *controls_of(ordinary, sweep.controls)]
             cells += [(images, cell) for cell in (*ordinary, *compared)]
-    mistakes.told()
+    mistakes.raise_all()
     names = Names(path.stem, [cell for _, cell in cells], seeds_named=sweep.seeds is not None)
     first_of: dict[str, str] = {}  # by identity, the name of the run that came first
     made: list[PlannedRun] = []
-    wrong: dict[object, list[tuple[UserError, Cell]]] = {}  # by what is wrong
+    wrong: dict[object, list[tuple[UserError, Stitch]]] = {}  # by what is wrong
     notes: dict[str, None] = {}
     for number, (images, cell) in enumerate(cells):
-        if told:
-            told(number, len(cells), f"{cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
+        if on_progress:
+            on_progress(number, len(cells), f"{cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
         try:
             for run in _runs_of(cell, groups[images], images, names, known):
                 if run.identity is not None:
@@ -197,9 +199,9 @@ def make_plan(sweep: Sweep, path: Path, told: Told | None = None, known: Known |
         except UserError as error:
             wrong.setdefault((error.path, error.problem), []).append((error, cell))
     for errors in wrong.values():
-        with mistakes.noted():
+        with mistakes.collect():
             raise _of_cells(errors)
-    mistakes.told()
+    mistakes.raise_all()
     _all_named_differently(made)
     return Plan(path.stem, folder_of(sweep, path), made, list(notes))
 
@@ -220,7 +222,7 @@ def folder_of(sweep: Sweep, path: Path) -> Path:
 
 
 def _runs_of(
-    cell: Cell, settings: list[tuple[Setting, str]], images: Images, names: Names, known: Known
+    cell: Stitch, settings: list[tuple[Variant, str]], images: Images, names: Names, known: PlanCache
 ) -> Iterator[PlannedRun]:
     """The runs of a cell, one for each setting that matters to it, or what stands for them where it is declined."""
     try:
@@ -249,22 +251,22 @@ def _runs_of(
         yield PlannedRun(name, cell, setting.seed, setting.values, job, run_identity, Cost(**size))
 
 
-def _tested(settings: list[tuple[Setting, str]], images: Images) -> list[tuple[Setting, str]]:
+def _tested(settings: list[tuple[Variant, str]], images: Images) -> list[tuple[Variant, str]]:
     """The settings for a network that is only tested: one, unless they differ in what has a part in a test."""
-    by_digest: dict[str, Setting] = {}
+    by_digest: dict[str, Variant] = {}
     for setting, _ in settings:
         tested = evaluation_only(setting, images)
         by_digest.setdefault(settings_digest(tested.job), tested)
     return [(setting, digest) for digest, setting in by_digest.items()]
 
 
-def _taken(row: Row, images: Images) -> Images:
+def _taken(row: StagedModel, images: Images) -> Images:
     """The images that a whole model takes: the sweep's, or as they were made for it if it cannot take those."""
     channels, size = row.stages[0].in_format.channels, row.stages[0].in_format.spatial
     return replace(images, shape=(channels or images.shape[0], *(size or images.shape[1:])))
 
 
-def _reference(cell: Cell, images: Images) -> Any:
+def _reference(cell: Stitch, images: Images) -> Any:
     """The destination on its own, with whose predictions those of a stitched network are compared, if it can be."""
     model = whole_model(cell.dest)
     if model is None or cell.control == "base" or _taken(cell.dest, images) != images:
@@ -272,7 +274,7 @@ def _reference(cell: Cell, images: Images) -> Any:
     return PART.validate_python({"Net": model})
 
 
-def _of_cells(errors: list[tuple[UserError, Cell]]) -> UserError:
+def _of_cells(errors: list[tuple[UserError, Stitch]]) -> UserError:
     """One error for all cells in which the same is wrong."""
     error, cell = errors[0]
     if error.path == ("stitchers",):
@@ -281,7 +283,7 @@ def _of_cells(errors: list[tuple[UserError, Cell]]) -> UserError:
     return error
 
 
-def _size(job: Job, cell: Cell, images: Images) -> dict[str, int] | str:
+def _size(job: Job, cell: Stitch, images: Images) -> dict[str, int] | str:
     """What the network costs, or why the cell is declined in words."""
     try:
         return asdict(_try_network(job, cell, images))
@@ -289,12 +291,12 @@ def _size(job: Job, cell: Cell, images: Images) -> dict[str, int] | str:
         return str(declined)
 
 
-def _notes(cell: Cell, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
+def _notes(cell: Stitch, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
     (part,) = subnets(cell.source.stages[:1], frozen=True)
     return normalization_note(model_spec(ModelEntry.model_validate(part["Subnet"])), *normalized)
 
 
-def _try_network(job: Job, cell: Cell, images: Images) -> Cost:
+def _try_network(job: Job, cell: Stitch, images: Images) -> Cost:
     """The network's cost, from building it on the meta device."""
     options = BuildOptions(
         num_classes=images.num_classes, class_token=job.reformat_options.class_token, unfrozen=job.unfrozen, meta=True
@@ -310,10 +312,10 @@ def _try_network(job: Job, cell: Cell, images: Images) -> Cost:
             raise Declined(error.problem) from None
         error.path = ("stitchers",)
         raise
-    tapped = TappedOutputs(network, job)
-    if tapped.names:
+    hooked_outputs = HookedOutputs(network, job)
+    if hooked_outputs.names:
         network.eval()(torch.zeros(arriving.shape(1), device="meta"))
-        tapped.check()
+        hooked_outputs.check()
     out = network.out_format
     if out.kind != "vector" or (out.channels or 0) < images.num_classes:
         raise UserError(

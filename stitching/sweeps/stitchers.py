@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stitching.config.errors import unknown_name
-from stitching.nets.formats import Format
+from stitching.cutting.formats import Format
 
-__all__ = ["DEFAULT_STITCHERS", "LEAST_SQUARES", "STITCHERS", "Bridge", "Declined", "Joint", "stitcher"]
+__all__ = ["DEFAULT_STITCHERS", "LEAST_SQUARES", "STITCHERS", "AdapterPlan", "Declined", "Interface", "stitcher"]
 
 PartYaml = dict[str, dict[str, Any]]
 
@@ -24,7 +24,7 @@ class Declined(Exception):
 
 
 @dataclass(frozen=True)
-class Joint:
+class Interface:
     """What is to be bridged: what the source's last block gives, and what the destination's first block takes."""
 
     source: Format
@@ -38,7 +38,7 @@ class Joint:
 
 
 @dataclass(frozen=True)
-class Bridge:
+class AdapterPlan:
     """A recipe's answer: adapter parts as YAML, and the format that the destination's first part shall be given."""
 
     parts: list[PartYaml]
@@ -55,7 +55,7 @@ class _Step:
     size_out: tuple[int, int]
 
 
-def _steps(joint: Joint, *, keep_size: bool = False) -> list[_Step]:
+def _steps(joint: Interface, *, keep_size: bool = False) -> list[_Step]:
     size, last_size = joint.source.spatial, joint.dest.spatial
     if size is None or last_size is None or joint.source.channels is None or joint.dest.channels is None:
         raise Declined(f"no image to stitch: {joint.source} to {joint.dest}")
@@ -87,18 +87,18 @@ def _halved(size: tuple[int, int], least: tuple[int, int]) -> tuple[int, int]:
 # ------------------------------------------------------------------------ one step as a part
 
 Layer = Callable[
-    [Joint, _Step, tuple[int, int], int], PartYaml
+    [Interface, _Step, tuple[int, int], int], PartYaml
 ]  # the joint, the step, the size it works at, its stride
 
 
-def _in_format(joint: Joint, step: _Step, size: tuple[int, int]) -> list[Any]:
+def _in_format(joint: Interface, step: _Step, size: tuple[int, int]) -> list[Any]:
     if joint.between_sequences:
         return [joint.dest.kind, [step.channels_in, size[0] * size[1]]]
     return ["img", [step.channels_in, *size]]
 
 
 def _linear(nonlinearity: bool, norm: bool = True) -> Layer:
-    def part(joint: Joint, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
+    def part(joint: Interface, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
         arguments: dict[str, Any] = {"in_channels": step.channels_in, "out_channels": step.channels_out}
         if joint.between_sequences:
             arguments |= {"num_fc": 1, "fc_format": joint.dest.kind}
@@ -112,7 +112,7 @@ def _linear(nonlinearity: bool, norm: bool = True) -> Layer:
     return part
 
 
-def _conv3x3(joint: Joint, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
+def _conv3x3(joint: Interface, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
     if joint.between_sequences:
         raise Declined("a convolution between two sequences")
     return {
@@ -124,7 +124,7 @@ def _conv3x3(joint: Joint, step: _Step, size: tuple[int, int], stride: int) -> P
 
 
 def _residual(name: str) -> Layer:
-    def part(joint: Joint, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
+    def part(joint: Interface, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
         arguments = {"in_channels": step.channels_in, "out_channels": step.channels_out}
         if joint.between_sequences:
             if name == "ResNetBottleneck":
@@ -154,12 +154,12 @@ def _sized(dest: Format, size: tuple[int, int]) -> Format:
     return replace(dest, size=size if dest.kind in ("img", "bhwc") else size[0] * size[1])
 
 
-def _downsample_then(layer: Layer) -> Callable[[Joint], Bridge]:
-    return lambda joint: Bridge([layer(joint, step, step.size_out, 1) for step in _steps(joint)], joint.dest)
+def _downsample_then(layer: Layer) -> Callable[[Interface], AdapterPlan]:
+    return lambda joint: AdapterPlan([layer(joint, step, step.size_out, 1) for step in _steps(joint)], joint.dest)
 
 
-def _with_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
-    def recipe(joint: Joint) -> Bridge:
+def _with_downsample(layer: Layer) -> Callable[[Interface], AdapterPlan]:
+    def recipe(joint: Interface) -> AdapterPlan:
         if joint.between_sequences and joint.source.spatial != joint.dest.spatial:
             raise Declined(f"nothing between two sequences has a stride: {joint.source} to {joint.dest}")
         parts = []
@@ -169,24 +169,26 @@ def _with_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
             strides = joint.num_downsamples and step.size_in != step.size_out
             shrinks = strides and all(n >= end for n, end in zip(half, step.size_out, strict=True))
             parts.append(layer(joint, step, step.size_in, 2 if shrinks else 1))
-        return Bridge(parts, joint.dest)
+        return AdapterPlan(parts, joint.dest)
 
     return recipe
 
 
-def _post_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
-    return lambda joint: Bridge([layer(joint, step, step.size_in, 1) for step in _steps(joint)], joint.dest)
+def _post_downsample(layer: Layer) -> Callable[[Interface], AdapterPlan]:
+    return lambda joint: AdapterPlan([layer(joint, step, step.size_in, 1) for step in _steps(joint)], joint.dest)
 
 
-def _no_downsample(layer: Layer) -> Callable[[Joint], Bridge]:
-    def recipe(joint: Joint) -> Bridge:
+def _no_downsample(layer: Layer) -> Callable[[Interface], AdapterPlan]:
+    def recipe(joint: Interface) -> AdapterPlan:
         steps = _steps(joint, keep_size=True)
-        return Bridge([layer(joint, step, step.size_in, 1) for step in steps], _sized(joint.dest, steps[-1].size_out))
+        return AdapterPlan(
+            [layer(joint, step, step.size_in, 1) for step in steps], _sized(joint.dest, steps[-1].size_out)
+        )
 
     return recipe
 
 
-def _least_squares(joint: Joint) -> Bridge:
+def _least_squares(joint: Interface) -> AdapterPlan:
     """One affine map at the destination's size, however many downsamplings: a row of them has no closed form."""
     bridge = STITCHERS["affine"](replace(joint, num_downsamples=1))  # type: ignore[misc]
     lacking = joint.dest.prefix - (joint.source.prefix if joint.between_sequences else 0)
@@ -205,7 +207,7 @@ _CONV, _BOTTLENECK, _BLOCK = _conv3x3, _residual("ResNetBottleneck"), _residual(
 LEAST_SQUARES = "affine_least_squares"
 
 # finetune has no adapter of its own; the plan puts the network together from the models' own pieces.
-STITCHERS: dict[str, Callable[[Joint], Bridge] | None] = {
+STITCHERS: dict[str, Callable[[Interface], AdapterPlan] | None] = {
     "finetune": None,
     "linear_no_downsample": _no_downsample(_linear(nonlinearity=False)),
     "linear_relu_no_downsample": _no_downsample(_linear(nonlinearity=True)),
@@ -231,7 +233,7 @@ DEFAULT_STITCHERS = (
 )  # fmt: skip
 
 
-def stitcher(name: str) -> Callable[[Joint], Bridge] | None:
+def stitcher(name: str) -> Callable[[Interface], AdapterPlan] | None:
     """The recipe called `name`; None for finetune. Raises `UserError` for a name that does not exist."""
     if name not in STITCHERS:
         raise unknown_name("stitcher", name, STITCHERS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from stitching.training.distributed import World
+from stitching.training.distributed import ProcessGroup
 
 __all__ = ["WholeBatchNorm"]
 
@@ -24,7 +24,7 @@ class WholeBatchNorm(TorchFunctionMode):
     another one; in eval mode it is torch's.
     """
 
-    def __init__(self, network: nn.Module, world: World) -> None:
+    def __init__(self, network: nn.Module, world: ProcessGroup) -> None:
         super().__init__()
         self.world = world
         self.counts = True  # False while this process has no image of the batch, and computes along with another's
@@ -73,7 +73,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World, counts: bool
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: ProcessGroup, counts: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         var, mean = torch.var_mean(x.float(), _all_but_channels(x), correction=0)
         # Mean and variance of each process, put together as Chan et al. (1979) do: sums of squares would cancel.

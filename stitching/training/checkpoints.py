@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError
-from stitching.config.identity import LEFT_OUT, identity
 from stitching.config.job import Job
 from stitching.config.paths import check_regular_file
-from stitching.nets.weights import read_weights
-from stitching.training.files import RunFolder, write_whole
+from stitching.models.weights import read_weights
+from stitching.runs.folder import RunFolder, write_whole
+from stitching.runs.identity import LEFT_OUT, identity
 
 __all__ = ["load_weights", "newest_whole_checkpoint", "read_checkpoint", "write_checkpoint"]
 

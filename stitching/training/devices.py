@@ -12,7 +12,7 @@ import torch
 from stitching.config.errors import UserError, at
 from stitching.config.job import JobSettings
 from stitching.processes import gpus_of_job
-from stitching.training.distributed import World
+from stitching.training.distributed import ProcessGroup
 
 __all__ = ["deterministic", "device_of"]
 
@@ -34,26 +34,26 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def device_of(job: JobSettings, everyone: World) -> torch.device:
+def device_of(job: JobSettings, world: ProcessGroup) -> torch.device:
     """The device that this process computes on: the job's; else STITCHING_DEVICE's; else a GPU if there is one.
 
     Raises:
         UserError: it cannot be used, the job names one GPU for several processes, or the process was given GPUs that
-            CUDA does not find. It does not train on the CPU then, a hundred times as long, unless it is told to.
+            CUDA does not find. It does not train on the CPU then, a hundred times as long, unless it is asked to.
     """
     name, given = job.device or os.environ.get("STITCHING_DEVICE"), gpus_of_job()
     must_have_gpu = name is None and given > 0
     name = name or ("cuda" if must_have_gpu or torch.cuda.is_available() else "cpu")
     with at("device"):
-        if everyone.size > 1 and name.startswith("cuda:"):
+        if world.size > 1 and name.startswith("cuda:"):
             raise UserError(
-                f"found {name!r}, and there are {everyone.size} processes", allowed="cpu, or cuda: a GPU for each"
+                f"found {name!r}, and there are {world.size} processes", allowed="cpu, or cuda: a GPU for each"
             )
         try:
             device = torch.device(name)
-            if everyone.size > 1 and device.type == "cuda":
+            if world.size > 1 and device.type == "cuda":
                 # Either every process sees the GPUs of all on its machine, or Slurm shows each only its own.
-                device = torch.device("cuda", everyone.local_rank if torch.cuda.device_count() > 1 else 0)
+                device = torch.device("cuda", world.local_rank if torch.cuda.device_count() > 1 else 0)
                 torch.cuda.set_device(device)
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError) as error:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stitching.config.errors import UserError
-from stitching.processes import Place, first_host, place_in_job
+from stitching.processes import ProcessRank, first_host, process_rank
 from stitching.training.failures import in_words
 
-__all__ = ["World", "world"]
+__all__ = ["ProcessGroup", "process_group"]
 
 T = TypeVar("T")
 
@@ -33,14 +33,14 @@ PATIENCE = timedelta(minutes=10)  # that a process waits for the others: what on
 _A_MOMENT = timedelta(seconds=5)
 
 
-class World:
+class ProcessGroup:
     """The processes of this job, and what they do together; each must do it at the same point of its work.
 
     Numbers travel between CPUs by gloo, tensors on GPUs by nccl.
     """
 
-    def __init__(self, place: Place | None = None, store: Any = None) -> None:
-        place = place or Place()
+    def __init__(self, place: ProcessRank | None = None, store: Any = None) -> None:
+        place = place or ProcessRank()
         self.rank, self.size, self.local_rank = place.rank, place.size, place.local_rank
         self._store = store
         self._tells: bool | None = None
@@ -127,28 +127,28 @@ class World:
                 self._tells = self.size == 1 or self._store.add("failures", 1) == 1
             if not self._tells:
                 with suppress(Exception):
-                    self._store.wait(["told"], _A_MOMENT)
+                    self._store.wait(["reported"], _A_MOMENT)
         return self._tells
 
     def _leave(self) -> None:
         """At the end of the process; how long the others live does not matter if this one failed."""
         with suppress(Exception):
             if self._tells:
-                self._store.set("told", "yes")
+                self._store.set("reported", "yes")
             elif self._tells is None:
                 dist.destroy_process_group()
 
 
 @lru_cache(maxsize=1)
-def world() -> World:
+def process_group() -> ProcessGroup:
     """The processes of this job, met at the first call.
 
     Raises:
         UserError: they do not come together.
     """
-    place = place_in_job()
+    place = process_rank()
     if place.size == 1:
-        return World()
+        return ProcessGroup()
     try:
         if place.launcher == "torchrun":
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
@@ -164,12 +164,12 @@ def world() -> World:
             f"{str(error).splitlines()[0]}",
             do="Start every process of the job alike, by torchrun or by srun.",
         ) from None
-    found = World(place, store)
+    found = ProcessGroup(place, store)
     atexit.register(found._leave)
     return found
 
 
-def _store_of_step(place: Place) -> Any:
+def _store_of_step(place: ProcessRank) -> Any:
     """Where the processes of a Slurm step meet: on the first one's machine, at a port that only this step finds.
 
     Another step on the machine may have the same port in mind. So there is a row of ports to try, and the keys are

@@ -9,15 +9,9 @@ import re
 import torch
 
 from stitching.config.errors import UserError
+from stitching.runs.causes import DIVERGED, ERROR, OUT_OF_MEMORY
 
-__all__ = [
-    "DIVERGED", "ERROR", "OUT_OF_MEMORY", "Diverged", "OutOfMemory", "cause_of", "free_memory", "in_words", "reason_of",
-]  # fmt: skip
-
-# Of the causes that `status` knows, those that an exception can have.
-ERROR = "error"
-OUT_OF_MEMORY = "out of memory"
-DIVERGED = "diverged"
+__all__ = ["Diverged", "OutOfMemory", "cause_of", "free_memory", "in_words", "reason_of"]
 
 # torch has an exception of its own only for the GPU's allocator. Its CPU allocator, CUDA itself, cuBLAS and cuDNN raise
 # RuntimeErrors that say it in words.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stitching.config.errors import UserError, at, reason_of, shortened, unknown_name
 from stitching.config.job import Metric
-from stitching.training.distributed import World
+from stitching.training.distributed import ProcessGroup
 
 __all__ = ["Averages", "BoundMetric", "Loss", "agreement", "compared", "kl_divergence", "make_loss", "make_metrics"]
 
@@ -40,7 +40,7 @@ class Loss:
         given = {key: value for key, value in self.arguments.items() if key not in ("label_smoothing", "weight")}
         return Loss(self.name, given)
 
-    def part(self, scores: Tensor, labels: Tensor, world: World) -> Tensor:
+    def part(self, scores: Tensor, labels: Tensor, world: ProcessGroup) -> Tensor:
         """What this process's share of a batch adds to the loss of the whole batch; N may be 0.
 
         The mean is not a mean of the shares' means: they differ in size, and in the weights of their labels.

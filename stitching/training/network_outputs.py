@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from stitching.config.errors import UserError, unknown_name
 from stitching.config.job import Job
-from stitching.nets.assembly import Network
-from stitching.training.trunk import TaskData
+from stitching.nets.network import Network
+from stitching.training.shared_prefixes import TaskData
 
-__all__ = ["TappedOutputs", "try_outputs"]
+__all__ = ["HookedOutputs", "try_outputs"]
 
 Place = tuple[str | int, ...]  # the keys of the config that ask for an output
 
 
-class TappedOutputs:
+class HookedOutputs:
     """The newest outputs of modules inside a job's network, by name: auxiliary losses and metrics look at them.
 
     Raises:
@@ -67,11 +67,11 @@ class TappedOutputs:
                 )
 
 
-def try_outputs(network: Network, tapped: TappedOutputs, data: TaskData) -> None:
+def try_outputs(network: Network, hooked_outputs: HookedOutputs, data: TaskData) -> None:
     """Run one image through the network: are all outputs there, and do they fit the labels?
 
     Raises:
-        UserError: the network has not one output for each task, or too few classes, or a tapped output is not there.
+        UserError: the network has not one output for each task, or too few classes, or one inside it is not there.
     """
     network.eval()
     with torch.no_grad():
@@ -93,4 +93,4 @@ def try_outputs(network: Network, tapped: TappedOutputs, data: TaskData) -> None
                 do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
                 path=("model",),
             )
-    tapped.check()
+    hooked_outputs.check()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from stitching.config.errors import UserError, at
 from stitching.config.job import Job
+from stitching.cutting.formats import Format
+from stitching.models.sources import ModelSpec
 from stitching.nets.build import BuildOptions, build_network, first_model
-from stitching.nets.formats import Format
-from stitching.nets.zoo import ModelSpec
 
 __all__ = ["References", "reference_of"]
 

@@ -15,27 +15,28 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stitching.config.errors import UserError, at
-from stitching.config.identity import identity
 from stitching.config.job import Job
+from stitching.cutting.cost import cost
+from stitching.cutting.formats import Format
 from stitching.data.loading import derive_seed
-from stitching.nets.assembly import Network
+from stitching.models.sources import normalization_note
 from stitching.nets.build import BuildOptions, build_network, first_model
-from stitching.nets.cost import cost
-from stitching.nets.fitting import fit_of
-from stitching.nets.formats import Format
-from stitching.nets.zoo import normalization_note
+from stitching.nets.network import Network
+from stitching.runs.causes import ERROR
+from stitching.runs.folder import RunFolder, Traces
+from stitching.runs.identity import identity
+from stitching.runs.step_log import StepLog
+from stitching.similarity.least_squares import fit_of
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights, write_checkpoint
-from stitching.training.distributed import World
-from stitching.training.failures import ERROR, Diverged, free_memory
-from stitching.training.files import RunFolder, Traces
-from stitching.training.fitting import stitched_of
+from stitching.training.distributed import ProcessGroup
+from stitching.training.failures import Diverged, free_memory
+from stitching.training.fit_adapters import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
-from stitching.training.network_outputs import TappedOutputs, try_outputs
+from stitching.training.network_outputs import HookedOutputs, try_outputs
 from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
 from stitching.training.references import reference_of
-from stitching.training.results import StepLog
-from stitching.training.trunk import TaskData, front_of, sample_of
+from stitching.training.shared_prefixes import TaskData, front_of, sample_of
 
 __all__ = ["Run"]
 
@@ -49,7 +50,7 @@ class Run:
     Where several processes train, each has a share of the batches, and all have the same losses, metrics and weights.
     """
 
-    def __init__(self, job: Job, folder: RunFolder, data: TaskData, device: torch.device, world: World) -> None:
+    def __init__(self, job: Job, folder: RunFolder, data: TaskData, device: torch.device, world: ProcessGroup) -> None:
         self.job = job
         self.folder = folder
         self.data = data
@@ -89,8 +90,8 @@ class Run:
                         (term.output, make_loss(term.loss_fn, term.loss_fn_args, known), term.weight)
                     )
         self.metrics = make_metrics(job.metrics)
-        self.tapped = TappedOutputs(self.network, job)
-        try_outputs(self.network, self.tapped, data)
+        self.hooked_outputs = HookedOutputs(self.network, job)
+        try_outputs(self.network, self.hooked_outputs, data)
         self.notes: list[str] = []  # for the log, once there is one
         if first := first_model(job.network):
             self.notes += normalization_note(first, *data.train[0].normalization)
@@ -107,7 +108,7 @@ class Run:
 
         # Outputs inside the network are only there when all of it is computed here, and a shared front has the
         # weights that its model came with, not those that were loaded over them.
-        alone = bool(self.tapped.names or job.load_from)
+        alone = bool(self.hooked_outputs.names or job.load_from)
         self.reference = reference_of(job)
         self.front = None if alone else front_of(self.network, self.seed)
         self.first_piece = self.front.pieces if self.front else 0
@@ -307,13 +308,13 @@ class Run:
             tests = only_task is not None
             loss = (self.test_loss if tests else self.loss).part(scores, y, self.world)
             for output, aux_loss, weight in () if tests else self.aux_losses:
-                loss = loss + weight * aux_loss.part(self.tapped[output][: len(y)], y, self.world)
+                loss = loss + weight * aux_loss.part(self.hooked_outputs[output][: len(y)], y, self.world)
             total = total + loss
             if len(self.data.names) > 1 and only_task is None:
                 whole = int(self.world.sums([len(y)])[0])
                 measured[self._prefixed("Loss", task)] = (loss.item() * whole, len(y))
             for metric in self.metrics:
-                seen = self.tapped[metric.output][: len(y)] if metric.output else scores
+                seen = self.hooked_outputs[metric.output][: len(y)] if metric.output else scores
                 for name, value in metric.sums(seen.detach(), y).items():
                     measured[self._prefixed(name, task)] = (value, len(y))
             if reference is not None:
@@ -393,7 +394,7 @@ class Run:
 
     def release(self) -> None:
         """Give back the memory of a run that has failed; what it was and how it ended stays known."""
-        for name in ("network", "trained", "optimizer", "scheduler", "tapped", "to_fit", "batch_norm", "log"):
+        for name in ("network", "trained", "optimizer", "scheduler", "hooked_outputs", "to_fit", "batch_norm", "log"):
             self.__dict__.pop(name, None)
         free_memory()
 

@@ -17,28 +17,28 @@ from torch import Tensor
 from stitching.config.errors import UserError, at
 from stitching.config.job import Job
 from stitching.nets.build import forget_models
+from stitching.runs.folder import FolderBusy, RunFolder
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint
 from stitching.training.devices import deterministic, device_of
-from stitching.training.distributed import World, world
+from stitching.training.distributed import ProcessGroup, process_group
 from stitching.training.failures import Diverged, cause_of, in_words, reason_of
-from stitching.training.files import FolderBusy, RunFolder
-from stitching.training.fitting import fit_adapters
-from stitching.training.metadata import record_end, record_start
+from stitching.training.fit_adapters import fit_adapters
 from stitching.training.metrics import Averages
 from stitching.training.references import References
 from stitching.training.run import Run
+from stitching.training.run_record import record_end, record_start
+from stitching.training.shared_prefixes import SharedPrefixes, TaskData, shared_key
 from stitching.training.stopping import Interrupted, StopRequest
-from stitching.training.trunk import TaskData, Trunk, shared_key
 
-__all__ = ["Interrupted", "Progress", "Setup", "StopRequest", "train"]
+__all__ = ["Interrupted", "Progress", "StopRequest", "TrainRequest", "train"]
 
 
-# Told `done` of `total` steps of all runs together, and words for what is going on.
+# ProgressCallback `done` of `total` steps of all runs together, and words for what is going on.
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainRequest:
     """A job, and the folder for what it leaves.
 
     `hold` takes the folder for this process once everything is set up. It may settle for another one than was planned,
@@ -51,7 +51,7 @@ class Setup:
 
 
 def train(
-    setups: Sequence[Setup],
+    setups: Sequence[TrainRequest],
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -87,14 +87,14 @@ def train(
     """
     first = setups[0].job
     assert len({shared_key(setup.job) for setup in setups}) == 1, "these jobs cannot share a loop"
-    everyone = world()
-    with everyone.together():
-        device = device_of(first, everyone)
-        share = (everyone.rank, everyone.size)
+    world = process_group()
+    with world.together():
+        device = device_of(first, world)
+        share = (world.rank, world.size)
         data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches, share=share)
         try:
-            runs = [Run(setup.job, setup.folder, data, device, everyone) for setup in setups]
-            trunk = Trunk(run.front for run in runs if run.front).to(device)
+            runs = [Run(setup.job, setup.folder, data, device, world) for setup in setups]
+            trunk = SharedPrefixes(run.front for run in runs if run.front).to(device)
             compared = [(run.job, run.network.out_format.channels) for run in runs]
             references = References(compared, data.image_shape).to(device)
         finally:
@@ -115,16 +115,14 @@ def train(
                 with at("resume_from"):
                     given[run] = read_checkpoint(Path(source), run.job)
     with ExitStack() as held, deterministic(first.deterministic):
-        folders = everyone.decided(
+        folders = world.decided(
             lambda: [_held_folder(run, setup, held, skip_busy) for run, setup in zip(runs, setups, strict=True)]
         )
         for run, folder in zip(runs, folders, strict=True):
             run.folder = folder or run.folder
         ours = [run for run, folder in zip(runs, folders, strict=True) if folder]
-        checkpoints = everyone.decided(
-            lambda: [_checkpoint_of(run, resume=resume, overwrite=overwrite) for run in ours]
-        )
-        with everyone.together():
+        checkpoints = world.decided(lambda: [_checkpoint_of(run, resume=resume, overwrite=overwrite) for run in ours])
+        with world.together():
             for run, checkpoint in zip(ours, checkpoints, strict=True):
                 if checkpoint:
                     run.resume(read_checkpoint(checkpoint, run.job))
@@ -140,17 +138,17 @@ def train(
                     run.say("nothing in the network is trained: it is only tested")
                 record_start(run)
         if ours:
-            _Loop(
+            Trainer(
                 ours,
                 trunk,
                 references,
                 data,
                 device,
-                progress if progress and everyone.is_first else (lambda done, total, words: None),
+                progress if progress and world.is_first else (lambda done, total, words: None),
                 stop or StopRequest(),
-                everyone,
+                world,
                 alone=len(setups) == 1,
-            ).go()
+            ).run()
     return runs
 
 
@@ -166,7 +164,7 @@ def _fit(runs: list[Run], device: torch.device) -> None:
             run.to_fit = None  # with its sums
 
 
-def _held_folder(run: Run, setup: Setup, held: ExitStack, skip_busy: bool) -> RunFolder | None:
+def _held_folder(run: Run, setup: TrainRequest, held: ExitStack, skip_busy: bool) -> RunFolder | None:
     """The run's folder, which is ours now; None if another process trains the run, or has done so."""
     try:
         folder = held.enter_context((setup.hold or setup.folder.locked)())
@@ -200,23 +198,23 @@ def _checkpoint_of(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
     return checkpoint
 
 
-class _Loop:
+class Trainer:
     """The loop of `train`, with what it passes around."""
 
     def __init__(
         self,
         runs: list[Run],
-        trunk: Trunk,
+        trunk: SharedPrefixes,
         references: References,
         data: TaskData,
         device: torch.device,
         progress: Progress,
         stop: StopRequest,
-        everyone: World,
+        world: ProcessGroup,
         *,
         alone: bool,
     ) -> None:
-        self.everyone = everyone
+        self.world = world
         self.alone = alone  # whether there is one run, whose failure is its caller's to tell
         self.runs = runs
         self.trunk = trunk
@@ -228,7 +226,7 @@ class _Loop:
         self.saved_at = time.monotonic()
         self.counted_at = time.perf_counter()
 
-    def go(self) -> None:
+    def run(self) -> None:
         try:
             for run in self.runs:
                 run.join()
@@ -272,7 +270,7 @@ class _Loop:
             due = [run for run in runs if run.failure is None and run.batch == index < run.batches_in_epoch]
             self._step(due, placed, data_seconds)
             self._count_time(due)
-            self._heed(save=time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes)
+            self._checkpoint_or_stop(save=time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes)
             if not any(run.failure is None and index + 1 < run.batches_in_epoch for run in runs):
                 return
             began = time.perf_counter()
@@ -310,7 +308,7 @@ class _Loop:
                         return
                     self._test_batch(runs, averages, images, labels, task, compares=split == "Test")
                     self._count_time(runs)
-                    self._heed()
+                    self._checkpoint_or_stop()
                 self._tell(runs[0], "testing")
             for values, average in zip(found, averages, strict=True):
                 values |= {f"Overall/{split} {name}": value for name, value in average.means().items()}
@@ -366,7 +364,7 @@ class _Loop:
         try:
             yield
         except Exception as error:
-            if self.everyone.size > 1 and not isinstance(error, Diverged):
+            if self.world.size > 1 and not isinstance(error, Diverged):
                 raise
             self._record_failure(run, error)
             if self.alone:
@@ -374,14 +372,14 @@ class _Loop:
 
     def _end_all(self, error: Exception) -> None:
         """Record what ends the loop for every run in it. Of several processes, the first to get here does."""
-        if self.everyone.size > 1 and not self.everyone.first_to_tell():
+        if self.world.size > 1 and not self.world.first_to_tell():
             raise SystemExit(1) from None
         if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
             error = UserError("another process of the job was lost", do="Its output may say why; then go on from here.")
         for run in self.runs:
             if run.failure is not None or run.ended:
                 continue
-            if self.everyone.size == 1:
+            if self.world.size == 1:
                 # What fails outside of a run's own work fails between two of its steps.
                 with suppress(Exception):
                     run.save()
@@ -399,10 +397,10 @@ class _Loop:
             record_end(run, "failed")
         run.release()
 
-    def _heed(self, *, save: bool = False) -> None:
+    def _checkpoint_or_stop(self, *, save: bool = False) -> None:
         """Between two steps: stop if a process was asked to, `save` if it is time for the first one."""
-        asked, number, save_now = self.everyone.highest(
-            [self.stop.asked, self.stop.number or 0, save and self.everyone.is_first]
+        asked, number, save_now = self.world.highest(
+            [self.stop.asked, self.stop.number or 0, save and self.world.is_first]
         )
         if asked:
             self.stop.asked, self.stop.number = True, int(number) or None
@@ -419,7 +417,7 @@ class _Loop:
             for run in self._active():
                 run.say(f"stopped at epoch {run.epoch}, step {run.step}")
                 record_end(run, "stopped")
-            self.everyone.highest([0])  # whoever ends now ends the others
+            self.world.highest([0])  # whoever ends now ends the others
             raise Interrupted
 
     def _end_finished(self) -> None:

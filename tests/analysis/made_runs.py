@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stitching.training.files import write_yaml
-from stitching.training.results import ACCURACY, StepLog
+from stitching.runs.folder import write_yaml
+from stitching.runs.step_log import ACCURACY, StepLog
 
 RESNET, VIT = "timm/resnet18", "timm/vit_tiny"
 

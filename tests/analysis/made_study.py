@@ -8,7 +8,7 @@ from typing import Any
 
 from made_runs import RESNET, VIT, make_base, make_run
 
-from stitching.training.results import ACCURACY, StepLog
+from stitching.runs.step_log import ACCURACY, StepLog
 
 LR = "train_config.optimizer_args.lr"
 VAL = "Overall/Val Accuracy"

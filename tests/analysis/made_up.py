@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stitching.training.files import write_yaml
-from stitching.training.results import ACCURACY, StepLog
+from stitching.runs.folder import write_yaml
+from stitching.runs.step_log import ACCURACY, StepLog
 
 RUNS = 300
 BASES = {"timm/resnet50.a1_in1k": (0.802, 25.6e6, 4.1e9), "torchvision/swin_t": (0.814, 28.3e6, 4.5e9)}

@@ -8,8 +8,8 @@ from made_runs import ACCURACY, make_run
 from told import assert_told
 
 from stitching import load_results
-from stitching.training.files import read_yaml, write_yaml
-from stitching.training.results import StepLog
+from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.step_log import StepLog
 
 ROWS = [
     {"Step": 0, "Epoch": 0, ACCURACY: 0.1},

@@ -15,7 +15,7 @@ from stitching import (
     plot_accuracy_by_macs,
     stitched,
 )  # fmt: skip
-from stitching.training.results import ACCURACY, StepLog
+from stitching.runs.step_log import ACCURACY, StepLog
 
 LR = "train_config.optimizer_args.lr"
 VAL = "Overall/Val Accuracy"

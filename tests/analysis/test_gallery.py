@@ -13,7 +13,7 @@ from stitching.analysis.gallery import FIGURES, draw
 from stitching.analysis.heatmaps import plot_penalties, plot_progress
 from stitching.analysis.style import save_figure
 from stitching.config.errors import UserError
-from stitching.training.results import ACCURACY, StepLog
+from stitching.runs.step_log import ACCURACY, StepLog
 
 LR = "train_config.optimizer_args.lr"
 SIZE = {"source_depth": 0.25, "destination_depth": 0.5, "parameters": 10**6, "macs": 10**9}

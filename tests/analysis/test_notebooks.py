@@ -12,8 +12,8 @@ from nbclient import NotebookClient
 
 from stitching import load_results, self_stitch_check
 from stitching.cli.places import plan_of
-from stitching.sweeps.submit import submit
-from stitching.training.results import ACCURACY, StepLog
+from stitching.launch.submit import submit
+from stitching.runs.step_log import ACCURACY, StepLog
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "across-scales" / "across-scales.ipynb"

@@ -14,8 +14,8 @@ from odd_metadata import ODD
 
 from stitching import list_runs, load_results, unfinished_runs
 from stitching.analysis.gallery import FIGURES
-from stitching.training.files import RunFolder, write_yaml
-from stitching.training.results import ACCURACY, StepLog, _as_parquet, read_steps
+from stitching.runs.folder import RunFolder, write_yaml
+from stitching.runs.step_log import ACCURACY, StepLog, _as_parquet, read_steps
 
 ROW = {"Step": [1, 2], "Epoch": [1, 2], "Loss": [2.0, 1.0], ACCURACY: [0.5, 0.6]}
 SIZE = {"source_depth": 0.25, "destination_depth": 0.5, "parameters": 10**6, "macs": 10**9}

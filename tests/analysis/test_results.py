@@ -12,8 +12,8 @@ from made_runs import ACCURACY, RESNET, make_base, make_run
 from stitching import last_epoch, list_runs, load_results, unfinished_runs
 from stitching.analysis import reading
 from stitching.config.errors import UserError
-from stitching.training.files import read_yaml, write_yaml
-from stitching.training.results import StepLog
+from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.step_log import StepLog
 
 LR = "train_config.optimizer_args.lr"
 

@@ -19,7 +19,7 @@ from stitching.analysis.checks import runs_without_accuracy
 from stitching.analysis.heatmaps import best_adapters
 from stitching.analysis.tables import accuracy_table, missing_table
 from stitching.config.errors import UserError
-from stitching.training.results import StepLog
+from stitching.runs.step_log import StepLog
 
 LR = "train_config.optimizer_args.lr"
 VAL = "Overall/Val Accuracy"

@@ -11,8 +11,8 @@ from stitching.analysis.report import make_report
 from stitching.analysis.statistics import varied_settings
 from stitching.analysis.tables import accuracy_table, adapters_in, add_measures, base_networks, load_bases
 from stitching.config.errors import UserError
-from stitching.training.files import read_yaml, write_yaml
-from stitching.training.results import StepLog
+from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.step_log import StepLog
 
 LR = "train_config.optimizer_args.lr"
 

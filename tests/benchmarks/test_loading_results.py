@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stitching import load_results
-from stitching.training.files import write_yaml
-from stitching.training.results import ACCURACY, StepLog
+from stitching.runs.folder import write_yaml
+from stitching.runs.step_log import ACCURACY, StepLog
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from stitching.config.sweep import load_sweep
-from stitching.sweeps.known import Known
+from stitching.launch.slurm import submitted_tasks
+from stitching.launch.status import SLURM_FOLDER
+from stitching.runs.folder import write_yaml
+from stitching.runs.step_log import StepLog
 from stitching.sweeps.plan import Plan, make_plan
-from stitching.sweeps.slurm import submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER
-from stitching.training.files import write_yaml
-from stitching.training.results import StepLog
+from stitching.sweeps.plan_cache import PlanCache
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_planning(timed, large, capsys):
     seconds, out = timed("plan", large)
     assert "10034 runs" in out
     assert seconds < 15  # most of it is the import of torch, torchvision and timm
-    known = Known()
+    known = PlanCache()
     make_plan(load_sweep(large), large, known=known)
     began = time.perf_counter()
     make_plan(load_sweep(large), large, known=known)

@@ -14,8 +14,8 @@ from stitching.config.parts import ClassifierHeadPart
 from stitching.config.schema import validated
 from stitching.config.sweep import read_sweep
 from stitching.config.yaml import Document, load_yaml, parse_assignments
+from stitching.cutting.formats import Format
 from stitching.nets.build import BuildOptions, build_network
-from stitching.nets.formats import Format
 from stitching.training.optim import try_training
 
 ADAPTER = "model.Assembly.parts"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stitching.config.errors import UserError
-from stitching.nets.adapters import ClassifierHead, SimpleAdapter
+from stitching.nets.parts.adapters import ClassifierHead, SimpleAdapter
 
 
 def names(adapter: SimpleAdapter) -> list[str]:

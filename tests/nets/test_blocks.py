@@ -9,8 +9,13 @@ from torch import fx, nn
 from torchvision.models import swin_transformer
 
 from stitching.config.errors import UserError
-from stitching.nets.blocks import ResNetBasicBlock, ResNetBottleneck, SwinTransformerBlock, VisionTransformerBlock
-from stitching.nets.convnet import ConvNet
+from stitching.models.convnet import ConvNet
+from stitching.nets.parts.residual import (
+    ResNetBasicBlock,
+    ResNetBottleneck,
+    SwinTransformerBlock,
+    VisionTransformerBlock,
+)
 
 RESIDUAL = [ResNetBasicBlock, ResNetBottleneck]
 NORMS = ["bn", "gn", "ln", "in"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from stitching.config.errors import UserError
-from stitching.nets.dery import FUNCTIONS, BaseBlock, DeRyAdapter, Function
+from stitching.nets.parts.dery import FUNCTIONS, BaseBlock, DeRyAdapter, Function
 
 SHAPES = {"cnn": (2, 4, 8, 8), "vit": (2, 64, 4)}
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from stitching.config.sweep import load_sweep
+from stitching.launch.slurm import job_states, submitted_tasks
+from stitching.launch.status import SLURM_FOLDER
+from stitching.launch.submit import submit
+from stitching.runs.step_log import TIMING_COLUMNS, read_result
 from stitching.sweeps.plan import make_plan
-from stitching.sweeps.slurm import job_states, submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER
-from stitching.sweeps.submit import submit
-from stitching.training.results import TIMING_COLUMNS, read_result
 
 
 def folder_of(sweep: Path) -> Path:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, status, wait, wait_until_over
 
-from stitching.config.code import PACKAGE
-from stitching.sweeps.records import read_records
-from stitching.sweeps.slurm import job_states, submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER
-from stitching.training.files import read_yaml
+from stitching.launch.records import read_records
+from stitching.launch.slurm import job_states, submitted_tasks
+from stitching.launch.status import SLURM_FOLDER
+from stitching.runs.code import PACKAGE
+from stitching.runs.folder import read_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from stitching.training.results import TIMING_COLUMNS, read_result
+from stitching.runs.step_log import TIMING_COLUMNS, read_result
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -10,7 +10,6 @@ import time
 
 import cluster
 import pytest
-import yaml
 from on_slurm import (
     assert_same,
     folder_of,
@@ -21,9 +20,10 @@ from on_slurm import (
     wait_until_over,
 )
 
-import stitching.sweeps.slurm as launching
-from stitching.sweeps.slurm import job_states, submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER
+import stitching.launch.slurm as launching
+from stitching.launch.slurm import job_states, submitted_tasks
+from stitching.launch.status import SLURM_FOLDER
+from stitching.runs.folder import read_yaml, write_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -194,8 +194,7 @@ def test_status_without_slurm_says_what_is_known(cli, sweep, monkeypatch):
     done = next(folder_of(path).glob("*/metadata.yml"))
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    metadata = yaml.safe_load(done.read_text())
-    done.write_text(yaml.safe_dump({**metadata, "state": "running"}))
+    write_yaml(done, {**read_yaml(done), "state": "running"})
     run = status(cli, path)[done.parent.name]
     assert run["state"] == "unknown"
     assert "it was running; there is no Slurm here" in run["words"]

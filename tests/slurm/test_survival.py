@@ -25,10 +25,10 @@ from on_slurm import (
     wait_until_over,
 )
 
-import stitching.sweeps.slurm as launching
-from stitching.sweeps.slurm import submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER, failed_nodes
-from stitching.training.files import write_yaml
+import stitching.launch.slurm as launching
+from stitching.launch.slurm import submitted_tasks
+from stitching.launch.status import SLURM_FOLDER, failed_nodes
+from stitching.runs.folder import write_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, frames, logs, status, wait, wait_until_over
 
-from stitching.sweeps.records import Submitted
-from stitching.sweeps.slurm import submitted_tasks
-from stitching.sweeps.status import SLURM_FOLDER
-from stitching.training.files import read_yaml
+from stitching.launch.records import Submitted
+from stitching.launch.slurm import submitted_tasks
+from stitching.launch.status import SLURM_FOLDER
+from stitching.runs.folder import read_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -1,20 +1,5 @@
-"""A cluster without processes, and a small sweep to run on it."""
+"""The fixtures of these tests, which those of tests/launch use, too."""
 
-from __future__ import annotations
+from cluster_here import here, sweep
 
-from pathlib import Path
-
-import pytest
-from small_sweeps import ROW, in_this_process, write_sweep
-
-import stitching.sweeps.submit as submitting
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch):
-    monkeypatch.setitem(submitting.CLUSTERS, "here", in_this_process)
-
-
-@pytest.fixture
-def sweep(tmp_path) -> Path:
-    return write_sweep(tmp_path / "small.yml", **ROW)
+__all__ = ["here", "sweep"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stitching.sweeps.records import Record, new_record, write_record
-from stitching.training.files import RunFolder, write_yaml
-from stitching.training.results import StepLog
+from stitching.launch.records import Record, new_record, write_record
+from stitching.runs.folder import RunFolder, write_yaml
+from stitching.runs.step_log import StepLog
 
 
 def put_run(sweep: Path, name: str, state: str = "done", **metadata: Any) -> RunFolder:

@@ -9,11 +9,11 @@ import pandas as pd
 import yaml
 
 from stitching.config.sweep import load_sweep
+from stitching.launch.submit import Submission, state_of, submit
+from stitching.launch.tasks import run_task
+from stitching.runs.folder import RunFolder
+from stitching.runs.step_log import TIMING_COLUMNS, read_result
 from stitching.sweeps.plan import Plan, PlannedRun, make_plan
-from stitching.sweeps.submit import Submission, state_of, submit
-from stitching.sweeps.tasks import run_task
-from stitching.training.files import RunFolder
-from stitching.training.results import TIMING_COLUMNS, read_result
 
 RESNET = {
     "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,
@@ -84,11 +84,11 @@ ROW = {"models": [CONVNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine"
 BLOCKS = "downsample_then_block"
 
 
-def in_this_process(tasks: list[list[RunFolder]], *, jobs: int, told) -> dict[str, str]:
+def in_this_process(tasks: list[list[RunFolder]], *, jobs: int, on_progress) -> dict[str, str]:
     """A cluster that needs no processes: what a task does is the same wherever it runs."""
     failures: dict[str, str] = {}
     for task in tasks:
-        failures |= run_task([folder.path for folder in task], told)
+        failures |= run_task([folder.path for folder in task], on_progress)
     return failures
 
 

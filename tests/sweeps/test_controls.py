@@ -20,11 +20,11 @@ from small_sweeps import (
 )
 from told import assert_told
 
-import stitching.sweeps.submit as submitting
+import stitching.launch.submit as submitting
 from stitching.analysis.results import load_results
-from stitching.nets import dery
-from stitching.nets.formats import Format
-from stitching.training.files import read_yaml
+from stitching.cutting.formats import Format
+from stitching.nets.parts import dery
+from stitching.runs.folder import read_yaml
 
 ALL = ["self", "random_source", "random_dest", "adapter_only"]
 
@@ -140,7 +140,7 @@ def test_random_controls_have_the_cells_adapter_and_weights_of_no_training(tmp_p
 
 
 def _weights(folder: Path) -> Path:
-    from stitching.nets.zoo import ModelSpec, build
+    from stitching.models.sources import ModelSpec, build
 
     arguments = {key: value for key, value in CONVNET.items() if key != "model_name"}
     torch.save({"model": build(ModelSpec.parse("local/convnet", **arguments), 7).state_dict()}, folder / "weights.pt")
@@ -178,14 +178,14 @@ def results(tmp_path_factory):
 def _trained_weights(folder: Path) -> Path:
     from stitching.config.job import read_job
     from stitching.config.yaml import Document
-    from stitching.training.files import RunFolder
-    from stitching.training.trainer import Setup, train
+    from stitching.runs.folder import RunFolder
+    from stitching.training.trainer import TrainRequest, train
 
     data = {
         "model": {"Net": CONVNET}, "save_checkpoints": True,
         "train_config": {"dataset": "digits", "data_preprocessing": {"image_size": 16}, "epochs": 4, "batch_size": 64, "optimizer_args": {"lr": 0.01}},
     }  # fmt: skip
-    train([Setup(read_job(Document(folder / "config.yml", data)), RunFolder(folder / "base"))])
+    train([TrainRequest(read_job(Document(folder / "config.yml", data)), RunFolder(folder / "base"))])
     return folder / "base" / "checkpoint.pt"
 
 

@@ -24,7 +24,8 @@ from small_sweeps import (
 from told import files_below
 
 from stitching.config.errors import UserError
-from stitching.nets import build, zoo
+from stitching.models import sources
+from stitching.nets import build
 from stitching.sweeps.plan import PlannedRun
 
 ROOT = Path(__file__).parents[2]
@@ -312,7 +313,7 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
         stitchers=["affine", "finetune", "downsample_then_block"],
     )  # fmt: skip
     before = files_below(tmp_path)
-    monkeypatch.setattr(zoo, "build", forbidden)
+    monkeypatch.setattr(sources, "build", forbidden)
     monkeypatch.setattr(socket, "socket", forbidden)
     monkeypatch.setattr(torch, "load", forbidden)
     build.forget_models()
@@ -328,8 +329,8 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
 def _checkpoint(path: Path, model: dict, seed: int) -> Path:
     torch.manual_seed(seed)
     torch.save(
-        zoo.build(
-            zoo.ModelSpec.parse("local/convnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
+        sources.build(
+            sources.ModelSpec.parse("local/convnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
         ).state_dict(),
         path,
     )

@@ -11,9 +11,17 @@ import torch
 
 from stitching.config.errors import UserError
 from stitching.config.job import Job
+from stitching.cutting.formats import Format
 from stitching.nets.build import BuildOptions, build_network
-from stitching.nets.formats import Format
-from stitching.sweeps.stitchers import DEFAULT_STITCHERS, LEAST_SQUARES, STITCHERS, Bridge, Declined, Joint, stitcher
+from stitching.sweeps.stitchers import (
+    DEFAULT_STITCHERS,
+    LEAST_SQUARES,
+    STITCHERS,
+    AdapterPlan,
+    Declined,
+    Interface,
+    stitcher,
+)
 
 IMG_56 = Format("img", 32, (56, 56))
 IMG_7 = Format("img", 256, (7, 7))
@@ -29,26 +37,26 @@ CONVOLUTIONS = ("downsample_then_3x3conv", "conv3x3_with_downsample")
 BOTTLENECKS = ("downsample_then_bottleneck", "bottleneck_no_downsample", "bottleneck_with_downsample")
 
 
-def bridge(name: str, source: Format, dest: Format, downsamples: int = 0) -> Bridge:
+def bridge(name: str, source: Format, dest: Format, downsamples: int = 0) -> AdapterPlan:
     recipe = stitcher(name)
     assert recipe is not None
-    return recipe(Joint(source, dest, downsamples))
+    return recipe(Interface(source, dest, downsamples))
 
 
-def parts(found: Bridge) -> list[dict[str, Any]]:
+def parts(found: AdapterPlan) -> list[dict[str, Any]]:
     """The arguments of each part."""
     return [next(iter(part.values())) for part in found.parts]
 
 
-def kinds(found: Bridge) -> list[str]:
+def kinds(found: AdapterPlan) -> list[str]:
     return [next(iter(part)) for part in found.parts]
 
 
-def channels(found: Bridge) -> list[tuple[int, int]]:
+def channels(found: AdapterPlan) -> list[tuple[int, int]]:
     return [(part["in_channels"], part["out_channels"]) for part in parts(found)]
 
 
-def sizes(found: Bridge) -> list[tuple[int, ...]]:
+def sizes(found: AdapterPlan) -> list[tuple[int, ...]]:
     return [tuple(part["in_format"][1][1:]) for part in parts(found)]
 
 
@@ -268,7 +276,7 @@ def test_linear_is_norm_layer_norm():
     ]  # fmt: skip
 
 
-def _built(found: Bridge, source: Format):
+def _built(found: AdapterPlan, source: Format):
     for part in found.parts:
         for key in ("init", "prefix_tokens"):  # there is no destination here to fit to
             next(iter(part.values())).pop(key, None)

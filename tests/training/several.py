@@ -53,7 +53,7 @@ def _main(arguments: list[str]) -> None:
         sys.argv = ["stitching", *arguments]
         main()
         return
-    from stitching.sweeps.tasks import run_task
+    from stitching.launch.tasks import run_task
     from stitching.training.stopping import Interrupted
 
     failures = {}

@@ -9,9 +9,9 @@ import yaml
 
 from stitching.config.job import Job, read_job
 from stitching.config.yaml import Document
-from stitching.training.files import RunFolder
-from stitching.training.results import TIMING_COLUMNS, read_result
-from stitching.training.trainer import Setup, train
+from stitching.runs.folder import RunFolder
+from stitching.runs.step_log import TIMING_COLUMNS, read_result
+from stitching.training.trainer import TrainRequest, train
 
 NARROW_RESNET = {
     "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,
@@ -49,7 +49,7 @@ def job_of(data: dict, folder: Path) -> Job:
 def trained(data: dict | list[dict], folder: Path, **options):
     """Train one job, or several in a pack, each in a folder of its own; returns the runs."""
     several = data if isinstance(data, list) else [data]
-    setups = [Setup(job_of(one, folder), RunFolder(folder / f"run-{i}")) for i, one in enumerate(several)]
+    setups = [TrainRequest(job_of(one, folder), RunFolder(folder / f"run-{i}")) for i, one in enumerate(several)]
     return train(setups, **options)
 
 

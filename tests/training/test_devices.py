@@ -8,7 +8,7 @@ from small_jobs import job_of, stitched
 
 from stitching.config.errors import UserError
 from stitching.training.devices import device_of
-from stitching.training.distributed import World
+from stitching.training.distributed import ProcessGroup
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -20,7 +20,7 @@ def nothing_given(monkeypatch):
 
 
 def _device(folder, **settings) -> str:
-    return device_of(job_of(stitched("layer1", "layer2", **settings), folder), World()).type
+    return device_of(job_of(stitched("layer1", "layer2", **settings), folder), ProcessGroup()).type
 
 
 @pytest.mark.parametrize("variable", ["STITCHING_GPUS", "SLURM_GPUS_ON_NODE"])

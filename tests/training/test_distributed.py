@@ -12,8 +12,8 @@ import several
 from PIL import Image
 from small_jobs import NARROW_RESNET, frame_of, stitched, trained, write_config
 
-from stitching.processes import Place, first_host, place_in_job
-from stitching.training.files import read_yaml, write_yaml
+from stitching.processes import ProcessRank, first_host, process_rank
+from stitching.runs.folder import read_yaml, write_yaml
 
 BLOCK = {"ResNetBasicBlock": {"out_channels": 8, "init_identity": False}}
 FITTED = {
@@ -299,18 +299,18 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_S
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        ({}, Place()),
-        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, Place(2, 4, 0, "torchrun")),
-        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place()),
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "4"}, Place(3, 4, 1, "slurm")),
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, Place()),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Place()),  # a batch script
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "4711"}, Place()),  # a shell of srun's
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "2", "RANK": "5", "WORLD_SIZE": "8"}, Place(5, 8, 0, "torchrun")),
+        ({}, ProcessRank()),
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, ProcessRank(2, 4, 0, "torchrun")),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ProcessRank()),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "4"}, ProcessRank(3, 4, 1, "slurm")),
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, ProcessRank()),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, ProcessRank()),  # a batch script
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "4711"}, ProcessRank()),  # a shell of srun's
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "2", "RANK": "5", "WORLD_SIZE": "8"}, ProcessRank(5, 8, 0, "torchrun")),
     ],
 )
 def test_the_place_in_a_job_is_found(environment, place):
-    assert place_in_job(environment) == place
+    assert process_rank(environment) == place
 
 
 @pytest.mark.parametrize(

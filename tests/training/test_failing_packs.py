@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from small_jobs import same, trained, write_config
 
-import stitching.sweeps.tasks as tasks
+import stitching.launch.tasks as tasks
 import stitching.training.trainer as trainer
 from stitching.data.registry import UnreadableImage
-from stitching.sweeps.tasks import run_task
-from stitching.training.files import read_yaml, write_yaml
+from stitching.launch.tasks import run_task
+from stitching.runs.folder import read_yaml, write_yaml
 from stitching.training.references import References
 from stitching.training.run import Run
-from stitching.training.trunk import Trunk
+from stitching.training.shared_prefixes import SharedPrefixes
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -86,7 +86,7 @@ def one_by_one(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("owner", "name", "nth"),
-    [(Trunk, "__init__", 1), (References, "__init__", 1), (Trunk, "forward", 2), (References, "forward", 1), (Run, "train_step", 4)],
+    [(SharedPrefixes, "__init__", 1), (References, "__init__", 1), (SharedPrefixes, "forward", 2), (References, "forward", 1), (Run, "train_step", 4)],
     ids=["setting up fronts", "setting up references", "in a shared front", "in a test", "in a step"],
 )  # fmt: skip
 def test_runs_that_have_not_enough_memory_together_are_trained_alone(
@@ -105,7 +105,7 @@ def test_runs_that_have_not_enough_memory_together_are_trained_alone(
 @pytest.mark.parametrize(
     ("owner", "name", "error"),
     [
-        (Trunk, "__init__", MemoryError()),
+        (SharedPrefixes, "__init__", MemoryError()),
         (References, "forward", torch.OutOfMemoryError(NO_MEMORY)),
         (Run, "train_step", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")),
         (Run, "test_batch", MemoryError()),
@@ -132,7 +132,7 @@ def test_a_single_job_that_runs_out_of_memory_between_steps_is_told_and_recorded
     def raises(*args, **kwargs):
         raise torch.OutOfMemoryError(NO_MEMORY)
 
-    monkeypatch.setattr(Trunk, "forward", raises)
+    monkeypatch.setattr(SharedPrefixes, "forward", raises)
     outcome = cli("train", "-c", folder / "config.yml")
     assert outcome.code == 2
     assert "not enough memory" in outcome.err
@@ -148,7 +148,7 @@ def test_what_nobody_foresaw_is_on_record_too(tmp_path, monkeypatch):
     def raises(*args, **kwargs):
         raise ZeroDivisionError("of our own")
 
-    monkeypatch.setattr(Trunk, "forward", raises)
+    monkeypatch.setattr(SharedPrefixes, "forward", raises)
     assert run_task(folders) == {f"run-{i}": "ZeroDivisionError: of our own" for i in range(2)}
     for folder in folders:
         assert _left(folder) == ("failed", "ZeroDivisionError: of our own", "error")
@@ -186,13 +186,13 @@ def test_a_broken_image_fails_all_runs_of_a_pack_at_once_and_they_go_on_once_it_
     whole = broken.read_bytes()
     broken.write_bytes(b"not an image")
     folders = _task(tmp_path, jobs)
-    loops, go = [], trainer._Loop.go
+    loops, go = [], trainer.Trainer.go
 
     def counted(self):
         loops.append(len(self.runs))
         go(self)
 
-    monkeypatch.setattr(trainer._Loop, "go", counted)
+    monkeypatch.setattr(trainer.Trainer, "go", counted)
     failures = run_task(folders)
     assert loops == [2]
     assert set(failures) == {"run-0", "run-1"}
@@ -251,13 +251,13 @@ def test_a_job_that_diverges_says_so(tmp_path, cli):
 
 
 def test_a_pack_of_which_all_have_failed_loads_no_more_batches(tmp_path, monkeypatch):
-    loads, step = [], trainer._Loop._step
+    loads, step = [], trainer.Trainer._step
 
     def counted(self, due, *args):
         loads.append(len(due))
         step(self, due, *args)
 
-    monkeypatch.setattr(trainer._Loop, "_step", counted)
+    monkeypatch.setattr(trainer.Trainer, "_step", counted)
     wild = _job(**WILD, max_batches=None, batch_size=16) | {"unfrozen": True}
     runs = trained([wild, _job(**WILD, max_batches=None, batch_size=16, epochs=3) | {"unfrozen": True}], tmp_path)
     assert all(run.cause == "diverged" for run in runs)

@@ -10,8 +10,8 @@ import torch
 from small_jobs import same, stitched, trained
 
 import stitching.training.trainer as trainer
-from stitching.training.files import RunFolder, read_yaml, write_yaml
-from stitching.training.trunk import Trunk
+from stitching.runs.folder import RunFolder, read_yaml, write_yaml
+from stitching.training.shared_prefixes import SharedPrefixes
 
 BLOCK = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.3, "in_format": ["token", [12, 4]]}}
 
@@ -37,13 +37,13 @@ def test_a_pack_leaves_what_each_run_leaves_alone(tmp_path):
 
 def test_one_pass_through_a_source_serves_all_depths(tmp_path, monkeypatch):
     passes: list[int] = []
-    forward = Trunk.forward
+    forward = SharedPrefixes.forward
 
     def counted(self, images, wanted):
         passes.append(len(wanted))
         return forward(self, images, wanted)
 
-    monkeypatch.setattr(Trunk, "forward", counted)
+    monkeypatch.setattr(SharedPrefixes, "forward", counted)
     runs = trained(_jobs()[:3], tmp_path)
     steps, tests = 6, 2
     assert passes[: steps + tests] == [3] * (steps + tests)
@@ -88,7 +88,7 @@ def test_a_run_that_raises_does_not_stop_its_neighbours(tmp_path, monkeypatch):
 
 def test_nothing_modifies_what_runs_share(tmp_path):
     runs = trained(_jobs()[:3], tmp_path)
-    trunk = Trunk(run.front for run in runs if run.front)
+    trunk = SharedPrefixes(run.front for run in runs if run.front)
     wanted = {(run.front.spec, run.front.end.index) for run in runs}
     features = trunk(torch.randn(4, 1, 16, 16), wanted)
     for run in runs:

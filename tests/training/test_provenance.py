@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from stitching.training.provenance import git_state
+from stitching.runs.provenance import git_state
 
 
 def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path):

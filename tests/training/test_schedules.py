@@ -10,8 +10,8 @@ from small_jobs import frame_of, job_of, same, trained
 from torch import nn
 
 from stitching.config.errors import UserError
-from stitching.config.identity import identity
 from stitching.config.job import TrainConfig
+from stitching.runs.identity import identity
 from stitching.training.optim import make_optimizer
 from stitching.training.run import Run
 

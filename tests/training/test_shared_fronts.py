@@ -9,10 +9,10 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 import stitching.training.run as running
 from stitching.config.errors import UserError
 from stitching.config.job import Job
+from stitching.runs.folder import RunFolder
 from stitching.training.checkpoints import load_weights
-from stitching.training.files import RunFolder
 from stitching.training.run import network_of
-from stitching.training.trainer import Interrupted, Setup, StopRequest, train
+from stitching.training.trainer import Interrupted, StopRequest, TrainRequest, train
 
 HEAD = {"ClassifierHead": {}}
 FC = {"SimpleAdapter": {"num_fc": 1, "out_channels": 8}}
@@ -84,7 +84,7 @@ def test_a_new_head_learns_on_the_loaded_trunk(tmp_path):
 def test_what_is_not_loaded_is_said(tmp_path):
     data = row(piece(None, "layer1"), HEAD)
     job = Job.model_validate(data)
-    from stitching.training.trunk import TaskData
+    from stitching.training.shared_prefixes import TaskData
 
     network = network_of(job, TaskData(job))
     state = {key: value for key, value in network.state_dict().items() if "conv1" in key}
@@ -125,7 +125,7 @@ def test_a_random_front_is_the_same_in_a_run_that_goes_on(tmp_path, frozen_norm)
     data = random_front("layer2", frozen_norm=frozen_norm)
     trained(data, tmp_path / "whole")
     stop = StopRequest()
-    setup = Setup(job_of(data, tmp_path), RunFolder(tmp_path / "stopped"))
+    setup = TrainRequest(job_of(data, tmp_path), RunFolder(tmp_path / "stopped"))
 
     def stopping(done: int, total: int, words: str) -> None:
         stop.asked = done == 3

@@ -10,8 +10,8 @@ import yaml
 from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
 from stitching.config.errors import UserError
+from stitching.runs.step_log import read_result
 from stitching.training.metrics import Averages
-from stitching.training.results import read_result
 
 STEPS = 6  # 1,437 training images in batches of 256
 

@@ -1,0 +1,212 @@
+"""Shapes and formats inside a model, found by running it once on the meta device: no data, no memory, no weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from stitching.config.errors import UserError, reason_of
+from stitching.cutting.formats import Format
+from stitching.cutting.tracing import ModeGraph, TracedModel, all_tensors, made_from
+
+__all__ = ["Shape3", "Shapes", "default_input_shape", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
+
+_BATCH = 5  # of the trial runs: unlikely to be another dimension's size
+Shapes = dict[fx.Node, tuple[int, ...]]
+Shape3 = tuple[int, int, int]
+
+
+def default_input_shape(model: nn.Module) -> Shape3:
+    """(C, H, W) of the images that a model is for: what `zoo` noted, or timm and torchvision say, or 3x224x224."""
+    noted = getattr(model, "default_input_shape", None)
+    if noted:
+        return noted
+    side = getattr(model, "image_size", 224)
+    return tuple(getattr(model, "default_cfg", {}).get("input_size", (3, side, side)))  # type: ignore[return-value]
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy of a module whose tensors have shapes but no data."""
+    memo: dict[int, Any] = {}
+    for tensor in all_tensors(model):
+        bare = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+    return copy.deepcopy(model, memo)
+
+
+def run_on_meta(
+    traced: TracedModel,
+    mode: bool,
+    images: tuple[int, ...],
+    after_node: Callable[[fx.Node, Any], None],
+) -> None:
+    """Run one mode's graph for images (N, C, H, W) on the meta device; `after_node` sees every node and its value.
+
+    Raises:
+        UserError: if the model cannot take images of this shape.
+    """
+    key = "meta copy"
+    if key not in traced.cache:
+        bare = meta_copy(traced.model)
+        for name, constant in traced.constants.items():
+            setattr(bare, name, constant.to("meta"))
+        traced.cache[key] = bare
+    runner = _Runner(traced.cache[key].train(mode), traced.graphs[mode].graph, after_node)
+    try:
+        with torch.device("meta"):
+            runner.run(torch.empty(images))
+    except Exception as error:  # a model built with a user's arguments can raise anything
+        raise UserError(
+            f"{made_from(traced.model)} cannot take {'x'.join(map(str, images[1:]))} images: {reason_of(error)}",
+            do="Use the image size that the model was made for, or make it for another with `img_size`.",
+        ) from None
+
+
+class _Runner(fx.Interpreter):
+    def __init__(self, module: nn.Module, graph: fx.Graph, after_node: Callable[[fx.Node, Any], None]) -> None:
+        super().__init__(module, graph=graph)
+        self.extra_traceback = False
+        self.after_node = after_node
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple, dict]:
+        # Where a model asked for the device of its weights, tracing noted the one that they were on.
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return map_aggregate(  # type: ignore[return-value]
+            (args, kwargs), lambda value: torch.device("meta") if isinstance(value, torch.device) else value
+        )
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.after_node(n, value)
+        return value
+
+
+def tensor_shapes(traced: TracedModel, mode: bool, input_shape: Shape3) -> Shapes:
+    """The shape, without the batch, of every value that is a floating tensor with the batch as its first dimension."""
+    shapes: Shapes = {}
+
+    def note(node: fx.Node, value: Any) -> None:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.shape[0] == _BATCH:
+            shapes[node] = tuple(value.shape[1:])
+
+    with torch.no_grad():
+        run_on_meta(traced, mode, (_BATCH, *input_shape), note)
+    return shapes
+
+
+def layouts(
+    traced: TracedModel, nodes: list[fx.Node], shapes: Shapes, input_shape: Shape3
+) -> dict[fx.Node, Format | None]:
+    """The format of each of some eval-mode nodes; None where the value is in none of the five.
+
+    Args:
+        traced: the model.
+        nodes: nodes whose values are floating tensors with the batch first, in trace order.
+        shapes: of eval mode, as `tensor_shapes` finds them.
+        input_shape: (C, H, W) of the images.
+    """
+    graph = traced.graphs[False]
+    larger: Shapes | None = None  # shapes for images of twice the size; run when they are needed
+    found: dict[fx.Node, Format | None] = {}
+    prefix = _prefix_tokens(traced.model)
+    for node in nodes:
+        shape = shapes[node]
+        if node is graph.input:
+            found[node] = Format("img", shape[0], shape[1:])  # type: ignore[arg-type]
+        elif len(shape) == 1:
+            found[node] = Format("vector", shape[0])
+        elif len(shape) == 2:
+            flattened = _flattens_map(node, shapes, input_shape)
+            found[node] = None if flattened else _sequence(shape, prefix, input_shape)
+        elif len(shape) == 3:
+            kind = _by_equal_sides(shape) if input_shape[1] == input_shape[2] else None
+            if kind is None:
+                if larger is None:
+                    larger = _shapes_twice_as_large(traced, input_shape)
+                kind = _by_growth(shape, larger.get(node)) or _by_neighbours(graph, node, traced.model)
+            found[node] = (
+                Format("img", shape[0], shape[1:]) if kind == "img" else Format("bhwc", shape[2], shape[:2])  # type: ignore[arg-type]
+            )
+        else:
+            found[node] = None
+    return found
+
+
+def _prefix_tokens(model: nn.Module) -> int | None:
+    """How many tokens stand before those of the image; None if the model does not say."""
+    if (timm_says := getattr(model, "num_prefix_tokens", None)) is not None:
+        return timm_says
+    return 1 if hasattr(model, "class_token") else None
+
+
+def _sequence(shape: tuple[int, ...], prefix: int | None, input_shape: Shape3) -> Format | None:
+    """(L, C) as tokens of an image, after prefix tokens if a map is only what is left without them."""
+    length, channels = shape
+    if _is_map(length, input_shape):
+        return Format("token", channels, length)
+    prefix = prefix or 1
+    if length > prefix and _is_map(length - prefix, input_shape):
+        return Format("bert", channels, length - prefix, prefix)
+    return None if _is_map(channels, input_shape) else Format("token", channels, length)
+
+
+def _is_map(length: int, input_shape: Shape3) -> bool:
+    """Whether so many positions make a map of the image's aspect ratio."""
+    _, height, width = input_shape
+    unit = math.gcd(height, width)
+    ratio = (height // unit) * (width // unit)
+    return length % ratio == 0 and math.isqrt(length // ratio) ** 2 == length // ratio
+
+
+def _flattens_map(node: fx.Node, shapes: Shapes, input_shape: Shape3) -> bool:
+    """Whether (N, C, H*W) was just made of (N, C, H, W): a sequence with its channels first."""
+    before = shapes.get(node.all_input_nodes[0], ()) if node.target in ("flatten", "reshape", "view") else ()
+    return (
+        len(before) == 3
+        and shapes[node] == (before[0], before[1] * before[2])
+        and before[1] * input_shape[2] == before[2] * input_shape[1]
+    )
+
+
+def _by_equal_sides(shape: tuple[int, ...]) -> str | None:
+    """Maps of square images are square; None when that does not tell which dimension is the channels."""
+    first, middle, last = shape
+    if (first == middle) == (middle == last):
+        return None
+    return "img" if middle == last else "bhwc"
+
+
+def _by_growth(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> str | None:
+    """The dimension that stays when the image grows is the channels."""
+    if larger is None or shape == larger:
+        return None
+    if shape[0] == larger[0]:
+        return "img"
+    return "bhwc" if shape[2] == larger[2] else None
+
+
+def _shapes_twice_as_large(traced: TracedModel, input_shape: Shape3) -> Shapes:
+    channels, height, width = input_shape
+    try:
+        return tensor_shapes(traced, False, (channels, 2 * height, 2 * width))
+    except UserError:  # the model takes one size only
+        return {}
+
+
+def _by_neighbours(graph: ModeGraph, node: fx.Node, model: nn.Module) -> str:
+    """What the modules before and after work on: the last dimension, or the first."""
+    for near in (node, *node.users):
+        if near.op == "call_module":
+            module = model.get_submodule(str(near.target))
+            if isinstance(module, (nn.LayerNorm, nn.Linear)):
+                # timm's LayerNorm2d, a subclass, normalises the channels of (N, C, H, W).
+                return "img" if type(module).__name__.endswith("2d") else "bhwc"
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)):
+                return "img"
+    return "img"

@@ -1,0 +1,136 @@
+"""Where a sweep cuts a model: the stages that its blocks make up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Literal
+
+from stitching.config.errors import UserError, at
+from stitching.cutting.blocks import Block, area, find_blocks
+from stitching.cutting.cut_points import CutPoint, cut_points, resolve
+from stitching.cutting.formats import Format
+from stitching.cutting.shapes import Shape3
+from stitching.cutting.tracing import TracedModel
+
+__all__ = ["Block", "Depths", "Stage", "find_blocks", "find_stages"]
+
+Depths = str | Sequence[str]  # "stages", "blocks", or the names of the places to cut at
+
+_GROUPS = 4  # resolutions that a model is cut by; an isotropic one is cut into as many parts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the pieces that a model is cut into: names to cut at, and the formats there.
+
+    `block_input` and `block_output` mean what they mean in the config of a `Subnet`.
+    """
+
+    name: str
+    block_input: str
+    block_output: str
+    in_format: Format
+    out_format: Format
+
+
+def find_stages(traced: TracedModel, depths: Depths = "stages", input_shape: Shape3 | None = None) -> list[Stage]:
+    """The whole model as pieces in a row: from its input to its very output, heads included.
+
+    `stages` gives two pieces for each of the last four resolutions: the block that changes it, with what is before it,
+    and the rest. Models of one resolution are cut in four parts likewise. What comes before belongs to the first piece,
+    the head to the last. `blocks` gives a piece for each block. A list of names (of modules or nodes) cuts behind each.
+
+    Where to cut does not depend on the size of the images, the formats do.
+
+    Args:
+        traced: the model.
+        depths: `stages`, `blocks` or names.
+        input_shape: (C, H, W) of the images; the model's own by default.
+
+    Raises:
+        UserError: for names that are no cut points or not in order, and images that the model cannot take.
+    """
+    blocks = find_blocks(traced)
+    inner: list[CutPoint]
+    if depths == "stages":
+        inner = _stage_ends(blocks)[:-1]
+    elif depths == "blocks":
+        inner = [block.output for block in blocks[:-1]]
+    elif isinstance(depths, str):
+        raise UserError(f"depths is {depths!r}", allowed="stages, blocks, or a list of names in the model")
+    else:
+        inner = _named(traced, depths)
+    points = cut_points(traced, input_shape)
+    by_name = {point.name: point for point in points}
+    marks = [points[0], *(by_name[point.name] for point in inner), points[-1]]
+    names = {block.name for block in blocks}
+    stages = []
+    for start, end in pairwise(marks):
+        entry, leave = _input_name(traced, start, names), _output_name(traced, end)
+        name = leave if entry == leave else f"{entry}-{leave}"
+        stages.append(Stage(name, entry, leave, start.format, end.format))
+    return stages
+
+
+def _stage_ends(blocks: list[Block]) -> list[CutPoint]:
+    """Where the pieces end: behind the first and the last block of each group."""
+    groups = [list(same) for _, same in groupby((block.output for block in blocks), area)]
+    if len(groups) == 1:
+        whole, parts = groups[0], min(_GROUPS, len(groups[0]))
+        bounds = [round(part * len(whole) / parts) for part in range(parts + 1)]
+        groups = [whole[start:stop] for start, stop in pairwise(bounds)]
+    return [end for group in groups[-_GROUPS:] for end in dict.fromkeys((group[0], group[-1]))]
+
+
+def _named(traced: TracedModel, names: Sequence[str]) -> list[CutPoint]:
+    """The cut points behind the named places, without the model's end."""
+    last = cut_points(traced)[-1]
+    found: list[CutPoint] = []
+    for position, name in enumerate(names):
+        with at("depths", position):
+            point = resolve(traced, name, "output")
+            if point.index <= (found[-1].index if found else 0):
+                raise UserError(
+                    f"{name!r} does not come after {names[position - 1]!r}"
+                    if found
+                    else f"nothing comes before {name!r}",
+                    do="Name the places in the order of computation.",
+                )
+            found.append(point)
+    return found[:-1] if found and found[-1] == last else found
+
+
+def _input_name(traced: TracedModel, point: CutPoint, blocks: set[str]) -> str:
+    """The `block_input` of a piece that starts at `point`: a block, else the outermost module, else a node."""
+    if point.index == 0:
+        return point.name
+    graph = traced.graphs[False]
+    start = graph.place[graph.by_name[point.name]] + 1
+    following = next(node for node in graph.nodes[start:] if node in graph.dependent)
+    modules = [path for path in _parents(graph.owners[following]) if graph.of_module(path)[0] is following]
+    candidates = [path for path in modules if path in blocks] + modules
+    return _first_meaning(traced, point, "input", [*candidates, graph.names[following]])
+
+
+def _output_name(traced: TracedModel, point: CutPoint) -> str:
+    """The `block_output` of a piece that ends at `point`: the outermost module, else the node."""
+    return _first_meaning(traced, point, "output", [*_parents(point.module), point.name])
+
+
+def _first_meaning(traced: TracedModel, point: CutPoint, side: Literal["input", "output"], names: list[str]) -> str:
+    """The first of some names that means this cut point; the last one does."""
+    for name in names[:-1]:
+        try:
+            if resolve(traced, name, side).index == point.index:
+                return name
+        except UserError:
+            continue
+    return names[-1]
+
+
+def _parents(path: str) -> list[str]:
+    """A module's path and those above it, outermost first, without the model itself."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]

@@ -1,0 +1,108 @@
+"""A piece of a model as a module of its own: copies of the submodules it uses, run by the model's own graphs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import linecache
+from collections.abc import Mapping
+from itertools import chain
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from stitching.cutting.tracing import all_tensors
+
+__all__ = ["CutModule"]
+
+
+class CutModule(nn.Module):
+    """What a model computes between two cut points.
+
+    It shares nothing with the model: every submodule, parameter and buffer that one of its graphs uses is copied, once,
+    and keeps its dotted name, so that the `state_dict` is a subset of the model's. The graph follows `train()` and
+    `eval()`. No operation works in place: neither the input nor anything inside is ever overwritten.
+
+    Args:
+        model: the model that the graphs were traced from.
+        constants: the tensors that tracing made.
+        graphs: the graph of train mode under True, that of eval mode under False; of one input, of one output.
+    """
+
+    # What whoever cut it knows of it: the kind and prefix of its output, and (model, start, end).
+    out_kind: str | None = None
+    out_prefix: int = 0
+    cut_from: tuple[Any, Any, Any] | None = None
+    statistics_images: int | None = None  # what a random network's BatchNorm statistics are of
+
+    def __init__(self, model: nn.Module, constants: Mapping[str, Tensor], graphs: Mapping[bool, fx.Graph]) -> None:
+        super().__init__()
+        nodes = list(chain.from_iterable(graph.nodes for graph in graphs.values()))
+        # Shared by all copies, so that tied weights stay tied. A cached result of autograd cannot be copied otherwise.
+        memo: dict[int, Any] = {id(t): t.detach().clone() for t in all_tensors(model) if t.grad_fn is not None}
+        # In the order of the graph, the same in every process: optimizers know their parameters by nothing but order.
+        modules = dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module")
+        for path in sorted(modules, key=lambda path: path.count(".")):
+            _install(self, path, copy.deepcopy(model.get_submodule(path), memo))
+        for path in dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr"):
+            owner, _, name = path.rpartition(".")
+            if path in constants:
+                _install(self, path, constants[path].clone(), persistent=False)
+            else:
+                holder = model.get_submodule(owner)
+                persistent = name in holder._buffers and name not in holder._non_persistent_buffers_set
+                _install(self, path, copy.deepcopy(getattr(holder, name), memo), persistent=persistent)
+        for module in self.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+            if type(module) in (nn.Module, CutModule):  # leaves keep the mode that they had
+                module.training = model.training
+        self._code = {mode: _Code(graph) for mode, graph in graphs.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The value at the end, (N, ...), for the value at the start, (N, ...)."""
+        return self._code[self.training].function(self, x)
+
+
+class _Code:
+    """A graph's source text as a function of (module, input), which `pickle` and `copy` can take along."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        code = graph.python_code("self")
+        self.source, self.names = code.src, code.globals
+        self._compile()
+
+    def _compile(self) -> None:
+        # With the text in linecache, a traceback shows the line of the graph that failed.
+        file = f"<cut {hashlib.sha256(self.source.encode()).hexdigest()[:12]}>"
+        linecache.cache[file] = (len(self.source), None, self.source.splitlines(keepends=True), file)
+        namespace = dict(self.names)
+        exec(compile(self.source, file, "exec"), namespace)
+        self.function = namespace["forward"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        packages = {key: value.__name__ for key, value in self.names.items() if isinstance(value, ModuleType)}
+        names = {key: value for key, value in self.names.items() if key not in packages}
+        return {"source": self.source, "names": names, "packages": packages}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        packages = {key: importlib.import_module(name) for key, name in state["packages"].items()}
+        self.source, self.names = state["source"], {**state["names"], **packages}
+        self._compile()
+
+
+def _install(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:
+    """Put `value` at a dotted path below `root`, unless a module that was put there before brought it along."""
+    *owners, name = path.split(".")
+    for owner in owners:
+        if owner not in root._modules:
+            root.add_module(owner, nn.Module())
+        root = root.get_submodule(owner)
+    if any(name in held for held in (root._modules, root._parameters, root._buffers)):
+        return
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        root.register_buffer(name, value, persistent=persistent)
+    else:
+        setattr(root, name, value)

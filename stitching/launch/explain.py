@@ -1,0 +1,121 @@
+"""Why a run of a plan stands as it does: what of its config, its weights or the code is not as in a finished one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stitching.config.errors import UserError, unknown_name
+from stitching.config.job import Job, checkpoints_of
+from stitching.launch.status import RunStatus, sweep_status
+from stitching.runs.code import code_digest
+from stitching.runs.folder import RunFolder
+from stitching.runs.identity import file_digest, identity_config
+from stitching.runs.state import forgotten_runs
+from stitching.sweeps.plan import Plan, PlannedRun
+
+__all__ = ["explain"]
+
+
+def explain(plan: Plan, name: str) -> list[str]:
+    """What there is to say of the run (or cell) called `name`, a line each.
+
+    Raises:
+        UserError: the plan has no such run.
+    """
+    run = next((each for each in plan.cells if each.name == name), None)
+    if run is None:
+        if name in forgotten_runs(plan.folder, []):
+            return [f"{name} is no longer in the sweep; its folder {plan.folder / name} is left as it is"]
+        raise unknown_name(
+            f"run in the sweep {plan.name}", name, [each.name for each in plan.cells], path=("--explain",)
+        )
+    if run.declined:
+        return [f"{name} is declined: {run.declined}"]
+    if run.same_as:
+        return [f"{name} is the same network as {run.same_as}, which stands for both", *explain(plan, run.same_as)]
+    (status,) = sweep_status(plan.folder, [plan.expected(run)])
+    return [_headline(status), *_reasons(plan, run, status)]
+
+
+def _headline(status: RunStatus) -> str:
+    words = {"missing": "new"}.get(status.state, status.state)
+    return f"{status.name} is {words}" + (f": {status.words}" if status.words else "")
+
+
+def _reasons(plan: Plan, run: PlannedRun, status: RunStatus) -> Iterator[str]:
+    assert run.job is not None
+    folder = plan.folder_of(run)
+    if status.state == "missing":
+        nearest = _nearest_finished(plan, run)
+        if nearest is None:
+            yield f"nothing in {plan.folder} is of the same pair, gap and stitcher"
+            return
+        other, differences = nearest
+        yield f"the nearest finished run is {other}; from that to this one change:"
+        yield from differences
+        return
+    metadata = folder.read_metadata() or {}
+    differences = _differences(metadata, run.job)
+    if status.state == "stale":
+        yield f"what is in {folder.path} was made with identity {metadata.get('identity')}, this is {run.identity}:"
+        yield from differences or ["  nothing that is on record; an older version of the code computed it"]
+    code = (metadata.get("code") or {}).get("digest")
+    if code and code != code_digest():
+        yield f"it was made by code {code}, this is {code_digest()}: that alone does not make it new"
+    if status.state == "failed" and folder.log.is_file():
+        yield f"its log: {folder.log}"
+
+
+def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | None:
+    """The finished run of the same cell from which the fewest keys differ, and these keys."""
+    assert run.job is not None
+    found = []
+    alike = [each for each in plan.runs if each.cell == run.cell and each.name != run.name]
+    places = [plan.folder_of(each) for each in alike]
+    places += [
+        RunFolder.found_in(plan.folder / name) for name in forgotten_runs(plan.folder, (r.name for r in plan.runs))
+    ]
+    for place in places:
+        metadata = place.read_metadata() or {}
+        names = ("first_deleted_block", "last_deleted_block", "adapter", "control")
+        cell = tuple(metadata.get(name) for name in names)
+        if metadata.get("state") == "done" and cell == (*run.cell.gap, run.cell.stitcher, run.cell.control):
+            found.append((place.path.name, _differences(metadata, run.job)))
+    return min(found, key=lambda each: len(each[1]), default=None)
+
+
+def _differences(metadata: Mapping[str, Any], job: Job) -> list[str]:
+    """The keys of the resolved config that are not as in `metadata`, and the weights whose content is not."""
+    try:
+        before = identity_config(Job.model_validate(metadata.get("config")))
+    except (ValueError, UserError):
+        return ["  its config is not on record in a form that this version reads"]
+    then, now = _flat(before), _flat(identity_config(job))
+    lines = [
+        f"  {key}: {_shown(then, key)} there, {_shown(now, key)} here"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key) and not key.endswith(("ckp_path", "load_from"))
+    ]
+    files = metadata.get("weights") or {}
+    recorded = {name: str(file.get("sha256")) for name, file in files.items() if isinstance(file, dict)}
+    for path in checkpoints_of(job):
+        digest = file_digest(path)
+        if recorded and digest not in recorded.values():
+            known = recorded.get(path)
+            was = f"{known[:8]} there, {digest[:8]} here" if known else "not among those it was made from"
+            lines.append(f"  the weights in {Path(path)}: {was}")
+    return lines
+
+
+def _flat(data: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(data, dict) and data:
+        return {k: v for name, value in data.items() for k, v in _flat(value, f"{key}.{name}" if key else name).items()}
+    if isinstance(data, list) and data:
+        return {k: v for i, value in enumerate(data) for k, v in _flat(value, f"{key}.{i}").items()}
+    return {key: data}
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "not set"

@@ -1,0 +1,172 @@
+"""Tasks: the run folders that one process trains together, and the process that does it.
+
+This is all that a launcher needs to know: it starts `stitching.launch.start` somewhere with a snapshot of the code and
+run folders. Everything else is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from stitching.config.errors import UserError
+from stitching.config.job import load_job
+from stitching.data.registry import UnreadableImage
+from stitching.processes import process_rank
+from stitching.runs.causes import ERROR, OUT_OF_MEMORY
+from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml
+from stitching.sweeps.plan import PlannedRun
+from stitching.training.failures import cause_of, free_memory, reason_of
+from stitching.training.shared_prefixes import shared_key
+from stitching.training.trainer import Interrupted, Progress, StopRequest, TrainRequest, train
+
+__all__ = ["main", "note_failure", "packed", "run_task"]
+
+
+def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
+    """The runs in packs of at most `size` that can share a loop and start from the same source model."""
+    groups: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs:
+        assert run.job is not None
+        groups.setdefault((run.cell.source.title, shared_key(run.job)), []).append(run)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+def run_task(
+    folders: Sequence[Path], progress: Progress | None = None, stop: StopRequest | None = None
+) -> dict[str, str]:
+    """Train the runs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
+
+    What is wrong with one run stays with it: the reason is put on record, and the others are trained. Runs that take
+    too much memory together are trained each for itself. Where several processes share the work, all call this alike,
+    and what goes wrong in the midst of training ends all runs.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
+    """
+    failures: dict[str, str] = {}
+    setups = []
+    for path in folders:
+        try:
+            setups.append(_setup_of(path))
+        except UserError as error:
+            failures |= _failed(RunFolder.found_in(path), error)
+    with (stop or StopRequest()).on_signals() as asked:
+        failed, alone = _train_pack(setups, progress, asked)
+        for setup, reason in alone:
+            free_memory()  # of the pack, and of the run before
+            _note(setup.folder, f"this run is tried for itself; in a pack of {len(setups)}: {reason}")
+            failed |= _train_pack([setup], progress, asked)[0]
+    return failures | failed
+
+
+def _setup_of(path: Path) -> TrainRequest:
+    """The job in a run's folder, if what `submit` wrote there is there as it was written."""
+    config = path / "config.yml"
+    try:
+        checked_text(config)
+        job = load_job(config)
+        folder = RunFolder(path, job.metrics_output)
+        checked_text(folder.metadata)  # which names the run
+    except FileNotFoundError as error:
+        raise UserError(str(error), do="`stitching submit` writes it again.") from None
+    return TrainRequest(job, folder)
+
+
+def _train_pack(
+    setups: list[TrainRequest], progress: Progress | None, stop: StopRequest
+) -> tuple[dict[str, str], list[tuple[TrainRequest, str]]]:
+    """Train runs together; returns the failures by name, and the runs to try each for itself with what stopped them."""
+    if not setups:
+        return {}, []
+    one_process = process_rank().size == 1
+    try:
+        runs = train(setups, resume=True, skip_busy=True, progress=progress, stop=stop)
+    except Interrupted:
+        raise
+    except Exception as error:
+        same_for_all = isinstance(error, UnreadableImage)
+        others_wait = not one_process and not isinstance(error, UserError)  # for this process, which goes on alone
+        if len(setups) > 1 and not (same_for_all or others_wait):
+            return {}, [(setup, reason_of(error)) for setup in setups]  # one of them cannot be set up
+        failures: dict[str, str] = {}
+        for setup in setups:
+            failures |= _failed(setup.folder, error)
+        return failures, []
+    failed = [(setup, run.failure, run.cause) for setup, run in zip(setups, runs, strict=True) if run.failure]
+    may_fit_alone = len(setups) > 1 and one_process
+    alone = [(setup, reason) for setup, reason, cause in failed if may_fit_alone and cause == OUT_OF_MEMORY]
+    tried = [setup for setup, _ in alone]
+    return {setup.folder.path.name: reason for setup, reason, _ in failed if setup not in tried}, alone
+
+
+def _failed(folder: RunFolder, error: Exception) -> dict[str, str]:
+    is_users = isinstance(error, UserError)
+    reason = str(error) if is_users else reason_of(error)
+    if not is_users or process_rank().rank == 0:
+        details = "" if is_users else "".join(traceback.format_exception(error))
+        note_failure(folder, reason, details, cause=cause_of(error))
+    return {folder.path.name: reason}
+
+
+def _note(folder: RunFolder, words: str) -> None:
+    """Say something in the run's log and in the task's output."""
+    if process_rank().rank != 0:
+        return
+    print(f"{folder.path.name}: {words}", file=sys.stderr, flush=True)
+    with suppress(OSError), open(folder.log, "a", encoding="utf-8") as log:
+        log.write(f"note: {words}\n")
+
+
+def note_failure(folder: RunFolder, reason: str, details: str = "", *, cause: str = ERROR) -> None:
+    """Put on record why a run is not done, in its metadata and its log; not if another process is at it.
+
+    Args:
+        folder: the run's.
+        reason: a line for `status`.
+        details: what else the log should say.
+        cause: one of `stitching.runs.causes.CAUSES`.
+    """
+    try:
+        with folder.locked():
+            known = folder.read_metadata() or {}
+            write_yaml(folder.metadata, known | {"state": "failed", "failure": reason, "cause": cause})
+            with open(folder.log, "a", encoding="utf-8") as log:
+                log.write(f"failed: {reason}\n{details}")
+    except FolderBusy:
+        pass
+    except (UserError, OSError):
+        pass  # the disk may be what failed; whoever called knows the reason
+
+
+def main(arguments: list[str]) -> int:
+    """Run a task; each line printed is a JSON object about its progress."""
+    stop = StopRequest()
+
+    def tell(done: int, total: int, words: str) -> None:
+        _say(stop, {"done": done, "total": total, "words": words})
+
+    try:
+        failures = run_task([Path(name) for name in arguments], tell, stop)
+    except Interrupted:
+        return 130
+    _say(stop, {"failures": failures})
+    return 1 if failures else 0
+
+
+def _say(stop: StopRequest, event: dict[str, object]) -> None:
+    try:
+        print(json.dumps(event), flush=True)
+    except BrokenPipeError:
+        # Whoever started this is gone, so nobody could stop it any more: save, and end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop.asked = True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,11 @@
+"""Why runs ended that are not done: what metadata.yml keeps under `cause`, and `status` and `retry` know."""
+
+from __future__ import annotations
+
+__all__ = ["CAUSES", "DIVERGED", "ERROR", "KILLED", "OUT_OF_MEMORY"]
+
+ERROR = "error"
+OUT_OF_MEMORY = "out of memory"
+DIVERGED = "diverged"
+KILLED = "killed"
+CAUSES = (ERROR, OUT_OF_MEMORY, DIVERGED, "time limit", "node failure", KILLED, "cancelled", "preempted")

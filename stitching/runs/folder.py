@@ -1,0 +1,253 @@
+"""Files that appear whole or not at all, and the folder that one run keeps them in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from stitching.config.errors import UserError
+from stitching.config.yaml import yaml_text
+from stitching.runs.locks import Locked, file_lock, is_locked
+from stitching.runs.metadata import UnreadableMetadata, metadata_of, text_of
+
+__all__ = ["FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads thousands of runs in seconds
+_DIGEST = "# sha256 of all above: "
+_MENDING = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
+_LONG = re.compile(r"^(?:config|versions|weights):.*\n(?:[ -].*\n)*", re.MULTILINE)  # blocks of metadata.yml
+
+
+class FolderBusy(UserError):
+    """Another process is training in the folder."""
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
+    """Write a file aside, flush it to the disk and rename it: readers see the old file or the new one, whole.
+
+    Args:
+        path: of the file.
+        write: writes it.
+        previous: where the old file is kept; for a moment between two renames only that one is there.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to. The old file is untouched then.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous:
+            with suppress(FileNotFoundError):
+                os.replace(path, previous)
+        os.replace(aside, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            aside.unlink()
+        # torch.save hides a full disk behind a RuntimeError of its zip writer
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write {path}: {reason}",
+            do="What was there before is still there. Make room, then try again: runs go on from their checkpoints.",
+        ) from error
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def write_yaml(path: Path, data: Any) -> None:
+    """Write plain data as YAML, keys in their order, with a digest of it in a comment at the end."""
+    text = yaml_text(data)
+    write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data as `write_yaml` left it; raises as `checked_text` does."""
+    return yaml.load(checked_text(path), _LOADER)
+
+
+def checked_text(path: Path) -> str:
+    """The text of a file of `write_yaml`.
+
+    Raises:
+        UserError: it cannot be read, or is not as it was written.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        text = text_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except (OSError, UnreadableMetadata) as error:
+        raise UserError(f"cannot read {path}: {error}", do=_MENDING) from None
+    _check_digest(path, text)
+    return text
+
+
+def _check_digest(path: Path, text: str) -> None:
+    content, mark, digest = text.rpartition(_DIGEST)
+    if not mark or digest != _sha256(content) + "\n":
+        raise UserError(
+            f"cannot read {path}: it is damaged, or was edited; the digest in its last line is not that of the rest",
+            do=_MENDING,
+        )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+Traces = dict[Path, int]  # files, and the inodes that they had
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's files are: `result.pkl` and, with the same ending, what belongs to it.
+
+    A result called `result-7.pkl` has `result-7.parquet`, `checkpoint-7.pt`, `metadata-7.yml` and `log-7.txt` beside
+    it, so that one folder holds several seeds.
+    """
+
+    path: Path
+    metrics_output: str = "result.pkl"
+
+    @classmethod
+    def found_in(cls, path: Path) -> RunFolder:
+        """The folder of a run whose config is not at hand, by the name of the metadata that lies there."""
+        first = path / "metadata.yml"
+        return cls.of_metadata(first if first.exists() else min(path.glob("metadata*.yml"), default=first))
+
+    @classmethod
+    def of_metadata(cls, path: Path) -> RunFolder:
+        """The folder of the run whose metadata is the file `path`."""
+        suffix = path.stem.removeprefix("metadata")
+        own = suffix[1:]  # the stem of a result that is not called result
+        if own and any((path.parent / f"{own}{ending}").exists() for ending in (".pkl", ".parquet")):
+            return cls(path.parent, f"{own}.pkl")
+        return cls(path.parent, f"result{suffix}.pkl")
+
+    @property
+    def _suffix(self) -> str:
+        stem = Path(self.metrics_output).stem
+        return stem.removeprefix("result") if stem.startswith("result") else f"-{stem}"
+
+    @property
+    def result(self) -> Path:
+        return self.path / self.metrics_output
+
+    @property
+    def steps(self) -> Path:
+        """The same dataframe as in `result`, in the file that commands read."""
+        return self.result.with_suffix(".parquet")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / f"checkpoint{self._suffix}.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before the newest."""
+        return self.path / f"checkpoint{self._suffix}.previous.pt"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from, as long as it is whole."""
+        return self.checkpoint.exists() or self.previous_checkpoint.exists()
+
+    @property
+    def metadata(self) -> Path:
+        return self.path / f"metadata{self._suffix}.yml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / f"log{self._suffix}.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here. The file stays; it holds the run's seed, where `train` made it."""
+        return self.path / f".run{self._suffix}.lock"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a run leaves, its config apart."""
+        return (self.result, self.steps, self.checkpoint, self.previous_checkpoint, self.metadata, self.log)
+
+    def read_metadata(self, *, brief: bool = False) -> dict[str, Any] | None:
+        """What a run left in metadata.yml; None before there is any.
+
+        Args:
+            brief: leave out the config, the versions and the weights, which are most of it and take most of the time.
+
+        Raises:
+            UserError: the file cannot be read, is not as it was written, or something in it is not what a run writes
+                there (`run_metadata`).
+        """
+        try:
+            text = text_of(self.metadata)
+            metadata = metadata_of(_LONG.sub("", text) if brief else text)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnreadableMetadata) as error:
+            raise UserError(f"cannot read {self.metadata}: {error}", do=_MENDING) from None
+        _check_digest(self.metadata, text)
+        return metadata
+
+    def traces(self) -> Traces:
+        """What of a run that is being trained has to stay in its folder."""
+        expected = (self.lock, self.metadata, self.path / "config.yml")
+        return {path: path.stat().st_ino for path in expected if path.exists()}
+
+    def check_traces(self, traces: Traces) -> None:
+        """Raise if something of `traces` is gone, or the folder is another process's by now."""
+        gone = sorted(path.name for path in traces if not path.exists())
+        if gone or self.is_of_another(traces):
+            raise UserError(
+                f"{self.path} was removed while the run trained: {', '.join(gone) or 'its lock'} is gone",
+                do="Start the run again, if it is still wanted.",
+            )
+
+    def is_of_another(self, traces: Traces) -> bool:
+        """Whether another process has made the folder anew since `traces`."""
+        try:
+            return self.lock in traces and self.lock.stat().st_ino != traces[self.lock]
+        except OSError:
+            return False
+
+    def is_busy(self) -> bool:
+        """Whether a process is training here; raises as `is_locked` does."""
+        return is_locked(self.lock)
+
+    @contextmanager
+    def locked(self) -> Iterator[RunFolder]:
+        """Hold the folder for this process, as far as files of this result's name go.
+
+        Raises:
+            FolderBusy: another process holds it.
+            UserError: the folder cannot be made or has no locks.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(file_lock(self.lock))
+            except Locked:
+                raise FolderBusy(
+                    f"another process is training in {self.path}", do="Wait for it or stop it; nothing was changed."
+                ) from None
+            for leftover in self.path.glob(".*.tmp"):
+                if leftover.name.startswith(tuple(f".{path.name}." for path in self.files)):
+                    leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote
+            yield self

@@ -1,0 +1,156 @@
+"""What makes two jobs the same: the hash of everything in the config that can change a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from stitching.config.errors import UserError
+from stitching.config.job import Job, JobSettings, TrainConfig
+from stitching.config.parts import AssemblyPart, BasePart, ModelFields
+from stitching.config.paths import check_regular_file
+from stitching.config.schema import Schema
+
+__all__ = [
+    "LEFT_OUT",
+    "file_digest",
+    "identity",
+    "identity_config",
+    "identity_of",
+    "network_digest",
+    "settings_digest",
+]
+
+# Where things are and how they are shown, not what is computed. Stopping, packing and the number of workers never
+# change a result, which is what allows them to be left out.
+LEFT_OUT = (
+    "data_path", "save_dir", "metrics_output", "save_checkpoints", "checkpoint_minutes", "resume_from", "print_freq",
+    "workers", "verbose",
+)  # fmt: skip
+_NETWORKS = ("model", "assembly", "head", "reference")
+
+
+def identity(job: Job) -> str:
+    """The job's identity: 16 hexadecimal digits."""
+    return identity_of(settings_digest(job), network_digest(job))
+
+
+def identity_of(settings: str, network: str) -> str:
+    """The identity of a job with these two digests, where a caller has many jobs that share one of them."""
+    return _hash([settings, network])[:16]
+
+
+def settings_digest(settings: JobSettings) -> str:
+    """The digest of everything in a job but its networks."""
+    return _hash(_settings_config(settings))
+
+
+def network_digest(job: Job) -> str:
+    """The digest of a job's network and of the reference that it is compared with."""
+    return _hash(_network_config(job))
+
+
+def identity_config(job: Job) -> dict[str, Any]:
+    """What the identity is the hash of; however it was written, the same job gives the same.
+
+    Of the resolved config it has what differs from its neutral value. Models stand in it by their full names,
+    checkpoints by the digest of their content, and a data set that has no name of its own by the names of its files.
+    """
+    return _settings_config(job) | _network_config(job)
+
+
+def _settings_config(settings: JobSettings) -> dict[str, Any]:
+    config = _canonical(settings, (*LEFT_OUT, *_NETWORKS))
+    if settings.load_from:
+        config["load_from"] = file_digest(settings.load_from)
+    if any(task.dataset == "image_folder" for task in settings.train_config.task_list):
+        config["image_folder"] = _names_below(settings.data_path or "")
+    return config
+
+
+def _network_config(job: Job) -> dict[str, Any]:
+    network = job.network
+    if not isinstance(network, AssemblyPart):  # built as the only part of an assembly
+        network = AssemblyPart(kind="Assembly", parts=[network])
+    parts = {"network": network, "reference": job.reference}
+    return {key: _canonical(part) for key, part in parts.items() if part is not None}
+
+
+def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
+    """Plain data that is equal for whatever computes the same.
+
+    Schemas are without their neutral values, the spellings of a model or a data set are one, and 1.0 is 1.
+    """
+    if isinstance(value, Schema):
+        names = [name for name in type(value).model_fields if name not in ("kind", *left_out)]
+        data = {name: getattr(value, name) for name in names} | (value.model_extra or {})
+        if isinstance(value, ModelFields):
+            data = _model_fields(value, data)
+        if isinstance(value, TrainConfig):
+            data = {**data, "dataset": None, "batch_size": None, "tasks": value.task_list}
+        data = {key: _canonical(item) for key, item in data.items() if item is not None}
+        neutral = _neutral_values(type(value))
+        data = {key: item for key, item in data.items() if key not in neutral or neutral[key] != item}
+        return {value.kind: data} if isinstance(value, BasePart) else data
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _model_fields(part: ModelFields, data: dict[str, Any]) -> dict[str, Any]:
+    """A part's fields with its model and weights in one spelling."""
+    from stitching.models.sources import (
+        published_as,  # not above: results are read without loading the libraries of models
+    )
+
+    ways_to_name = (*ModelFields.model_fields, *part.model_args)
+    name, weights = published_as(part)
+    return {key: value for key, value in data.items() if key not in ways_to_name} | {
+        "model": name,
+        "weights": weights,
+        "ckp_path": file_digest(part.ckp_path) if part.ckp_path else None,
+        "arguments": part.model_args or None,
+    }
+
+
+@lru_cache(maxsize=256)
+def _neutral_values(schema: type[Schema]) -> dict[str, Any]:
+    """Of each of a schema's keys, the value that is as if the key was not there."""
+    return {name: _canonical(schema.neutral_value(name)) for name in schema.model_fields}
+
+
+def _hash(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _names_below(data_path: str) -> str:
+    """SHA-256 of the names of all files of an `image_folder`, in hexadecimal."""
+    digest = hashlib.sha256()
+    for root in (Path(data_path) / "image_folder", Path(data_path)):
+        for split in ("train", "test", "val", "valid"):
+            for folder, folders, files in os.walk(root / split):
+                folders.sort()
+                digest.update(json.dumps([os.path.relpath(folder, root), sorted(files)]).encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's content, in hexadecimal; `missing` when there is no such file that can be read."""
+    try:
+        status = check_regular_file(path)
+        return _digest(path, status.st_mtime_ns, status.st_size)
+    except (OSError, UserError):  # reported by whoever needs what is in it
+        return "missing"
+
+
+@lru_cache(maxsize=256)
+def _digest(path: str, _modified: int, _size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

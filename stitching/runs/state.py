@@ -1,0 +1,65 @@
+"""The state of runs as their folders tell it, without asking any scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stitching.config.errors import UserError
+from stitching.runs.folder import RunFolder
+from stitching.runs.step_log import is_whole
+
+__all__ = ["ExpectedRun", "expected_in", "forgotten_runs", "state_on_disk"]
+
+
+@dataclass(frozen=True)
+class ExpectedRun:
+    """A run that a plan expects, or that was found: its folder, and the identity that a result of it must have."""
+
+    folder: RunFolder
+    identity: str | None = None  # None: whatever is there
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+
+def expected_in(folder: Path) -> list[ExpectedRun]:
+    """The runs in a sweep's folder, whatever the plan says.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}", do="Give a sweep's YAML file, or the folder of its runs.")
+    runs = [ExpectedRun(RunFolder.found_in(path.parent)) for path in sorted(folder.glob("*/config.yml"))]
+    if not runs:
+        raise UserError(f"there are no runs in {folder}", do="`stitching submit SWEEP.yml` makes some.")
+    return runs
+
+
+def forgotten_runs(folder: Path, names: Iterable[str]) -> list[str]:
+    """The runs in a sweep's folder that are not among `names`: those that its YAML has no more."""
+    return sorted({path.parent.name for path in folder.glob("*/config.yml")} - set(names))
+
+
+def state_on_disk(run: ExpectedRun) -> tuple[str, dict[str, Any]]:
+    """What the run's folder says, and its metadata without the config.
+
+    `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. Done is a whole
+    result of this very config, not what a scheduler remembers. With metadata that cannot be read a run has failed.
+    """
+    try:
+        metadata = run.folder.read_metadata(brief=True)
+    except UserError as error:
+        return "failed", {"failure": error.problem}
+    if metadata is None:
+        return "missing", {}
+    if run.identity is not None and metadata.get("identity") not in (None, run.identity):
+        return "stale", metadata
+    state = str(metadata.get("state", "missing"))
+    if state == "done" and not is_whole(run.folder, metadata):
+        return "missing", metadata
+    return state, metadata

@@ -1,0 +1,321 @@
+"""Scores: what a few hundred images tell of every gap of a sweep, without any training.
+
+Two passes over the images, however many gaps there are: one over training images, which finds for every gap the affine
+map from the source's output to the destination's input, and how alike the two are; one over images that were held out,
+which tells how good the maps and the networks stitched with them are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from stitching.config.errors import ErrorCollector, UserError
+from stitching.config.job import JobSettings, model_parts
+from stitching.config.sweep import Sweep
+from stitching.cutting.formats import Format
+from stitching.data.loading import Batches
+from stitching.models.prefetch import fetch
+from stitching.models.sources import normalization_note
+from stitching.nets.build import BuildOptions, build_network, forget_models, model_spec
+from stitching.nets.network import Network, Part
+from stitching.similarity.least_squares import fit_of
+from stitching.similarity.measures import MinibatchCKA, Residuals, centred_gram, procrustes, r2
+from stitching.sweeps.networks import network_of
+from stitching.sweeps.plan import PART, folder_of
+from stitching.sweeps.plan_cache import PlanCache
+from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
+from stitching.sweeps.stitches import Stitch, make_stitches
+from stitching.sweeps.variants import Images, Variant, make_variants
+from stitching.training.devices import device_of
+from stitching.training.distributed import ProcessGroup
+from stitching.training.fit_adapters import (
+    Features,
+    Stitched,
+    add_moments,
+    chosen_images,
+    features_of,
+    fronts_of,
+    stitched_of,
+)  # fmt: skip
+from stitching.training.shared_prefixes import SharedPrefixes, front_of
+
+__all__ = ["Score", "Scores", "score"]
+
+ProgressCallback = Callable[[int, int, str], None]
+Place = tuple[str, str, tuple[int, int]]  # source, destination, gap
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of one gap; numbers are None where it is declined.
+
+    Attributes:
+        cka, procrustes: of the source's output and the destination's input, on training images (`MinibatchCKA`,
+            `procrustes`).
+        r2: of the least-squares map that was fitted to the training images, on the held-out images (`similarity.r2`).
+            Prefix tokens that the destination alone has are fitted and counted like its positions.
+        accuracy: of the network stitched with that map, on the same.
+        destination_accuracy: of the destination's own network, on the same.
+        declined: why there is no such map.
+    """
+
+    source: str
+    destination: str
+    first_deleted_block: int
+    last_deleted_block: int
+    num_downsamples: int
+    cka: float | None = None
+    procrustes: float | None = None
+    r2: float | None = None
+    accuracy: float | None = None
+    destination_accuracy: float | None = None
+    declined: str | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a sweep, in the order of its pairs and gaps, and what they were made from."""
+
+    rows: list[Score]
+    dataset: str
+    seed: int
+    fit_images: int
+    held_out: str  # what held-out images are: validation images if the sweep has them, else test images
+    held_out_images: int
+    folder: Path  # the sweep's
+    notes: list[str]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each gap."""
+        made_from = {
+            "dataset": self.dataset, "seed": self.seed, "fit_images": self.fit_images, "held_out": self.held_out,
+            "held_out_images": self.held_out_images,
+        }  # fmt: skip
+        return pd.DataFrame([{**asdict(row), **made_from} for row in self.rows])
+
+
+def score(
+    sweep: Sweep,
+    path: Path,
+    images: int,
+    known: PlanCache | None = None,
+    on_progress: ProgressCallback = lambda *_: None,
+) -> Scores:
+    """Score every gap of the sweep in the file `path`; its stitchers do not matter.
+
+    Args:
+        images: how many training images the maps are fitted to, and how many held-out images they are tried on; fewer
+            if there are fewer. Which ones depends on the sweep's first seed. Held out are the sweep's validation
+            images, so that gaps and adapters can be chosen by scores; where it has none, test images.
+        known: what earlier plans found out.
+        on_progress: shows progress.
+
+    Raises:
+        UserError: the sweep does not fit the models it names, or its data or weights cannot be had.
+    """
+    mistakes = ErrorCollector()
+    settings = make_variants(sweep, mistakes)
+    mistakes.raise_all()
+    first = settings[0]
+    job = first.job
+    train = chosen_images(job, images, "train")
+    held = chosen_images(job, images, "val" if job.train_config.validation else "test")
+    device = device_of(job, ProcessGroup())
+    rows: dict[Place, Score] = {}
+    wanted: dict[Place, tuple[Stitch, Any]] = {}
+    for cell in make_stitches(sweep, first.images.shape, known or PlanCache()):
+        place = (cell.source.title, cell.dest.title, cell.gap)
+        if place not in rows:
+            rows[place] = _score(cell)
+            try:
+                wanted[place] = cell, _network_of(cell, job, first.images)
+            except Declined as declined:
+                rows[place] = _score(cell, declined=str(declined))
+    try:
+        measured = _built(list(wanted.values()), job, first.images, device, on_progress)
+        trunk = SharedPrefixes(fronts_of(measured)).to(device)
+    finally:
+        forget_models()
+    _fit(measured, trunk, train, device, on_progress)
+    _try([each for each in measured if each.declined is None], trunk, held, device, on_progress)
+    rows |= {place: each.score() for place, each in zip(wanted, measured, strict=True)}
+    (task,) = job.train_config.task_list
+    return Scores(
+        list(rows.values()), task.dataset, job.train_config.seed, train.num_images,
+        "validation" if held.split == "val" else "test", held.num_images, folder_of(sweep, path),
+        _notes(sweep, first, measured),
+    )  # fmt: skip
+
+
+class _Measured(Stitched):
+    """A stitched network, and what has been found out about it."""
+
+    def __init__(self, cell: Stitch, stitched: Stitched) -> None:
+        super().__init__(stitched.network, stitched.fit, stitched.front, stitched.target)
+        self.cell = cell
+        self.declined: str | None = None
+        self.cka = MinibatchCKA()
+        self.residuals = Residuals(), Residuals()  # of positions, and of prefix tokens that the adapter makes
+        self.right = self.right_alone = self.tried = 0
+
+    @property
+    def back(self) -> list[Part]:
+        """The destination's pieces."""
+        return self.network.pieces[self.fit.place + 1 :]
+
+    def score(self) -> Score:
+        if self.declined is not None:
+            return _score(self.cell, declined=self.declined)
+        return _score(
+            self.cell,
+            cka=self.cka.value, procrustes=procrustes([self.moments, *([self.tokens] if self.tokens.count else [])]),
+            r2=r2(self.residuals),
+            accuracy=self.right / self.tried, destination_accuracy=self.right_alone / self.tried,
+        )  # fmt: skip
+
+
+def _score(cell: Stitch, **found: Any) -> Score:
+    return Score(cell.source.title, cell.dest.title, *cell.gap, cell.num_downsamples, **found)
+
+
+def _options(job: JobSettings, images: Images, *, meta: bool) -> BuildOptions:
+    # What a sweep leaves unfrozen is scored as it is before training.
+    return BuildOptions(
+        seed=job.train_config.seed, num_classes=images.num_classes, class_token=job.reformat_options.class_token,
+        meta=meta,
+    )  # fmt: skip
+
+
+def _network_of(cell: Stitch, job: JobSettings, images: Images) -> Any:
+    """The part that is the cell's network. Raises `Declined` if least squares cannot bridge the gap."""
+    part = PART.validate_python(network_of(replace(cell, stitcher=LEAST_SQUARES)))
+    try:
+        build_network(part, Format.of("img", (1, *images.shape)), _options(job, images, meta=True))
+    except UserError as error:
+        raise Declined(error.problem) from None
+    return part
+
+
+def _built(
+    parts: Sequence[tuple[Stitch, Any]],
+    job: JobSettings,
+    images: Images,
+    device: torch.device,
+    on_progress: ProgressCallback,
+) -> list[_Measured]:
+    """The networks with their weights. What several of them have in common is there once: fronts are the trunk's."""
+    wanting = [p for p in model_parts(*(part for _, part in parts)) if p.wants_pretrained and not p.ckp_path]
+    fetch(dict.fromkeys(model_spec(part) for part in wanting), on_progress)
+    options = _options(job, images, meta=False)
+    backs: dict[Any, torch.nn.Module] = {}
+    measured = []
+    for number, (cell, part) in enumerate(parts):
+        on_progress(number, len(parts), f"building {cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
+        network = build_network(part, Format.of("img", (1, *images.shape)), options)
+        fit, front = fit_of(network), front_of(network, options.seed)
+        assert fit is not None
+        for place, piece in enumerate(network.pieces):
+            if front and place < front.pieces:
+                piece.net = torch.nn.Identity()
+            elif cut := getattr(piece.net, "cut_from", None):
+                piece.net = backs.setdefault(cut, piece.net)
+        measured.append(_Measured(cell, stitched_of(network.to(device), fit, front, options.seed)))
+    return measured
+
+
+def _fit(
+    measured: list[_Measured],
+    trunk: SharedPrefixes,
+    batches: Batches,
+    device: torch.device,
+    on_progress: ProgressCallback,
+) -> None:
+    """Find every network's map, and how alike what it maps and what it maps to are."""
+
+    def compare(pairs: list[tuple[Tensor, Tensor]]) -> None:
+        grams = {id(x): x for pair in pairs for x in pair}  # what several gaps share is one tensor
+        kernels = {key: centred_gram(x) for key, x in grams.items()}
+        for each, (x, y) in zip(measured, pairs, strict=True):
+            each.cka.add(kernels[id(x)], kernels[id(y)])
+
+    add_moments(
+        measured,
+        trunk,
+        batches,
+        device,
+        lambda done, total: on_progress(done, total, "batches of training images"),
+        compare,
+    )
+    for number, each in enumerate(measured):
+        on_progress(number, len(measured), "solving for the maps")
+        try:
+            each.solve()
+        except UserError as error:
+            each.declined = error.problem
+
+
+@torch.no_grad()
+def _try(
+    measured: list[_Measured],
+    trunk: SharedPrefixes,
+    batches: Batches,
+    device: torch.device,
+    on_progress: ProgressCallback,
+) -> None:
+    """Use every network's map on images that it was not fitted to."""
+    for number, (images, labels) in enumerate(batches.epoch(0)):
+        on_progress(number, len(batches), "batches of test images")
+        x, y = images.to(device), labels.to(device)
+        features = features_of(measured, trunk, x)
+        alone = _right_alone(measured, features, y)
+        for each in measured:
+            wanted, adapter = each.wanted(features), each.fit.piece
+            mapped = adapter.net(adapter.before(each.arriving(x, features)))
+            pairs = each.fit.given(wanted, mapped), each.fit.given_tokens(wanted, mapped)
+            for residuals, pair in zip(each.residuals, pairs, strict=True):
+                if pair:
+                    residuals.add(*pair)
+            each.right += _right(each.network, each.fit.place + 1, adapter.after(mapped), y)
+            each.right_alone += alone[_key_of_back(each)]
+            each.tried += len(y)
+
+
+def _key_of_back(each: _Measured) -> tuple[int, ...]:
+    return tuple(id(piece.net) for piece in each.back)
+
+
+def _right_alone(measured: Sequence[_Measured], features: Features, labels: Tensor) -> dict[tuple[int, ...], int]:
+    """How often each destination is right by itself: its back on what its own front gave."""
+    found: dict[tuple[int, ...], int] = {}
+    for each in measured:
+        key = _key_of_back(each)
+        if key not in found:
+            begin = each.back[0]
+            x = begin.after(begin.net(each.wanted(features)))  # without the conversion that a stitched network needs
+            found[key] = _right(each.network, each.fit.place + 2, x, labels)
+    return found
+
+
+def _right(network: Network, first: int, x: Tensor, labels: Tensor) -> int:
+    """How many of the labels the network hits with its pieces from number `first` on."""
+    return int((network(x, first).argmax(1) == labels).sum())
+
+
+def _notes(sweep: Sweep, setting: Variant, measured: Sequence[_Measured]) -> list[str]:
+    """What a user should know of the scores."""
+    notes = []
+    if setting.values:
+        said = ", ".join(f"{key}: {value}" for key, value in setting.values.items())
+        notes.append(f"of the grid, only the first values are scored ({said})")
+    if len(sweep.seeds or []) > 1:
+        notes.append(f"of the seeds, only the first is used ({setting.seed})")
+    for spec in dict.fromkeys(front.spec for front in fronts_of(measured)):
+        notes += normalization_note(spec, *setting.normalization)
+    return notes

@@ -1,0 +1,128 @@
+"""metadata.yml: what the analysis groups runs by, and how far a run has come."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stitching.config.job import Job, checkpoints_of, model_parts
+from stitching.cutting.subnet import CutModule
+from stitching.models.prefetch import source_of
+from stitching.models.sources import published_as
+from stitching.nets.build import model_spec
+from stitching.runs.folder import write_yaml
+from stitching.runs.identity import file_digest
+from stitching.runs.provenance import code_record
+
+if TYPE_CHECKING:
+    from stitching.training.run import Run
+
+__all__ = ["device_name", "record_end", "record_start", "weights_record"]
+
+
+_OF_AN_EARLIER_END = ("failure", "cause", "ended", "digests", "final", "epoch")
+
+
+def record_start(run: Run) -> None:
+    """Write what is known before the first step; what a sweep has written there before stays."""
+    if not run.writes:
+        return
+    known = run.folder.read_metadata() or {}
+    run.metadata = {
+        **{key: value for key, value in known.items() if key not in _OF_AN_EARLIER_END},
+        "state": "running",
+        "identity": run.identity,
+        "seed": run.seed,
+        "parameters": run.cost.params,
+        "macs": run.cost.macs,
+        "macs_convention": "multiply-adds of convolutions, linear layers and both products of attention, one image",
+        "trainable_parameters": run.cost.trainable,
+        "total_steps": run.total_steps,
+        "first_step": run.step,  # of this start of the run
+        "test_images": sum(batches.num_images for batches in run.data.test),
+        **_validation(run),
+        **_random_networks(run),
+        "frozen_norm": run.job.frozen_norm,
+        "precision": run.job.precision,
+        "device": device_name(run.device),
+        "processes": run.world.size,
+        "threads": torch.get_num_threads(),  # on a CPU their number changes the last bits of a result
+        "host": platform.node(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "code": code_record(),
+        "versions": _versions(),
+        "weights": weights_record(run.job),
+        "config": run.job.to_yaml(),
+    }
+    write_yaml(run.folder.metadata, run.metadata)
+    run.traces = run.folder.traces()
+
+
+def record_end(run: Run, state: str) -> None:
+    """Write how the run ended: done, stopped or failed; for a done run its last test metrics."""
+    if not run.writes or run.folder.is_of_another(run.traces):
+        return
+    metadata = {
+        **(run.metadata or run.folder.read_metadata() or {}),  # the first process, which wrote it, may be lost
+        "state": state,
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    metadata["steps"] = run.step
+    metadata["seconds"] = round(run.seconds, 3)  # its share of the time of the loop that trained it
+    if run.failure:
+        metadata |= {"failure": run.failure, "cause": run.cause}
+    if state == "done":
+        metadata |= {"epoch": run.epoch - 1, "digests": run.digests, "final": run.final}
+    write_yaml(run.folder.metadata, metadata)
+
+
+def weights_record(job: Job) -> dict[str, dict[str, str]]:
+    """The files of weights that the job's networks were built from, by the models' names or by the files' own.
+
+    Of published weights the repository (with its revision) or the URL, the tag, the file's name and its SHA-256; of a
+    user's file its SHA-256 alone.
+    """
+    record: dict[str, dict[str, str]] = {}
+    for part in model_parts(job.network, job.reference):
+        source = source_of(model_spec(part))
+        if source is None:
+            continue
+        name, tag = published_as(part)
+        path = source.found() or Path("missing")
+        file = {"file": path.name, "sha256": file_digest(str(path))}
+        record[f"{name}.{tag}"] = {**source.origin(), "tag": str(tag), **file}
+    return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job)}
+
+
+def _random_networks(run: Run) -> dict[str, Any]:
+    """Of each random network in the run's, how many images its BatchNorm statistics are of."""
+    cuts = [piece.net for piece in run.network.pieces if isinstance(piece.net, CutModule)]
+    models = [(cut.cut_from[0], cut.statistics_images) for cut in cuts if cut.cut_from]
+    random = {spec.title: {"bn_images": images} for spec, images in models if spec.random}
+    return {"random_networks": random} if random else {}
+
+
+def _validation(run: Run) -> dict[str, Any]:
+    split = run.job.train_config.validation
+    images = sum(batches.num_images for batches in run.data.val)
+    return {"validation": {**split.model_dump(), "images": images}} if split else {}
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or what the GPU calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("stitching", "torch", "torchvision", "timm", "pandas"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,66 @@
+"""Metadata that no run wrote is refused with a reason where it is read, whatever is odd about it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from odd_metadata import ODD
+
+from stitching.config.errors import UserError
+from stitching.runs.folder import RunFolder, write_yaml
+from stitching.runs.metadata import metadata_of
+
+
+@pytest.mark.parametrize(("text", "words"), ODD.items(), ids=[repr(text[:30]) for text in ODD])
+def test_what_no_run_wrote_is_refused_with_a_reason(tmp_path, text, words):
+    folder = RunFolder(tmp_path)
+    folder.metadata.write_text(text)
+    with pytest.raises(UserError) as caught:
+        folder.read_metadata()
+    assert f"cannot read {folder.metadata}: " in str(caught.value)
+    assert words in str(caught.value)
+    assert str(caught.value).isascii()
+    assert len(str(caught.value)) < 600
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    for make, words in (
+        (lambda path: path.write_bytes(b"name: \xff"), "not UTF-8"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00" * 10), "not UTF-8"),
+        (os.mkfifo, "no regular file"),  # nobody writes to it: to open it would wait without end
+        (lambda path: path.mkdir(), "no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        (lambda path: path.write_bytes(b"#" * 9_000_000), "9,000,000 bytes"),
+    ):
+        make(folder.metadata)
+        with pytest.raises(UserError, match=words):
+            folder.read_metadata()
+        folder.metadata.rmdir() if folder.metadata.is_dir() else folder.metadata.unlink()
+    assert folder.read_metadata() is None
+
+
+def test_what_runs_write_comes_back_and_so_do_keys_of_other_versions(tmp_path):
+    folder = RunFolder(tmp_path)
+    pair = ["timm/resnet18", 0.5]
+    about = {
+        "name": "train-a-gap-1,2 (größer)", "source": "timm/resnet18", "first_deleted_block": 3,
+        "last_deleted_block": 2, "source_depth": 1, "destination_depth": 0.25, "seed": -1, "state": "failed",
+        "failure": "RuntimeError: two\nlines \x1b[31m", "macs": 10**12, "started": "2025-11-21T10:00:00+0000",
+        "final": {"Overall/Test Accuracy": 0.5, "Overall/Test Loss": float("inf")}, "also": [{"name": "b", "more": 1}],
+        "versions": {"torch": "2.9.0"}, "config": {"train_config": {"epochs": 3}}, "of a plugin": {"a": [1, None, True]},
+        "twice": [pair, pair],  # an alias in YAML
+    }  # fmt: skip
+    write_yaml(folder.metadata, about)
+    assert folder.read_metadata() == about
+    assert folder.read_metadata(brief=True) == {k: v for k, v in about.items() if k not in ("config", "versions")}
+    assert metadata_of("") == metadata_of("seed:\nalso: null") == {}
+
+
+def test_states_are_read_without_torch():
+    code = "import sys; import stitching.runs.metadata, stitching.launch.status; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
