@@ -25,9 +25,6 @@ _SLURM_SIGNS = {
     "DUE TO NODE FAILURE": ("node failure", "node failure"),
 }
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?::.*)?")  # the last line of a traceback
-_OF_SLURM = re.compile(r"srun:|slurmstepd(?:-\S+)?:")
-# What a shell and srun say of a process that was killed: of a killed srun the exit code tells nothing.
-_KILL_MESSAGE = re.compile(r"^\S+: (?:line \d+: +)?\d+ Killed\b|\btask \d+: Killed$", re.MULTILINE)
 _CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")  # by its own doing
 _VMSTAT = Path("/proc/vmstat")
 
@@ -52,8 +49,6 @@ def ending_of_process(code: int, output: str, *, oom_kills: int = 0) -> Ending:
     last = _last_words(output)
     no_memory = _NO_MEMORY.search(output) is not None
     number = -code if code < 0 else code - 128 if code > 128 else 0
-    if not number and _KILL_MESSAGE.search(output):
-        number = signal.SIGKILL
     if not number:
         return Ending(OUT_OF_MEMORY if no_memory else ERROR, last or f"its process ended with exit code {code}")
     name = _signal_name(number)
@@ -102,7 +97,7 @@ def _last_lines(output: str) -> str:
 def _last_words(output: str) -> str:
     """The line that says most: the exception's behind the last traceback, else the last one that is not Slurm's."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    own = [line for line in lines if not _OF_SLURM.match(line)]
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
     return next((line for line in reversed(own) if _EXCEPTION.fullmatch(line)), (own or lines or [""])[-1])
 
 

@@ -13,6 +13,7 @@ import stitching.launch.endings as endings
 import stitching.launch.submit as submitting
 from stitching.launch.endings import Ending, count_oom_kills, ending_of_log, ending_of_process, read_end
 from stitching.launch.local import run_locally
+from stitching.launch.slurm import _exit_code
 from stitching.launch.status import sweep_status
 from stitching.runs.folder import RunFolder
 
@@ -32,7 +33,6 @@ def ending_of(command: list[str], oom_kills: int = 0) -> Ending:
         (["bash", "-c", "bash -c 'kill -9 $$'; exit $?"], "killed", "killed by SIGKILL"),  # as a shell tells it
         (["bash", "-c", "kill -TERM $$"], "killed", "killed by SIGTERM"),
         (["bash", "-c", "kill -40 $$"], "killed", "killed by signal 40"),
-        (["bash", "-c", "bash -c 'kill -9 $$'; echo 'slurmstepd-vm: error: *** STEP 3.0 ON vm FAILED ***' >&2; exit 9"], "killed", "killed by SIGKILL"),  # srun too
         (["bash", "-c", "exit 3"], "error", "its process ended with exit code 3"),
         (["bash", "-c", "echo no such module >&2; exit 3"], "error", "no such module"),
         ([PYTHON, "-c", "import os; os.abort()"], "killed", "killed by SIGABRT"),
@@ -94,6 +94,18 @@ def test_logs_of_jobs_that_no_accounting_knows(tmp_path, words, cause):
     ending = ending_of_log(read_end(tmp_path / "log"))
     assert (ending.cause if ending else None) == cause
     assert read_end(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "steps", "code"),
+    [
+        ("1:0", "1:0", 1), ("3:0", "0:0", 3), ("72:0", "0:0", 72), ("11:0", "139:0", 139),
+        ("9:0", "0:9", -9), ("0:9", "0:0", -9), ("9:0", "0:0", -9), ("0:0", "0:125", -125), ("", "", 0),
+    ],
+)  # fmt: skip
+def test_exit_codes_as_accounting_has_them(script, steps, code):
+    """As sacct gave them for scripts and steps that exited, or that a signal ended."""
+    assert _exit_code(script, steps) == code
 
 
 @pytest.fixture
