@@ -99,7 +99,7 @@ def _last_lines(output: str) -> str:
 def _last_words(output: str) -> str:
     """The line that says most: the exception's behind the last traceback, else the last one that is not Slurm's."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
     return next((line for line in reversed(own) if _EXCEPTION.fullmatch(line)), (own or lines or [""])[-1])
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -266,6 +267,7 @@ class Ended:
 
 
 _FIELDS = "JobID,State,ExitCode,DerivedExitCode,NodeList"
+_FATAL_SIGNALS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
 _SIGNAL_OF_OOM = 125  # no signal of any system's: Slurm's own, for a task that took too much memory
 
 
@@ -282,24 +284,28 @@ def ended_jobs(ids: Sequence[str]) -> dict[str, Ended]:
     for line in listed.splitlines():
         job, state, code, step_code, nodes = line.split("|", 4)
         state = (state.split() or [""])[0]
-        exit_code, signal_number = _exit_code(code, step_code)
-        if signal_number == _SIGNAL_OF_OOM:
+        ended_with = _exit_code(code, step_code)
+        if ended_with == -_SIGNAL_OF_OOM:
             state = "OUT_OF_MEMORY"
         failed = _node_names(nodes) if state in ("NODE_FAIL", "BOOT_FAIL") else ()
         for each in _elements(job):
             before = ended[each].failed_nodes if each in ended else ()
-            ended[each] = Ended(state, tuple(dict.fromkeys((*before, *failed))), -signal_number or exit_code)
+            ended[each] = Ended(state, tuple(dict.fromkeys((*before, *failed))), ended_with)
     return ended
 
 
-def _exit_code(job: str, steps: str) -> tuple[int, int]:
-    """Exit code and signal of a job from sacct's `1:0`, for its script and the worst of its steps.
+def _exit_code(script: str, steps: str) -> int:
+    """How a job ended, by sacct's `ExitCode` (of its script) and `DerivedExitCode` (of its worst step): `1:0`, `0:9`.
 
-    A step that a signal ended leaves srun, and so the script, with an exit code.
+    Returns:
+        The exit code; of a job that a signal ended, the signal's number below zero.
     """
-    found = [re.fullmatch(r"(\d+):(\d+)", each) for each in (job, steps)]
-    numbers = [(int(match[1]), int(match[2])) for match in found if match]
-    return max((code for code, _ in numbers), default=0), max((number for _, number in numbers), default=0)
+    found = [re.fullmatch(r"(\d+):(\d+)", each) for each in (script, steps)]
+    (code, number), (step_code, step_number) = ((int(each[1]), int(each[2])) if each else (0, 0) for each in found)
+    if number or step_number:
+        return -(number or step_number)
+    # A script that ends with 137, because srun was killed by signal 9, has the code 9 in accounting.
+    return step_code or (-code if code in _FATAL_SIGNALS else code)
 
 
 def _elements(job: str) -> list[str]:

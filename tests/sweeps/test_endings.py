@@ -13,6 +13,7 @@ import stitching.sweeps.endings as endings
 import stitching.sweeps.submit as submitting
 from stitching.sweeps.endings import Ending, count_oom_kills, ending_of_log, ending_of_process, read_end
 from stitching.sweeps.local import run_locally
+from stitching.sweeps.slurm import _exit_code
 from stitching.sweeps.status import sweep_status
 from stitching.training.files import RunFolder
 
@@ -93,6 +94,18 @@ def test_logs_of_jobs_that_no_accounting_knows(tmp_path, words, cause):
     ending = ending_of_log(read_end(tmp_path / "log"))
     assert (ending.cause if ending else None) == cause
     assert read_end(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "steps", "code"),
+    [
+        ("1:0", "1:0", 1), ("3:0", "0:0", 3), ("72:0", "0:0", 72), ("11:0", "139:0", 139),
+        ("9:0", "0:9", -9), ("0:9", "0:0", -9), ("9:0", "0:0", -9), ("0:0", "0:125", -125), ("", "", 0),
+    ],
+)  # fmt: skip
+def test_exit_codes_as_accounting_has_them(script, steps, code):
+    """As sacct gave them for scripts and steps that exited, or that a signal ended."""
+    assert _exit_code(script, steps) == code
 
 
 @pytest.fixture
