@@ -37,10 +37,11 @@ demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table,
 	@$(BIN)/stitching plot experiments/demo/digits --figure penalties -o experiments/demo/penalties.png
 	@$(BIN)/stitching report experiments/demo/digits -o experiments/demo/report.html
 
-lint: $(INSTALLED)  ## style and types
+lint: $(INSTALLED)  ## style, types, and that every import points down the list of rooms
 	@$(BIN)/ruff check stitching tests
 	@$(BIN)/ruff format --check -q stitching tests
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 
 test: lint  ## the whole test suite but what is marked slow; the tests on a real Slurm, which mostly wait, beside the others
 	@export OMP_NUM_THREADS=1; log=$$(mktemp); \

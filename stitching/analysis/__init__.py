@@ -1,0 +1,1 @@
+"""From run folders to a tidy table, statistics, figures, the report and notebooks."""

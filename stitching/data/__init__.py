@@ -1,0 +1,1 @@
+"""Data sets by name, transforms, and batches that depend on seed and epoch alone."""

@@ -1,0 +1,1 @@
+"""Networks from parts: adapters, blocks, heads and subnets, with the formats between them converted."""

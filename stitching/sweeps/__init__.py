@@ -1,0 +1,1 @@
+"""From a sweep's YAML to a plan: staged models, stitchers, controls, variants, names."""

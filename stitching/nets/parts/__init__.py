@@ -1,0 +1,1 @@
+"""The parts of networks that are trained: adapters, residual and transformer blocks, heads."""
