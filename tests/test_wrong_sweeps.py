@@ -111,6 +111,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("epochs: 1", "epochs: 2\n  lr_scheduler: CosineAnnealingLR\n  lr_scheduler_args: {T_max: 0}", 17, "ZeroDivisionError"),
     ("epochs: 1", "epochs: 1\n  loss_fn_args: {weight: [1, 2, 3]}", 16, "cross_entropy does not take"),
     ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{resume_from: [a.pt, b.pt]}", 10, "resume_from"),
+    ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{load_from: [/a.pt, b.pt]}", 10, "'b.pt' is a relative path"),
     # what makes a model's constructor raise, or load files
     ("[8, 8, 16, 16]", "[8, 8, 16]", 4, "timm/resnet18 with channels: [8, 8, 16]"),
     ("num_classes: 10,", "num_classes: 10, act_layer: x,", 4, "act_layer: x"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from stitching.config.bounds import Blocks, Downsamplings, Seed
-from stitching.config.errors import shortened
+from stitching.config.errors import UserError, shortened
 from stitching.config.job import JobSettings, with_paths
 from stitching.config.parts import ModelFields, PartField
 from stitching.config.schema import Schema, complaint, one_of, validated
@@ -127,7 +127,15 @@ def _check_all_different(values: list[Any], words: str, key: str) -> None:
 
 def read_sweep(document: Document) -> Sweep:
     """The document as a sweep. Raises `UserError` with file, line and key if anything is wrong with it."""
-    return with_paths(validated(Sweep, document), document)
+    sweep = with_paths(validated(Sweep, document), document)
+    for key in ("data_path", "load_from"):
+        for number, value in enumerate(sweep.grid.get(key, [])):
+            # A run is named after its values, so they stay as they are written; elsewhere paths start from the file.
+            if isinstance(value, str) and not Path(value).is_absolute():
+                raise document.locate(
+                    UserError(f"{value!r} is a relative path", allowed="absolute paths", path=("grid", key, number))
+                )
+    return sweep
 
 
 def load_sweep(path: str | Path) -> Sweep:
