@@ -144,7 +144,7 @@ def test_the_sweep_is_right_as_it_stands(cli, write, folder):
 
 
 @pytest.mark.parametrize(("old", "new", "line", "words"), WRONG, ids=lambda value: str(value)[:40])
-def test_wrong_sweeps_areassert_told(cli, write, folder, old, new, line, words):
+def test_wrong_sweeps_are_told(cli, write, folder, old, new, line, words):
     assert SWEEP.count(old) >= 1
     path = write("sweep.yml", SWEEP.replace(old, new, 1))
     before = files_below(folder)
@@ -182,7 +182,7 @@ train_config: {dataset: digits, data_preprocessing: {image_size: 32}}
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
-def test_wrong_stages_areassert_told(cli, write, folder, old, new, line, words):
+def test_wrong_stages_are_told(cli, write, folder, old, new, line, words):
     assert cli("plan", write("right.yml", STAGES)).code == 0
     assert old in STAGES
     path = write("sweep.yml", STAGES.replace(old, new, 1))
@@ -191,7 +191,7 @@ def test_wrong_stages_areassert_told(cli, write, folder, old, new, line, words):
     assert files_below(folder) == before
 
 
-def test_rows_too_short_for_a_gap_areassert_told(cli, write, folder):
+def test_rows_too_short_for_a_gap_are_told(cli, write, folder):
     lines = STAGES.splitlines(keepends=True)
     path = write("sweep.yml", "".join([lines[0], lines[1], lines[3], *lines[5:]]))
     assert_told(cli("plan", path), str(path), "there is no gap")
