@@ -168,7 +168,7 @@ def test_a_start_during_which_another_one_ends_loses_nothing(cli, config, monkey
         run_job(load_yaml(config), resume=False, overwrite=False, on_progress=lambda *_: None, again="")
         results.append((config.parent / "result.pkl").read_bytes())
 
-    for options, words in (([], "result.pkl is there already"), (["--resume"], "")):
+    for options, words in (([], "result.pkl already exists"), (["--resume"], "")):
         monkeypatch.setattr(trainer, "forget_models", another_trains_meanwhile)
         outcome = cli("train", "-c", config, *options)
         assert outcome.code == (2 if words else 0), outcome

@@ -118,8 +118,10 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("frozen: true}", "frozen: true, ckp_path: broken.pt}", 4, "broken.pt"),
     *(("frozen: true}", f"frozen: true, ckp_path: {name}}}", 4, words) for name, words in [
         ("data", "is a folder"), ("~nobody-at-all/x", "no path"), ('"a\\0b"', "U+0000"), ("/dev/zero", "a device"),
-        ("n" * 300, "no path"), ("round.pt", "no path"),
+        ("n" * 300, "no path"), ("round.pt", "no path"), ('""', "at least 1 character"),
     ]),
+    *(("train_config:", f'{key}: ""\ntrain_config:', 7, "at least 1 character")
+      for key in ("load_from", "resume_from", "save_dir")),
     ("train_config:", "save_dir: ~nobody-at-all/x\ntrain_config:", 7, "save_dir: '~nobody-at-all/x' is no path"),
     ("train_config:", "load_from: data\ntrain_config:", 7, "is a folder"),
     ("train_config:", "load_from: ~nobody-at-all/x\ntrain_config:", 7, "no path"),

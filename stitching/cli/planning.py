@@ -86,7 +86,7 @@ def _print_plan(found: Any, calibrate: bool) -> None:
     same = len(found.cells) - len(found.runs) - len(found.declined)
     out.print(
         f"{len(found.runs)} runs ({summary(statuses)}) in {len(packed(found.runs, PACK))} tasks of at most {PACK}, "
-        f"{same} more cells of the same networks, {len(found.declined)} declined; in {found.folder}",
+        f"{same} duplicates of these, {len(found.declined)} gaps declined; in {found.folder}",
         soft_wrap=True,
     )
     print_forgotten(forgotten_runs(found.folder, [run.name for run in found.runs]), found.folder)
@@ -166,7 +166,7 @@ def _print_estimate(found: Any, statuses: list[Any], calibrate: bool) -> None:
         source = "from the median of the finished runs of the same pair"
     estimate = estimated(found, paces, done)
     if estimate.unknown == estimate.runs:
-        out.print("How long it will take is not known yet; --calibrate tries a few steps.")
+        out.print("No time estimate yet. Add --calibrate to time a few steps of each pair.")
         return
     unknown = f", without {estimate.unknown} runs of pairs of which none is done" if estimate.unknown else ""
     on = ", ".join(estimate.devices)

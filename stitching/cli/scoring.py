@@ -30,7 +30,7 @@ def score(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell which gaps of a sweep are likely to work, without training.
+    """Rank a sweep's gaps before training (CKA, Procrustes, least squares).
 
     For every gap: how alike the source's output and the destination's input are (CKA: 1 is the same up to a rotation;
     Procrustes: 0 is), how well the best affine map predicts one from the other (R2), and the accuracy of the network

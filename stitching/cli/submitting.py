@@ -136,7 +136,7 @@ def retry(
 
 @app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
 def cancel(places: Places) -> None:
-    """Take what of sweeps waits or runs out of Slurm; `submit` goes on with it later."""
+    """Cancel queued and running jobs. `submit` resumes them later."""
     from stitching.launch.slurm import cancel as cancel_jobs
     from stitching.launch.status import in_queue
 
@@ -201,7 +201,7 @@ class _Launch:
         if self.cluster == "local":
             went_well = [self._run_here(found, names, again) for found, names in chosen]
             if not all(went_well):
-                out.print(f"To try the failed ones again: {again}", markup=False, soft_wrap=True)
+                out.print(f"To retry the failed runs: {again}", markup=False, soft_wrap=True)
                 raise typer.Exit(1)
             return
         for found, names in chosen:

@@ -32,7 +32,7 @@ def status(
     every_run: Annotated[bool, typer.Option("--all", help=f"List all runs, not {_SHOWN} of each state.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how the runs of sweeps stand: done, running, pending or failed, and why."""
+    """Show the state of every run: done, running, pending or failed, and why."""
     from stitching.launch.status import other_code, status_of_all, summary
 
     sweeps = [(place, *expected_of(place)) for place in places]
@@ -58,7 +58,7 @@ def logs(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is done or failed.")] = False,
 ) -> None:
-    """Print what a run has said: its log, and the output of its job in Slurm."""
+    """Print a run's log and its Slurm output."""
     from stitching.launch.logs import followed_log, log_files
 
     if follow:

@@ -11,8 +11,22 @@ from typing import Annotated
 from pydantic import Field
 
 __all__ = [
-    "Blocks", "Channels", "Classes", "Count", "Downsamplings", "Epochs", "Heads", "Kernel", "Layers", "Pixels",
-    "Positive", "Probability", "Ratio", "Seed", "Workers",
+    "Blocks",
+    "Channels",
+    "Classes",
+    "Count",
+    "Downsamplings",
+    "Epochs",
+    "Heads",
+    "Kernel",
+    "Layers",
+    "PathText",
+    "Pixels",
+    "Positive",
+    "Probability",
+    "Ratio",
+    "Seed",
+    "Workers",
 ]  # fmt: skip
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a table of results has 64 bits for it
@@ -29,4 +43,5 @@ Blocks = Annotated[int, Field(ge=0, le=10_000)]  # of one model
 Downsamplings = Annotated[int, Field(ge=0, le=32)]  # each halves a side
 Positive = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0.01, le=100)]
+PathText = Annotated[str, Field(min_length=1)]  # an empty one would pass for none, and weights for random ones
 Probability = Annotated[float, Field(ge=0, lt=1)]

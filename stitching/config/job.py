@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from stitching.config.bounds import Count, Epochs, Pixels, Positive, Seed, Workers
+from stitching.config.bounds import Count, Epochs, PathText, Pixels, Positive, Seed, Workers
 from stitching.config.errors import UserError, at
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields, NetPart, PartField, ReformatOptions
 from stitching.config.paths import resolved_path
@@ -206,16 +206,16 @@ class JobSettings(Schema):
     """Everything in a job but its network: what a sweep passes on to every job."""
 
     reformat_options: ReformatOptions = ReformatOptions()
-    data_path: str | None = None
-    save_dir: str | None = None
+    data_path: PathText | None = None
+    save_dir: PathText | None = None
     metrics_output: str = "result.pkl"
     save_checkpoints: bool = False
     eval_checkpoints: bool = True
     checkpoint_initial_model: bool = False
     checkpoint_minutes: Annotated[float, Field(ge=0, le=10**9)] = 10.0
     test_only: bool = False
-    resume_from: str | None = None
-    load_from: str | None = None
+    resume_from: PathText | None = None
+    load_from: PathText | None = None
     strict_load: bool = True
     start_epoch: Epochs = 0
     print_freq: Count = 10

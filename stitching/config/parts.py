@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
-from stitching.config.bounds import Channels, Classes, Heads, Kernel, Layers, Pixels, Probability, Ratio
+from stitching.config.bounds import Channels, Classes, Heads, Kernel, Layers, PathText, Pixels, Probability, Ratio
 from stitching.config.errors import nearest, shortened
 from stitching.config.schema import Schema, complaint
 
@@ -73,7 +73,7 @@ class ModelFields(Schema):
     model_name: str
     pretrained: bool | None = None
     weights: str | None = None  # which of torchvision's published weights, by the name that torchvision gives them
-    ckp_path: str | None = None
+    ckp_path: PathText | None = None
 
     @property
     def title(self) -> str:

@@ -23,7 +23,7 @@ Shape3 = tuple[int, int, int]
 
 
 def default_input_shape(model: nn.Module) -> Shape3:
-    """(C, H, W) of the images that a model is for: what `zoo` noted, or timm and torchvision say, or 3x224x224."""
+    """(C, H, W) of the images that a model is for: what its source noted, or timm and torchvision say, or 3x224x224."""
     noted = getattr(model, "default_input_shape", None)
     if noted:
         return noted

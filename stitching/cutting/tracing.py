@@ -126,7 +126,7 @@ def trace(model: nn.Module) -> TracedModel:
 
 
 def made_from(model: nn.Module) -> str:
-    """The model's name and arguments, as `zoo` noted them; else the name of its class."""
+    """The model's name and arguments, as `models.sources` noted them; else the name of its class."""
     return getattr(model, "made_from", type(model).__name__)
 
 

@@ -263,7 +263,7 @@ class _Images(Dataset[tuple[Tensor, int] | UserError]):
             return error
         except (OSError, SyntaxError) as error:  # Pillow's, from one of torchvision's own sets of files
             return UnreadableImage(
-                f"image {index} of {self.name!r} cannot be read ({error})", do="Get the data set anew."
+                f"image {index} of {self.name!r} cannot be read ({error})", do="Download the data set again."
             )
         if not self.random:
             return self.transform(image), label

@@ -198,7 +198,7 @@ def _status(
         ended_as = "stopped" if ended_well else "failed"
         return replace(found, state=ended_as, words=ending.reason, cause=ending.cause)
     if state == "stopped":
-        return replace(found, words="submit goes on with it", cause="cancelled")
+        return replace(found, words="`submit` resumes it", cause="cancelled")
     if state == "missing":
         return replace(found, words="its result is gone or damaged")
     unknown = Ending(KILLED, f"it was {state}, and no process is at it any more")

@@ -91,7 +91,9 @@ def _check_sums(path: str | Path) -> None:
         except Exception as error:  # a damaged archive can raise anything
             problem = (str(error).strip() or type(error).__name__).splitlines()[0]
     if problem:
-        raise UserError(f"the weights in {path} are damaged: {problem}", do="Copy or train them again.")
+        raise UserError(
+            f"cannot read the weights in {path}: they are damaged ({problem})", do="Copy or train them again."
+        )
 
 
 def _is_weight(name: object, value: object) -> bool:

@@ -47,7 +47,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Cell(BaseModel):
-    """What the analysis groups by. Keys that are not named here are open to world."""
+    """What the analysis groups by. Keys that are not named here are open to everybody."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 

@@ -140,11 +140,11 @@ def score(
                 rows[place] = _score(cell, declined=str(declined))
     try:
         measured = _built(list(wanted.values()), job, first.images, device, on_progress)
-        trunk = SharedPrefixes(fronts_of(measured)).to(device)
+        shared_prefixes = SharedPrefixes(fronts_of(measured)).to(device)
     finally:
         forget_models()
-    _fit(measured, trunk, train, device, on_progress)
-    _try([each for each in measured if each.declined is None], trunk, held, device, on_progress)
+    _fit(measured, shared_prefixes, train, device, on_progress)
+    _try([each for each in measured if each.declined is None], shared_prefixes, held, device, on_progress)
     rows |= {place: each.score() for place, each in zip(wanted, measured, strict=True)}
     (task,) = job.train_config.task_list
     return Scores(
@@ -210,7 +210,7 @@ def _built(
     device: torch.device,
     on_progress: ProgressCallback,
 ) -> list[_Measured]:
-    """The networks with their weights. What several of them have in common is there once: fronts are the trunk's."""
+    """The networks with their weights. What several have in common is there once: fronts are shared prefixes."""
     wanting = [p for p in model_parts(*(part for _, part in parts)) if p.wants_pretrained and not p.ckp_path]
     fetch(dict.fromkeys(model_spec(part) for part in wanting), on_progress)
     options = _options(job, images, meta=False)
@@ -232,7 +232,7 @@ def _built(
 
 def _fit(
     measured: list[_Measured],
-    trunk: SharedPrefixes,
+    shared_prefixes: SharedPrefixes,
     batches: Batches,
     device: torch.device,
     on_progress: ProgressCallback,
@@ -247,7 +247,7 @@ def _fit(
 
     add_moments(
         measured,
-        trunk,
+        shared_prefixes,
         batches,
         device,
         lambda done, total: on_progress(done, total, "batches of training images"),
@@ -264,7 +264,7 @@ def _fit(
 @torch.no_grad()
 def _try(
     measured: list[_Measured],
-    trunk: SharedPrefixes,
+    shared_prefixes: SharedPrefixes,
     batches: Batches,
     device: torch.device,
     on_progress: ProgressCallback,
@@ -273,7 +273,7 @@ def _try(
     for number, (images, labels) in enumerate(batches.epoch(0)):
         on_progress(number, len(batches), "batches of test images")
         x, y = images.to(device), labels.to(device)
-        features = features_of(measured, trunk, x)
+        features = features_of(measured, shared_prefixes, x)
         alone = _right_alone(measured, features, y)
         for each in measured:
             wanted, adapter = each.wanted(features), each.fit.piece

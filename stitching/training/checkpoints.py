@@ -139,9 +139,9 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
             f"{path} has no digest, by which damage is noticed: an older version of this package wrote it",
             do="Start again with --overwrite, or use load_from to start from its weights.",
         )
-    if state["identity"] != identity(job):
+    if state.get("identity") != identity(job):
         config = {key: value for key, value in job.to_yaml().items() if key not in LEFT_OUT}
-        differing = _differences(state["config"], config)
+        differing = _differences(state.get("config", {}), config)
         raise UserError(
             f"{path} is of another config; differing: {', '.join(differing) or 'weights that the config points to'}",
             do="Put the config back, or start again with --overwrite.",
@@ -162,7 +162,12 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
         return [
             found for i, pair in enumerate(zip(old, new, strict=True)) for found in _differences(*pair, f"{key}.{i}")
         ]
-    return [] if old == new else [f"{key} ({old} there, {new} here)"]
+    return [] if old == new else [f"{key} ({_brief(old)} there, {_brief(new)} here)"]
+
+
+def _brief(value: Any, length: int = 60) -> str:
+    words = str(value)
+    return words if len(words) <= length else words[: length - 3] + "..."
 
 
 def load_weights(network: nn.Module, path: Path, *, strict: bool) -> list[str]:

@@ -84,9 +84,9 @@ def _key(front: FrozenPrefix) -> tuple[object, int]:
     return front.spec, front.end.index
 
 
-def features_of(several: Sequence[Stitched], trunk: SharedPrefixes, images: Tensor) -> Features:
+def features_of(several: Sequence[Stitched], shared_prefixes: SharedPrefixes, images: Tensor) -> Features:
     """What every front of the networks makes of images (N, C, H, W): each once."""
-    return dict(trunk(images, {(front.spec, front.end.index) for front in fronts_of(several)}))
+    return dict(shared_prefixes(images, {(front.spec, front.end.index) for front in fronts_of(several)}))
 
 
 def chosen_images(job: JobSettings, count: int, split: Split) -> Batches:
@@ -108,7 +108,7 @@ def chosen_images(job: JobSettings, count: int, split: Split) -> Batches:
 @torch.no_grad()
 def add_moments(
     several: Sequence[Stitched],
-    trunk: SharedPrefixes,
+    shared_prefixes: SharedPrefixes,
     batches: Batches,
     device: torch.device,
     on_progress: Callable[[int, int], object] = lambda *_: None,
@@ -125,7 +125,7 @@ def add_moments(
     for number, (images, _) in enumerate(batches.epoch(0)):
         on_progress(number, len(batches))
         x = images.to(device)
-        features = features_of(several, trunk, x)
+        features = features_of(several, shared_prefixes, x)
         pairs = [(each.arriving(x, features), each.wanted(features)) for each in several]
         for each, pair in zip(several, pairs, strict=True):
             each.see(*pair)
@@ -138,9 +138,9 @@ def fit_adapters(several: Sequence[Stitched], job: JobSettings, device: torch.de
     The map of a network is the same, bit for bit, whatever other networks are fitted with it.
     """
     try:
-        trunk = SharedPrefixes(fronts_of(several)).to(device)
+        shared_prefixes = SharedPrefixes(fronts_of(several)).to(device)
     finally:
         forget_models()
-    add_moments(several, trunk, chosen_images(job, FIT_IMAGES, "train"), device)
+    add_moments(several, shared_prefixes, chosen_images(job, FIT_IMAGES, "train"), device)
     for each in several:
         each.solve()

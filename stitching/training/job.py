@@ -164,10 +164,10 @@ def _nothing_lost(folder: RunFolder) -> None:
     if folder.has_checkpoint and state != "done":
         raise UserError(
             f"{folder.checkpoint} is of an unfinished run",
-            do="--resume goes on with it, --overwrite starts again.",
+            do="--resume goes on from it, --overwrite starts again.",
         )
     if folder.result.exists():
-        raise UserError(f"{folder.result} is there already", do="--overwrite replaces it; another save_dir keeps both.")
+        raise UserError(f"{folder.result} already exists", do="--overwrite replaces it; another save_dir keeps both.")
 
 
 def _nothing_mistaken(job: Job, folder: RunFolder) -> None:

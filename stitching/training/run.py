@@ -30,7 +30,7 @@ from stitching.similarity.least_squares import fit_of
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights, write_checkpoint
 from stitching.training.distributed import ProcessGroup
-from stitching.training.failures import Diverged, free_memory
+from stitching.training.failures import Diverged, free_memory, reason_of
 from stitching.training.fit_adapters import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
 from stitching.training.network_outputs import HookedOutputs, try_outputs
@@ -376,7 +376,21 @@ class Run:
             self.digests = self.log.save(self.folder.result)
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same job, as `read_checkpoint` gives it."""
+        """Go on from a checkpoint of the same job, as `read_checkpoint` gives it.
+
+        Raises:
+            UserError: it does not hold what this version of the package resumes from.
+        """
+        try:
+            self._restore(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint of {self.name} does not hold what a run resumes from ({reason_of(error)})",
+                do="Another version of this package may have written it: start again with --overwrite.",
+            ) from None
+        self.say(f"resumed at epoch {self.epoch}, step {self.step}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["model"], strict=False)
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -390,7 +404,6 @@ class Run:
         self.averages = Averages(**state["averages"])
         self.log = StepLog(state["rows"])
         self.final = state["final"]
-        self.say(f"resumed at epoch {self.epoch}, step {self.step}")
 
     def release(self) -> None:
         """Give back the memory of a run that has failed; what it was and how it ended stays known."""

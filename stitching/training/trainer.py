@@ -33,7 +33,7 @@ from stitching.training.stopping import Interrupted, StopRequest
 __all__ = ["Interrupted", "Progress", "StopRequest", "TrainRequest", "train"]
 
 
-# ProgressCallback `done` of `total` steps of all runs together, and words for what is going on.
+# Called with `done` of `total` steps of all runs together, and words for what is going on.
 Progress = Callable[[int, int, str], None]
 
 
@@ -94,18 +94,18 @@ def train(
         data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches, share=share)
         try:
             runs = [Run(setup.job, setup.folder, data, device, world) for setup in setups]
-            trunk = SharedPrefixes(run.front for run in runs if run.front).to(device)
+            shared_prefixes = SharedPrefixes(run.front for run in runs if run.front).to(device)
             compared = [(run.job, run.network.out_format.channels) for run in runs]
             references = References(compared, data.image_shape).to(device)
         finally:
             forget_models()
         if first.channels_last:
-            trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            shared_prefixes = shared_prefixes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             references = references.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if first.compile:
             # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(runs))
-            trunk.compile()
+            shared_prefixes.compile()
         given = {}
         for run in runs:
             source = run.job.resume_from
@@ -140,7 +140,7 @@ def train(
         if ours:
             Trainer(
                 ours,
-                trunk,
+                shared_prefixes,
                 references,
                 data,
                 device,
@@ -204,7 +204,7 @@ class Trainer:
     def __init__(
         self,
         runs: list[Run],
-        trunk: SharedPrefixes,
+        shared_prefixes: SharedPrefixes,
         references: References,
         data: TaskData,
         device: torch.device,
@@ -217,7 +217,7 @@ class Trainer:
         self.world = world
         self.alone = alone  # whether there is one run, whose failure is its caller's to tell
         self.runs = runs
-        self.trunk = trunk
+        self.shared_prefixes = shared_prefixes
         self.references = references
         self.data = data
         self.device = device
@@ -342,7 +342,7 @@ class Trainer:
         """What each front makes of the images; the images themselves under None."""
         wanted = {(run.front.spec, run.front.end.index) for run in runs if run.front}
         with self._autocast():
-            return {None: images, **(self.trunk(images, wanted) if wanted else {})}
+            return {None: images, **(self.shared_prefixes(images, wanted) if wanted else {})}
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.runs[0].job.precision == "bf16"

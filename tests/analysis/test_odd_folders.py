@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import pytest
 from made_runs import RESNET, VIT, make_base, make_run
 from odd_metadata import ODD
 
-from stitching import list_runs, load_results, unfinished_runs
+from stitching import list_runs, load_results, read_result, unfinished_runs
 from stitching.analysis.gallery import FIGURES
+from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder, write_yaml
 from stitching.runs.step_log import ACCURACY, StepLog, _as_parquet, read_steps
 
@@ -186,3 +189,30 @@ def test_a_result_alone_is_no_run(tmp_path, cli):
     assert len(list_runs(folder)) == 5
     assert len(read_steps(RunFolder(folder))) == 1
     assert VIT in cli("results", folder).out
+
+
+class _Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_no_command_opens_a_pickle(cli, tmp_path):
+    run = make_run(tmp_path / "runs", "one", 0.5)
+    make_run(tmp_path / "runs", "two", 0.6)
+    write_yaml(run / "config.yml", {})
+    (run / "result.pkl").write_bytes(pickle.dumps(_Hostile(tmp_path / "opened")))
+    runs = tmp_path / "runs"
+    for words in (
+        ["status", runs], ["results", runs], ["collect", runs, "-o", tmp_path / "all.csv"],
+        ["plot", runs, "-o", tmp_path / "gap.png"], ["report", runs, "-o", tmp_path / "report.html"],
+    ):  # fmt: skip
+        assert cli(*words).code == 0, words
+    assert "its result is gone or damaged" in cli("status", runs).out
+    with pytest.raises(UserError, match=r"it asks for posix\.mkdir"):
+        read_result(run / "result.pkl")
+    assert not (tmp_path / "opened").exists()

@@ -50,13 +50,17 @@ def test_wrong_seeds_are_told(cli, write, words, problem):
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize("command", [["submit", "--cluster", "local"]])
+@pytest.mark.parametrize("command", [["plan"], ["submit", "--cluster", "local"], ["retry"]])
 def test_data_is_looked_for_where_the_command_says(cli, write, tmp_path: Path, monkeypatch, command):
-    model = "{model_name: convnet, num_blocks: 4, width: 8, num_classes: 10}"
-    text = f"models: [{model}]\ngaps: [{{blocks_to_drop: [1, 1]}}]\nstitchers: [affine]\ntrain_config: {{dataset: cifar10}}\n"
-    sweep = write("small.yml", text)
+    """The classes of an image folder are its folders, so that every one of these commands looks into it."""
+    model = "{model_name: convnet, num_blocks: 4, width: 8, num_classes: 2}"
+    config = "{dataset: image_folder, data_preprocessing: {image_size: 16}}"
+    sweep = write("small.yml", f"models: [{model}]\ngaps: [{{blocks_to_drop: [9, 9]}}]\ntrain_config: {config}\n")
+    for name in ("cat", "dog"):
+        write(f"elsewhere/image_folder/train/{name}/1.png", "")
+        write(f"elsewhere/image_folder/val/{name}/1.png", "")
     monkeypatch.chdir(tmp_path)
+    outcome = cli(*command, sweep, "--data-path", "nowhere")
+    assert (outcome.code, str(tmp_path / "nowhere") in outcome.err) == (2, True), outcome
     outcome = cli(*command, sweep, "--data-path", "elsewhere")
-    assert outcome.code == 2
-    assert str(tmp_path / "elsewhere") in outcome.err
-    assert cli("plan", sweep, "--data-path", "elsewhere").code == 0
+    assert (outcome.code, "[9, 9]" in outcome.err, "elsewhere" in outcome.err) == (2, True, False), outcome

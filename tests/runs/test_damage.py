@@ -118,7 +118,7 @@ def test_damaged_metadata_is_never_taken(folder, brief):
     write_yaml(folder.metadata, known)
     whole = folder.read_metadata(brief=brief)
     assert whole == {key: value for key, value in known.items() if key != "config" or not brief}
-    assert yaml.safe_load(folder.metadata.read_text()) == known, "it is plain YAML for world else"
+    assert yaml.safe_load(folder.metadata.read_text()) == known, "it is plain YAML for all others"
     data = folder.metadata.read_bytes()
     for changed in damaged(data, 400):
         folder.metadata.write_bytes(changed)

@@ -11,7 +11,7 @@ from small_sweeps import CONVNET, NINE_GAPS, RESNET, VIT, frame_of, gaps, go, pl
 from typer.testing import CliRunner
 
 import stitching.data.loading as loading
-import stitching.training.shared_prefixes as trunk
+import stitching.training.shared_prefixes as shared_prefixes
 from stitching.cli import app
 from stitching.config.errors import UserError
 from stitching.config.sweep import load_sweep
@@ -43,9 +43,11 @@ def test_every_gap_of_every_pair_is_scored_once_whatever_the_stitchers(tmp_path)
 
 def test_nine_gaps_take_one_pass_over_the_images(tmp_path, monkeypatch):
     batches, computed = [], []
-    forward, epoch = trunk.SharedPrefixes.forward, loading.Batches.epoch
+    forward, epoch = shared_prefixes.SharedPrefixes.forward, loading.Batches.epoch
     monkeypatch.setattr(
-        trunk.SharedPrefixes, "forward", lambda *args: computed.append(sum(map(len, args[0].ends))) or forward(*args)
+        shared_prefixes.SharedPrefixes,
+        "forward",
+        lambda *args: computed.append(sum(map(len, args[0].ends))) or forward(*args),
     )
     monkeypatch.setattr(loading.Batches, "epoch", lambda self, *args: batches.append(len(self)) or epoch(self, *args))
     scored(write_sweep(tmp_path / "small.yml", gaps=gaps(*NINE_GAPS)), images=250)

@@ -186,13 +186,13 @@ def test_a_broken_image_fails_all_runs_of_a_pack_at_once_and_they_go_on_once_it_
     whole = broken.read_bytes()
     broken.write_bytes(b"not an image")
     folders = _task(tmp_path, jobs)
-    loops, go = [], trainer.Trainer.go
+    loops, run = [], trainer.Trainer.run
 
     def counted(self):
         loops.append(len(self.runs))
-        go(self)
+        run(self)
 
-    monkeypatch.setattr(trainer.Trainer, "go", counted)
+    monkeypatch.setattr(trainer.Trainer, "run", counted)
     failures = run_task(folders)
     assert loops == [2]
     assert set(failures) == {"run-0", "run-1"}

@@ -88,9 +88,9 @@ def test_a_run_that_raises_does_not_stop_its_neighbours(tmp_path, monkeypatch):
 
 def test_nothing_modifies_what_runs_share(tmp_path):
     runs = trained(_jobs()[:3], tmp_path)
-    trunk = SharedPrefixes(run.front for run in runs if run.front)
+    shared_prefixes = SharedPrefixes(run.front for run in runs if run.front)
     wanted = {(run.front.spec, run.front.end.index) for run in runs}
-    features = trunk(torch.randn(4, 1, 16, 16), wanted)
+    features = shared_prefixes(torch.randn(4, 1, 16, 16), wanted)
     for run in runs:
         given = features[run.front.spec, run.front.end.index]
         before = given.clone()

@@ -69,11 +69,11 @@ def test_a_new_head_learns_on_the_loaded_trunk(tmp_path):
     job = row(piece(None, "layer4"), HEAD, load_from=str(base.folder.checkpoint), strict_load=False)
     (run,) = trained(job | {"save_checkpoints": True}, tmp_path / "new-head")
     weights = torch.load(run.folder.checkpoint, weights_only=True)["model"]
-    trunk = torch.load(base.folder.checkpoint, weights_only=True)["model"]
+    shared_prefixes = torch.load(base.folder.checkpoint, weights_only=True)["model"]
     key = "layer1.0.conv1.weight"
     (there,) = (name for name in weights if name.endswith(key))
-    (here,) = (name for name in trunk if name.endswith(key))
-    assert torch.equal(weights[there], trunk[here])
+    (here,) = (name for name in shared_prefixes if name.endswith(key))
+    assert torch.equal(weights[there], shared_prefixes[here])
     # What was tested is the network that was saved: the same again from its own checkpoint.
     (again,) = trained(
         row(piece(None, "layer4"), HEAD, load_from=str(run.folder.checkpoint), test_only=True), tmp_path / "again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import pytest
@@ -10,7 +11,9 @@ import yaml
 from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
 from stitching.config.errors import UserError
+from stitching.runs.folder import RunFolder
 from stitching.runs.step_log import read_result
+from stitching.training.checkpoints import write_checkpoint
 from stitching.training.metrics import Averages
 
 STEPS = 6  # 1,437 training images in batches of 256
@@ -149,8 +152,8 @@ def test_weights_of_a_whole_network_load_into_the_assembly_it_begins(tmp_path):
     body = {"Subnet": {**NARROW_RESNET, "block_output": "layer4"}}
     new_head["model"]["Assembly"]["parts"] = [body, {"ClassifierHead": {}}]
     (run,) = trained(new_head, tmp_path / "head")
-    trunk, head = run.network.state_dict(), whole.network.state_dict()
-    assert torch.equal(trunk["parts.0.net.layer4.1.conv2.weight"], head["parts.0.net.layer4.1.conv2.weight"])
+    shared_prefixes, head = run.network.state_dict(), whole.network.state_dict()
+    assert torch.equal(shared_prefixes["parts.0.net.layer4.1.conv2.weight"], head["parts.0.net.layer4.1.conv2.weight"])
     with pytest.raises(UserError, match="strict_load"):
         trained(new_head | {"strict_load": True}, tmp_path / "strict")
 
@@ -166,6 +169,10 @@ def test_a_finished_run_keeps_its_whole_checkpoint_only_if_asked(tmp_path):
     assert metadata["state"] == "done"
     assert metadata["final"] == kept.final
     assert metadata["config"]["train_config"]["optimizer"] == "AdamW"  # a default, written out
+    (loaded,) = trained(stitched("layer2", "layer3", load_from=str(kept.folder.checkpoint)), tmp_path / "loaded")
+    record = loaded.folder.read_metadata()["weights"]
+    digest = hashlib.sha256(kept.folder.checkpoint.read_bytes()).hexdigest()
+    assert record[str(kept.folder.checkpoint)]["sha256"] == digest
 
 
 def test_bf16_and_channels_last_run(tmp_path):
@@ -211,3 +218,24 @@ def test_smoke_test_keeps_nothing(tmp_path, cli):
     assert outcome.code == 0
     assert "passed" in outcome.out
     assert [path.name for path in folder.iterdir()] == ["config.yml"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("identity"), "is of another config"),
+        (lambda state: state.pop("model"), "does not hold what a run resumes from (KeyError: 'model')"),
+        (lambda state: state.update(place=7), "does not hold what a run resumes from (TypeError"),
+        (lambda state: state.update(optimizer={"state": []}), "does not hold what a run resumes from"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_one_message(tmp_path, change, words):
+    """Its digest is right: another version wrote it, or somebody by hand."""
+    (first,) = trained(stitched("layer2", "layer3", save_checkpoints=True), tmp_path / "first")
+    state = torch.load(first.folder.checkpoint, weights_only=True)
+    change(state)
+    write_checkpoint(RunFolder(tmp_path), state)
+    job = stitched("layer2", "layer3", resume_from=str(tmp_path / "checkpoint.pt"))
+    with pytest.raises(UserError) as error:
+        trained(job, tmp_path / "second")
+    assert words in str(error.value)
