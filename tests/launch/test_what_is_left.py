@@ -111,7 +111,7 @@ def test_a_damaged_result_is_not_done(tmp_path):
 
 def test_the_hours_that_are_left_come_from_finished_runs(cli, tmp_path):
     sweep = write_sweep(tmp_path / "small.yml", **ROW)
-    assert "not known yet" in cli("plan", sweep).out
+    assert "No time estimate yet" in cli("plan", sweep).out
     plan, _ = go(sweep)
     assert "What is left" not in cli("plan", sweep).out
     for run in plan.runs:  # as if each had taken a quarter of an hour for its epoch
@@ -125,7 +125,7 @@ def test_the_hours_that_are_left_come_from_finished_runs(cli, tmp_path):
     assert "5 runs (3 done, 2 missing)" in told
     assert "What is left takes about 30 min of one process on cpu, from the median of the finished runs" in told
     write_sweep(tmp_path / "small.yml", **ROW, seeds=[3, 4], train_config={"epochs": 8})
-    assert "not known yet" in cli("plan", sweep).out  # nothing of this sweep is done
+    assert "No time estimate yet" in cli("plan", sweep).out  # nothing of this sweep is done
 
 
 def test_a_calibration_tries_one_run_of_each_pair_and_keeps_nothing(cli, tmp_path):
