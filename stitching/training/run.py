@@ -22,7 +22,7 @@ from stitching.data.loading import derive_seed
 from stitching.models.sources import normalization_note
 from stitching.nets.build import BuildOptions, build_network, first_model
 from stitching.nets.network import Network
-from stitching.runs.causes import ERROR
+from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import RunFolder, Traces
 from stitching.runs.identity import identity
 from stitching.runs.step_log import StepLog
@@ -30,7 +30,7 @@ from stitching.similarity.least_squares import fit_of
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights, write_checkpoint
 from stitching.training.distributed import ProcessGroup
-from stitching.training.failures import Diverged, free_memory, reason_of
+from stitching.training.failures import Diverged, cause_of, free_memory, reason_of
 from stitching.training.fit_adapters import stitched_of
 from stitching.training.metrics import Averages, compared, make_loss, make_metrics
 from stitching.training.network_outputs import HookedOutputs, try_outputs
@@ -384,6 +384,8 @@ class Run:
         try:
             self._restore(state)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if cause_of(error) == OUT_OF_MEMORY:  # nothing is wrong with the checkpoint
+                raise
             raise UserError(
                 f"the checkpoint of {self.name} does not hold what a run resumes from ({reason_of(error)})",
                 do="Another version of this package may have written it: start again with --overwrite.",

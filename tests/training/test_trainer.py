@@ -239,3 +239,16 @@ def test_a_checkpoint_that_lacks_something_is_one_message(tmp_path, change, word
     with pytest.raises(UserError) as error:
         trained(job, tmp_path / "second")
     assert words in str(error.value)
+
+
+def test_a_lack_of_memory_while_resuming_is_not_blamed_on_the_checkpoint(tmp_path, monkeypatch):
+    (first,) = trained(stitched("layer2", "layer3", save_checkpoints=True), tmp_path / "first")
+
+    def exhausted(self, state):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", exhausted)
+    job = stitched("layer2", "layer3", resume_from=str(first.folder.checkpoint))
+    with pytest.raises((torch.OutOfMemoryError, UserError), match="memory") as error:
+        trained(job, tmp_path / "second")
+    assert "does not hold" not in str(error.value)
