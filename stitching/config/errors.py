@@ -6,7 +6,17 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["ErrorCollector", "UserError", "UserErrors", "at", "nearest", "reason_of", "shortened", "unknown_name"]
+__all__ = [
+    "ErrorCollector",
+    "UserError",
+    "UserErrors",
+    "at",
+    "first_line",
+    "nearest",
+    "reason_of",
+    "shortened",
+    "unknown_name",
+]
 
 
 class UserError(Exception):
@@ -98,6 +108,11 @@ def at(*keys: str | int) -> Iterator[None]:
             if each.place is None:
                 each.path = (*keys, *each.path)
         raise
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def reason_of(error: BaseException) -> str:

@@ -34,7 +34,7 @@ from huggingface_hub.utils import (
 from timm.models._builder import _resolve_pretrained_source
 from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, download_cached_file, hf_split
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from stitching.models.sources import ModelSpec
@@ -209,7 +209,7 @@ def _fetched(source: Source) -> str:
     try:
         source.download()
     except Exception as error:  # those of httpx, requests and hf_xet have nothing in common
-        return f"{source.server}: {_words(error)}"
+        return f"{source.server}: {first_line(error)}"
     return ""
 
 
@@ -222,7 +222,7 @@ def _silent(sources: Iterable[Source]) -> dict[str, str]:
             status = source.status()
             answers[source.server] = f"{source.server} answers with status {status}" if status >= 500 else ""
         except Exception as error:  # as above
-            answers[source.server] = f"{source.server} cannot be reached: {_words(error)}"
+            answers[source.server] = f"{source.server} cannot be reached: {first_line(error)}"
 
     asked = {source.server: source for source in sources}
     # In threads that nobody waits for: nothing else bounds the time that it takes to look up a name.
@@ -244,10 +244,6 @@ def _advice(sources: Iterable[Source]) -> str:
         "see. Or g"
     )
     return (fetching if places else "G") + "ive files of weights as ckp_path, or set pretrained: false."
-
-
-def _words(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, first_line
 from stitching.config.paths import check_regular_file
 
 __all__ = ["load_weights", "read_weights"]
@@ -63,7 +63,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        words = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+        words = getattr(error, "strerror", None) or first_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
             words = "it is damaged, or holds more than tensors"
         raise UserError(
@@ -89,7 +89,7 @@ def _check_sums(path: str | Path) -> None:
             with zipfile.ZipFile(file) as archive:
                 problem = f"the checksum of {name} does not fit" if (name := archive.testzip()) else None
         except Exception as error:  # a damaged archive can raise anything
-            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+            problem = first_line(error)
     if problem:
         raise UserError(
             f"cannot read the weights in {path}: they are damaged ({problem})", do="Copy or train them again."

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, first_line
 from stitching.runs.folder import RunFolder, write_whole
 from stitching.text import printable
 
@@ -126,7 +126,7 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         frame = table.to_pandas()
         is_damaged = (table.schema.metadata or {}).get(_DIGEST, b"").decode() != _digest_of(frame)
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         raise UserError(f"{path} is no result of a run: {words}", do="Train the run again.") from None
     if is_damaged:
         raise UserError(f"{path} is damaged: its digest does not fit", do="Train the run again.")

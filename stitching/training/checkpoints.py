@@ -10,7 +10,7 @@ from typing import IO, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, first_line
 from stitching.config.job import Job
 from stitching.config.paths import check_regular_file
 from stitching.models.weights import read_weights
@@ -128,7 +128,7 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of somebody else's can raise anything
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        words = first_line(error)
         raise UserError(f"cannot read the checkpoint {path}: {words}", do="Remove it to start again.") from None
     if not isinstance(state, dict) or "place" not in state:
         raise UserError(

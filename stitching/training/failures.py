@@ -8,7 +8,7 @@ import re
 
 import torch
 
-from stitching.config.errors import UserError
+from stitching.config.errors import UserError, first_line
 from stitching.runs.causes import DIVERGED, ERROR, OUT_OF_MEMORY
 
 __all__ = ["Diverged", "OutOfMemory", "cause_of", "free_memory", "in_words", "reason_of"]
@@ -52,7 +52,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """One line that says what went wrong."""
-    return _first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_first_line(error)}"
+    return first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def in_words(error: Exception) -> Exception:
@@ -60,7 +60,7 @@ def in_words(error: Exception) -> Exception:
     if isinstance(error, UserError) or cause_of(error) != OUT_OF_MEMORY:
         return error
     return OutOfMemory(
-        f"there is not enough memory: {_first_line(error)}",
+        f"there is not enough memory: {first_line(error)}",
         do="Make batch_size smaller, set `precision: bf16`, or use a machine with more memory.",
         path=("train_config", "batch_size"),
     )
@@ -71,7 +71,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
