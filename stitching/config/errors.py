@@ -69,7 +69,7 @@ class UserErrors(UserError):
 
 
 class ErrorCollector:
-    """ErrorCollector that are collected, so that a user hears of all of them at once.
+    """Errors that are collected, so that a user hears of all of them at once.
 
     >>> mistakes = ErrorCollector()
     >>> for model in models:

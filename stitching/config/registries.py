@@ -1,0 +1,82 @@
+"""What a config may name: things of one kind, each registered beside its definition, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Generic, TypeVar
+
+from stitching.config.errors import UserError, unknown_name
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Entries of one kind by the name that a config gives them, in the order in which they were registered.
+
+    Args:
+        kind: what an entry is, in a user's words: `part`, `loss`.
+        home: the module or package that registers ours. It is imported when the registry is first read, so that a
+            registry may stand below the rooms whose entries it lists.
+
+    >>> PARTS: Registry[type] = Registry("part", "stitching.nets.parts")
+    >>> @PARTS.register("MyAdapter")
+    ... class MyAdapter: ...
+    """
+
+    def __init__(self, kind: str, home: str | None = None) -> None:
+        self.kind = kind
+        self._home = home
+        self._entries: dict[str, T] = {}
+        self._origins: dict[str, str] = {}  # the module that registered each
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that registers what it decorates, and leaves it as it is.
+
+        Raises:
+            UserError: the name is taken.
+        """
+
+        def add(entry: T) -> T:
+            origin = getattr(entry, "__module__", "?")
+            if name in self._entries:
+                raise UserError(
+                    f"the {self.kind} {name!r} is registered twice: by {self._origins[name]} and by {origin}",
+                    allowed="a name that is not taken",
+                )
+            self._entries[name] = entry
+            self._origins[name] = origin
+            return entry
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """The entry called `name`. Raises `UserError` for a name that nothing has; it offers the nearest."""
+        self._fill()
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._fill()
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        self._fill()
+        return len(self._entries)
+
+    def items(self) -> list[tuple[str, T]]:
+        """The names with their entries."""
+        self._fill()
+        return list(self._entries.items())
+
+    def _fill(self) -> None:
+        if self._home is not None:
+            home, self._home = self._home, None
+            import_module(home)

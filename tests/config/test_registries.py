@@ -1,0 +1,43 @@
+"""Registries: what a config may name, and what is said of a name that is unknown or taken."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from stitching.config.errors import UserError
+from stitching.config.registries import Registry
+
+
+def test_an_entry_is_found_by_its_name_and_a_slip_gets_the_nearest():
+    colours: Registry[str] = Registry("colour")
+    colours.register("vermilion")("#e34234")
+    assert colours["vermilion"] == "#e34234"
+    assert list(colours) == ["vermilion"]
+    with pytest.raises(UserError, match="no colour 'vermillion'; did you mean 'vermilion'"):
+        colours["vermillion"]
+
+
+def test_a_name_is_registered_once():
+    shapes: Registry[type] = Registry("shape")
+
+    @shapes.register("square")
+    class Square:
+        pass
+
+    with pytest.raises(UserError, match=f"'square' is registered twice: by {__name__} and by"):
+        shapes.register("square")(type("Other", (), {}))
+    assert shapes["square"] is Square
+
+
+def test_the_home_is_imported_when_the_registry_is_read_and_not_before(tmp_path, monkeypatch):
+    (tmp_path / "home_of_sounds.py").write_text("import registries_in_use as r\nr.SOUNDS.register('hiss')(1)\n")
+    (tmp_path / "registries_in_use.py").write_text(
+        "from stitching.config.registries import Registry\nSOUNDS = Registry('sound', 'home_of_sounds')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from registries_in_use import SOUNDS  # type: ignore[import-not-found]
+
+    assert "home_of_sounds" not in sys.modules
+    assert "hiss" in SOUNDS
+    assert len(SOUNDS) == 1
