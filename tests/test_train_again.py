@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stitching.config.job import load_job
+from stitching.config.job_files import load_job
 from stitching.runs.folder import FolderBusy
 from stitching.runs.identity import identity
 from stitching.runs.step_log import read_result

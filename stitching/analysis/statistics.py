@@ -11,7 +11,7 @@ from scipy import stats
 
 from stitching.analysis.measures import wilson_interval
 from stitching.config.errors import UserError
-from stitching.config.job import JobSettings
+from stitching.config.job_config import JobSettings
 from stitching.runs.identity import LEFT_OUT
 from stitching.runs.step_log import ACCURACY
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from stitching.config.bounds import Count, Positive
 from stitching.config.errors import unknown_name
-from stitching.config.job import project_root
+from stitching.config.job_files import project_root
 from stitching.config.schema import Schema, complaint, validated
 from stitching.config.script_text import ScriptText, check_script_text
 from stitching.config.yaml import Document, load_yaml

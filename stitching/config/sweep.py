@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from stitching.config.bounds import Blocks, Downsamplings, Seed
 from stitching.config.errors import UserError, shortened
-from stitching.config.job import JobSettings, with_paths
+from stitching.config.job_config import JobSettings
+from stitching.config.job_files import with_paths
 from stitching.config.parts import ModelFields, PartField
 from stitching.config.schema import Schema, complaint, one_of, validated
 from stitching.config.script_text import ScriptText

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
 from stitching.config.errors import UserError, reason_of, unknown_name
-from stitching.data.registry import DatasetInfo
+from stitching.data.datasets import DatasetInfo
 
 __all__ = ["Preprocessing", "is_random", "make_transform", "normalization"]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError, unknown_name
-from stitching.config.job import Job, checkpoints_of
+from stitching.config.job_config import Job
+from stitching.config.job_files import checkpoints_of
 from stitching.launch.status import RunStatus, sweep_status
 from stitching.runs.code import code_digest
 from stitching.runs.folder import RunFolder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from stitching.config.job import model_parts
+from stitching.config.job_files import model_parts
 from stitching.models.prefetch import fetch
 from stitching.models.sources import ModelSpec
 from stitching.nets.build import model_spec

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from stitching.config.clusters import Profile
 from stitching.config.errors import ErrorCollector, UserError, at, unknown_name
-from stitching.data.registry import look_for_dataset
+from stitching.data.datasets import look_for_dataset
 from stitching.launch.local import run_locally
 from stitching.launch.prefetch_weights import fetch_weights
 from stitching.launch.records import Submitted, one_submit_at_a_time

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from stitching.config.errors import UserError
-from stitching.config.job import load_job
-from stitching.data.registry import UnreadableImage
+from stitching.config.job_files import load_job
+from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml

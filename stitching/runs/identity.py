@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError
-from stitching.config.job import Job, JobSettings, TrainConfig
+from stitching.config.job_config import Job, JobSettings
 from stitching.config.parts import AssemblyPart, BasePart, ModelFields
 from stitching.config.paths import check_regular_file
 from stitching.config.schema import Schema
+from stitching.config.train_config import TrainConfig
 
 __all__ = [
     "LEFT_OUT",

@@ -13,7 +13,8 @@ import torch
 from pydantic import TypeAdapter
 
 from stitching.config.errors import ErrorCollector, UserError
-from stitching.config.job import Job, project_root
+from stitching.config.job_config import Job
+from stitching.config.job_files import project_root
 from stitching.config.parts import PartField
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
 from stitching.config.sweep import ModelEntry, Sweep

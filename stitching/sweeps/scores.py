@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from stitching.config.errors import ErrorCollector, UserError
-from stitching.config.job import JobSettings, model_parts
+from stitching.config.job_config import JobSettings
+from stitching.config.job_files import model_parts
 from stitching.config.sweep import Sweep
 from stitching.cutting.formats import Format
 from stitching.data.loading import Batches

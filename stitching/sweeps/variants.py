@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import ErrorCollector, UserError, at, unknown_name
-from stitching.config.job import JobSettings, TrainConfig, override
+from stitching.config.job_config import JobSettings
+from stitching.config.job_files import override
 from stitching.config.schema import validated
 from stitching.config.sweep import Sweep
+from stitching.config.train_config import TrainConfig
 from stitching.config.yaml import Document
-from stitching.data.registry import dataset_info
+from stitching.data.datasets import dataset_info
 from stitching.data.transforms import Preprocessing, make_transform, normalization
 from stitching.models.weights import read_weights
 from stitching.training.metrics import make_loss, make_metrics

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, first_line
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.config.paths import check_regular_file
 from stitching.models.weights import read_weights
 from stitching.runs.folder import RunFolder, write_whole

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import JobSettings
+from stitching.config.job_config import JobSettings
 from stitching.processes import gpus_of_job
 from stitching.training.distributed import ProcessGroup
 

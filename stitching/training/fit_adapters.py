@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stitching.config.errors import at
-from stitching.config.job import JobSettings
+from stitching.config.job_config import JobSettings
 from stitching.data.loading import Batches, Split
 from stitching.data.transforms import Preprocessing
 from stitching.nets.build import forget_models

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError
-from stitching.config.job import Job, read_job
+from stitching.config.job_config import Job
+from stitching.config.job_files import read_job
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stitching.config.errors import UserError, at, reason_of, shortened, unknown_name
-from stitching.config.job import Metric
+from stitching.config.job_config import Metric
 from stitching.training.distributed import ProcessGroup
 
 __all__ = ["Averages", "BoundMetric", "Loss", "agreement", "compared", "kl_divergence", "make_loss", "make_metrics"]

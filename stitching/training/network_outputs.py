@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, unknown_name
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.nets.network import Network
 from stitching.training.shared_prefixes import TaskData
 

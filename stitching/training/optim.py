@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
 from stitching.config.errors import UserError, at, nearest, unknown_name
-from stitching.config.job import LRSchedulerArgs, TrainConfig
+from stitching.config.train_config import LRSchedulerArgs, TrainConfig
 
 __all__ = ["advance", "make_optimizer", "make_scheduler", "try_training"]
 

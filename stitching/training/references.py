@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.cutting.formats import Format
 from stitching.models.sources import ModelSpec
 from stitching.nets.build import BuildOptions, build_network, first_model

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.cutting.cost import cost
 from stitching.cutting.formats import Format
 from stitching.data.loading import derive_seed

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stitching.config.job import Job, checkpoints_of, model_parts
+from stitching.config.job_config import Job
+from stitching.config.job_files import checkpoints_of, model_parts
 from stitching.cutting.subnet import CutModule
 from stitching.models.prefetch import source_of
 from stitching.models.sources import published_as

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import Job, TrainConfig
+from stitching.config.job_config import Job
+from stitching.config.train_config import TrainConfig
 from stitching.cutting import cut_points
 from stitching.data.loading import Batches, Split, derive_seed
 from stitching.data.transforms import Preprocessing

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stitching.config.errors import UserError, at
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.nets.build import forget_models
 from stitching.runs.folder import FolderBusy, RunFolder
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint

@@ -9,10 +9,11 @@ import torch
 
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
-from stitching.config.job import TrainConfig, override, read_job
+from stitching.config.job_files import override, read_job
 from stitching.config.parts import ClassifierHeadPart
 from stitching.config.schema import validated
 from stitching.config.sweep import read_sweep
+from stitching.config.train_config import TrainConfig
 from stitching.config.yaml import Document, load_yaml, parse_assignments
 from stitching.cutting.formats import Format
 from stitching.nets.build import BuildOptions, build_network

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from stitching.config.errors import UserError
 from stitching.data import loading
+from stitching.data.datasets import open_dataset
 from stitching.data.loading import Batches, derive_seed
-from stitching.data.registry import open_dataset
 from stitching.data.transforms import Preprocessing
 
 Epoch = list[tuple[Tensor, Tensor]]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError
-from stitching.data.registry import DATASETS
+from stitching.data.datasets import DATASETS
 from stitching.data.transforms import Preprocessing, is_random, make_transform
 
 

@@ -33,7 +33,7 @@ from weights_server import (
 )
 
 from stitching.config.errors import UserError
-from stitching.config.job import read_job
+from stitching.config.job_files import read_job
 from stitching.config.yaml import Document
 from stitching.models import prefetch
 from stitching.models.prefetch import HubFile, UrlFile, fetch, is_cached, source_of

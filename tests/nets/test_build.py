@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stitching.config.errors import UserError
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.cutting.formats import Format
 from stitching.nets.build import BuildOptions, build_network, first_model
 

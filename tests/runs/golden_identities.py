@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import ErrorCollector
-from stitching.config.job import Job, load_job, model_parts
+from stitching.config.job_config import Job
+from stitching.config.job_files import load_job, model_parts
 from stitching.config.sweep import Sweep, read_sweep
 from stitching.config.yaml import load_yaml
 from stitching.runs.identity import identity

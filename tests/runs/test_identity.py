@@ -11,7 +11,8 @@ import yaml
 from golden_identities import JOBS, ROOT, SWEEPS, identity_of_job, job_of, planned_runs, shipped_sweep, written_down
 from pydantic import create_model
 
-from stitching.config.job import Job, read_job
+from stitching.config.job_config import Job
+from stitching.config.job_files import read_job
 from stitching.config.schema import Neutral, Schema
 from stitching.config.yaml import Document
 from stitching.runs.identity import LEFT_OUT, identity

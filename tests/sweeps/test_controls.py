@@ -176,7 +176,7 @@ def results(tmp_path_factory):
 
 
 def _trained_weights(folder: Path) -> Path:
-    from stitching.config.job import read_job
+    from stitching.config.job_files import read_job
     from stitching.config.yaml import Document
     from stitching.runs.folder import RunFolder
     from stitching.training.trainer import TrainRequest, train

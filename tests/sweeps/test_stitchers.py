@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stitching.config.errors import UserError
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.cutting.formats import Format
 from stitching.nets.build import BuildOptions, build_network
 from stitching.sweeps.stitchers import (

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from stitching.config.job import Job, read_job
+from stitching.config.job_config import Job
+from stitching.config.job_files import read_job
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
 from stitching.runs.step_log import TIMING_COLUMNS, read_result

@@ -12,7 +12,7 @@ from small_jobs import same, trained, write_config
 
 import stitching.launch.tasks as tasks
 import stitching.training.trainer as trainer
-from stitching.data.registry import UnreadableImage
+from stitching.data.datasets import UnreadableImage
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import read_yaml, write_yaml
 from stitching.training.references import References

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stitching.config.job import Metric
+from stitching.config.job_config import Metric
 from stitching.training.metrics import BoundMetric, agreement, compared, make_loss
 
 NAN, INF = math.nan, math.inf

@@ -10,7 +10,7 @@ from small_jobs import frame_of, job_of, same, trained
 from torch import nn
 
 from stitching.config.errors import UserError
-from stitching.config.job import TrainConfig
+from stitching.config.train_config import TrainConfig
 from stitching.runs.identity import identity
 from stitching.training.optim import make_optimizer
 from stitching.training.run import Run

@@ -8,7 +8,7 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 
 import stitching.training.run as running
 from stitching.config.errors import UserError
-from stitching.config.job import Job
+from stitching.config.job_config import Job
 from stitching.runs.folder import RunFolder
 from stitching.training.checkpoints import load_weights
 from stitching.training.run import network_of

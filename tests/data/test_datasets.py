@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from stitching.config.errors import UserError
-from stitching.data.registry import DATASETS, dataset_info, imagenet_folder_names, open_dataset
+from stitching.data.datasets import DATASETS, dataset_info, imagenet_folder_names, open_dataset
 
 
 def write_images(folder: Path, classes: int = 2, each: int = 3, size: tuple[int, int] = (20, 16)) -> None:

@@ -1,0 +1,111 @@
+"""From a job's YAML file to the job: keys overridden from outside, paths made absolute, and the files that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stitching.config.errors import UserError, at
+from stitching.config.job_config import Job, JobSettings
+from stitching.config.parts import BasePart, ModelFields
+from stitching.config.paths import resolved_path
+from stitching.config.schema import validated
+from stitching.config.yaml import Document, Keys, load_yaml
+
+__all__ = ["checkpoints_of", "load_job", "model_parts", "override", "project_root", "read_job", "with_paths"]
+
+S = TypeVar("S", bound=JobSettings)
+
+# Keys that may stand in two places. What is said in one of them from outside the file wins over both.
+_TWINS: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]] = [
+    (("train_config", "lr"), ("train_config", "optimizer_args", "lr")),
+    (("train_config", "data_augmentation"), ("train_config", "data_preprocessing", "data_augmentation")),
+]
+
+
+def override(document: Document, dotted: str, value: object, said_by: str) -> None:
+    """Set a job's key such as `train_config.epochs` from outside its file: the command line, or a sweep's grid."""
+    keys = tuple(dotted.split("."))
+    for one, other in _TWINS:
+        if keys in (one, other):
+            document.remove(one)
+            document.remove(other)
+    document.override(keys, value, said_by)
+
+
+def read_job(document: Document) -> Job:
+    """The document as a job, its relative paths made to start from the document's folder.
+
+    Raises:
+        UserError: with file, line and key, if anything is wrong with it.
+    """
+    return with_paths(validated(Job, document), document)
+
+
+def load_job(path: str | Path) -> Job:
+    """Load a job's YAML file. Raises `UserError` with file, line and key if anything is wrong with it."""
+    return read_job(load_yaml(path))
+
+
+def project_root(folder: Path) -> Path:
+    """The checkout that `folder` lies in: the nearest folder above it with `.git` or `experiments`; else itself."""
+    folder = folder.resolve()
+    return next(
+        (at for at in (folder, *folder.parents) if (at / ".git").exists() or (at / "experiments").is_dir()),
+        folder,
+    )
+
+
+_NETWORKS = ("model", "assembly", "head", "reference", "models", "stages", "src_stages", "dest_stages")
+
+
+def with_paths(settings: S, document: Document) -> S:
+    """The job's or sweep's settings with every path of its own and of its parts made absolute.
+
+    They start from the folder of the document that the settings were read from.
+
+    Raises:
+        UserError: with file, line and key, if one of them is no path.
+    """
+    folder = document.folder
+    settings.data_path = settings.data_path or str(project_root(folder) / "data")
+    places: list[tuple[Keys, Any]] = [
+        ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
+    ]
+    for name in _NETWORKS:
+        places += [((*keys, "ckp_path"), part) for keys, part in _placed_models(getattr(settings, name, None), (name,))]
+    for keys, holder in places:
+        name = str(keys[-1])
+        if value := getattr(holder, name):
+            try:
+                with at(*keys):
+                    setattr(holder, name, str(resolved_path(value, folder)))
+            except UserError as error:
+                raise document.locate(error) from None
+    return settings
+
+
+def checkpoints_of(job: Job) -> list[str]:
+    """The files of weights that a job starts from."""
+    found = [part.ckp_path for part in model_parts(job.network, job.reference)] + [job.load_from, job.resume_from]
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def model_parts(*values: Any) -> list[Any]:
+    """Every part that names a model, however deeply nested in `values`: parts, lists of parts, or None."""
+    return [part for value in values for _, part in _placed_models(value, ())]
+
+
+def _placed_models(value: Any, keys: Keys) -> Iterator[tuple[Keys, ModelFields]]:
+    """The parts that name a model, each with the keys that lead to it in YAML, where `keys` lead to `value`."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _placed_models(item, (*keys, i))
+        return
+    below = (*keys, value.kind) if isinstance(value, BasePart) else keys
+    if isinstance(value, ModelFields):
+        yield below, value
+    for name in ("parts", "head"):
+        if inner := getattr(value, name, None):
+            yield from _placed_models(inner, (*below, name))
