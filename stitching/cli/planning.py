@@ -52,7 +52,7 @@ def plan(
 def _print_explained(plans: list[Any], name: str) -> None:
     from stitching.launch.explain import explain
 
-    having = [found for found in plans if any(run.name == name for run in found.cells)]
+    having = [found for found in plans if any(run.name == name for run in found.entries)]
     for line in explain((having or plans)[0], name):
         out.print(line, markup=False, soft_wrap=True)
 
@@ -60,7 +60,7 @@ def _print_explained(plans: list[Any], name: str) -> None:
 def _as_json(found: Any) -> list[dict[str, Any]]:
     states = {status.name: status for status in _statuses(found)}
     rows = []
-    for run in found.cells:
+    for run in found.entries:
         status = states.get(run.name)
         rows.append({**run.as_json(), "state": status.state if status else None})
     return rows
@@ -83,7 +83,7 @@ def _print_plan(found: Any, calibrate: bool) -> None:
     print_table(f"Plan of {found.name}", columns, rows)
     for note in found.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
-    same = len(found.cells) - len(found.runs) - len(found.declined)
+    same = len(found.entries) - len(found.runs) - len(found.declined)
     out.print(
         f"{len(found.runs)} runs ({summary(statuses)}) in {len(packed(found.runs, PACK))} tasks of at most {PACK}, "
         f"{same} duplicates of these, {len(found.declined)} gaps declined; in {found.folder}",
@@ -119,8 +119,8 @@ def _some(names: list[str]) -> str:
 def _table(found: Any, states: dict[str, str]) -> list[list[str]]:
     """A row for each network; runs that differ in their seed or settings alone are counted."""
     groups: dict[Any, list[Any]] = {}
-    for run in found.cells:
-        cell = run.cell
+    for run in found.entries:
+        cell = run.stitch
         key = (*_words(cell), run.cost, run.trainable, run.declined)
         groups.setdefault((*key, run.same_as is not None), []).append(run)
     rows = []

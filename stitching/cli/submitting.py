@@ -240,7 +240,7 @@ class _Launch:
         )
         for name, reason in outcome.failures.items():
             out.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
-        checks = [found.expected(run) for run in found.runs if run.cell.control == "self"]
+        checks = [found.expected(run) for run in found.runs if run.stitch.control == "self"]
         for status in sweep_status(found.folder, checks):
             if status.state == "done" and status.words:
                 out.print(f"  {status.name}: {status.words}", style="bold red", markup=False, soft_wrap=True)

@@ -71,7 +71,7 @@ def calibrated(plan: Plan, on_progress: Callable[[int, int, str], None]) -> dict
     """
     by_pair: dict[Pair, list[PlannedRun]] = {}
     for run in plan.runs:
-        if run.cell.only_tests:
+        if run.stitch.only_tests:
             continue
         by_pair.setdefault(_pair(run), []).append(run)
     found = {}
@@ -104,7 +104,7 @@ def estimated(plan: Plan, paces: Mapping[Pair, Pace], done: set[str]) -> Estimat
     Those that are only tested take next to nothing beside the others, and do not count.
     """
     seconds, unknown = 0.0, 0
-    left = [run for run in plan.runs if run.name not in done and not run.cell.only_tests]
+    left = [run for run in plan.runs if run.name not in done and not run.stitch.only_tests]
     for run in left:
         pace = paces.get(_pair(run))
         assert run.job is not None
@@ -120,4 +120,4 @@ def estimated(plan: Plan, paces: Mapping[Pair, Pace], done: set[str]) -> Estimat
 
 
 def _pair(run: PlannedRun) -> Pair:
-    return run.cell.source.title, run.cell.dest.title
+    return run.stitch.source.title, run.stitch.dest.title

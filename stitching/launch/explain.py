@@ -25,12 +25,12 @@ def explain(plan: Plan, name: str) -> list[str]:
     Raises:
         UserError: the plan has no such run.
     """
-    run = next((each for each in plan.cells if each.name == name), None)
+    run = next((each for each in plan.entries if each.name == name), None)
     if run is None:
         if name in forgotten_runs(plan.folder, []):
             return [f"{name} is no longer in the sweep; its folder {plan.folder / name} is left as it is"]
         raise unknown_name(
-            f"run in the sweep {plan.name}", name, [each.name for each in plan.cells], path=("--explain",)
+            f"run in the sweep {plan.name}", name, [each.name for each in plan.entries], path=("--explain",)
         )
     if run.declined:
         return [f"{name} is declined: {run.declined}"]
@@ -73,7 +73,7 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
     """The finished run of the same cell from which the fewest keys differ, and these keys."""
     assert run.job is not None
     found = []
-    alike = [each for each in plan.runs if each.cell == run.cell and each.name != run.name]
+    alike = [each for each in plan.runs if each.stitch == run.stitch and each.name != run.name]
     places = [plan.folder_of(each) for each in alike]
     places += [
         RunFolder.found_in(plan.folder / name) for name in forgotten_runs(plan.folder, (r.name for r in plan.runs))
@@ -82,7 +82,7 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
         metadata = place.read_metadata() or {}
         names = ("first_deleted_block", "last_deleted_block", "adapter", "control")
         cell = tuple(metadata.get(name) for name in names)
-        if metadata.get("state") == "done" and cell == (*run.cell.gap, run.cell.stitcher, run.cell.control):
+        if metadata.get("state") == "done" and cell == (*run.stitch.gap, run.stitch.stitcher, run.stitch.control):
             found.append((place.path.name, _differences(metadata, run.job)))
     return min(found, key=lambda each: len(each[1]), default=None)
 

@@ -33,7 +33,7 @@ def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
     groups: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
         assert run.job is not None
-        groups.setdefault((run.cell.source.title, shared_key(run.job)), []).append(run)
+        groups.setdefault((run.stitch.source.title, shared_key(run.job)), []).append(run)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
 

@@ -18,32 +18,34 @@ class Names:
     A seed is part of the name where the sweep lists its seeds, be it one: adding another renames nothing.
     """
 
-    def __init__(self, sweep: str, cells: list[Stitch], *, seeds_named: bool) -> None:
+    def __init__(self, sweep: str, stitches: list[Stitch], *, seeds_named: bool) -> None:
         self.sweep = sweep
-        self.labels = _labels(cells)
-        self.pairs_named = len({(cell.source.title, cell.dest.title) for cell in cells if not cell.only_tests}) > 1
+        self.labels = _labels(stitches)
+        self.pairs_named = (
+            len({(stitch.source.title, stitch.dest.title) for stitch in stitches if not stitch.only_tests}) > 1
+        )
         self.seeds_named = seeds_named
 
-    def of(self, cell: Stitch, setting: Variant) -> str:
-        """The name of the cell's run with a setting."""
-        first, last = cell.gap
-        source, dest = self.labels[cell.source.title], self.labels[cell.dest.title]
+    def of(self, stitch: Stitch, variant: Variant) -> str:
+        """The name of the stitch's run with a variant."""
+        first, last = stitch.gap
+        source, dest = self.labels[stitch.source.title], self.labels[stitch.dest.title]
         pair = f"-{source}-to-{dest}" if self.pairs_named else ""
-        name = f"train-{self.sweep}{pair}-gap-{first},{last}-adapter-{cell.stitcher}"
-        if cell.control == "base":
+        name = f"train-{self.sweep}{pair}-gap-{first},{last}-adapter-{stitch.stitcher}"
+        if stitch.control == "base":
             name = f"base-{self.sweep}-{dest}"
-        elif cell.control == "self":
+        elif stitch.control == "self":
             name = f"self-{self.sweep}-{dest}-cut-{first}"
-        elif cell.control:
-            name += f"-control-{cell.control}"
-        for key, value in setting.values.items():
+        elif stitch.control:
+            name += f"-control-{stitch.control}"
+        for key, value in variant.values.items():
             name += "-" + _fit_for_a_folder(f"{key.split('.')[-1]}-{value}")
-        return name + (f"-seed-{setting.seed}" if self.seeds_named and not cell.only_tests else "")
+        return name + (f"-seed-{variant.seed}" if self.seeds_named and not stitch.only_tests else "")
 
 
-def _labels(cells: Iterable[Stitch]) -> dict[str, str]:
+def _labels(stitches: Iterable[Stitch]) -> dict[str, str]:
     """What each model is called in a run's name."""
-    titles = sorted({row.title for cell in cells for row in (cell.source, cell.dest)})
+    titles = sorted({row.title for stitch in stitches for row in (stitch.source, stitch.dest)})
     short = {title: _fit_for_a_folder(title.split("/")[-1]) for title in titles}
     clash = len(set(short.values())) < len(titles)  # timm/resnet50 and torchvision/resnet50
     return {title: _fit_for_a_folder(title) for title in titles} if clash else short

@@ -1,4 +1,4 @@
-"""The network of a cell, as YAML: an ordinary one, a control, or a whole network to compare them with."""
+"""The network of a stitch, as YAML: an ordinary one, a control, or a whole network to compare them with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["controls_of", "network_of", "whole_model", "whole_networks"]
 IDENTITY = "identity"  # the adapter of a self-stitch: it computes nothing, so that equal is equal on every device
 
 
-def network_of(cell: Stitch) -> dict[str, Any]:
-    """The network of a cell, as YAML: src[:a] + adapter + dest[b+1:], or what its control puts in their place.
+def network_of(stitch: Stitch) -> dict[str, Any]:
+    """The network of a stitch, as YAML: src[:a] + adapter + dest[b+1:], or what its control puts in their place.
 
     - `base`: the whole destination;
     - `self`: all of one network, with an identity where it is cut;
@@ -28,33 +28,33 @@ def network_of(cell: Stitch) -> dict[str, Any]:
     Raises:
         Declined: there is none.
     """
-    if cell.control == "base":
-        return {"Net": {**(whole_model(cell.dest) or {}), "frozen": True}}
-    first, last = cell.gap
-    front, back = cell.source.stages[:first], cell.dest.stages[last + 1 :]
-    if cell.control == "self":
+    if stitch.control == "base":
+        return {"Net": {**(whole_model(stitch.dest) or {}), "frozen": True}}
+    first, last = stitch.gap
+    front, back = stitch.source.stages[:first], stitch.dest.stages[last + 1 :]
+    if stitch.control == "self":
         return _assembly([*subnets(front, frozen=True), {"Function": {"name": IDENTITY}}, *subnets(back, frozen=True)])
-    recipe = stitcher(cell.stitcher)
+    recipe = stitcher(stitch.stitcher)
     if recipe is None:
-        return _assembly(subnets(_finetuned(cell), frozen=False))
-    bridge = recipe(Interface(front[-1].out_format, back[0].in_format, cell.num_downsamples))
-    if cell.control == "adapter_only":
+        return _assembly(subnets(_finetuned(stitch), frozen=False))
+    bridge = recipe(Interface(front[-1].out_format, back[0].in_format, stitch.num_downsamples))
+    if stitch.control == "adapter_only":
         return _assembly([*subnets(front, frozen=True), *bridge.parts], head={"ClassifierHead": {}})
     source, dest = subnets(front, frozen=True), _behind(bridge, back)
     return _assembly(
         [
-            *(_untrained(source) if cell.control == "random_source" else source),
+            *(_untrained(source) if stitch.control == "random_source" else source),
             *bridge.parts,
-            *(_untrained(dest) if cell.control == "random_dest" else dest),
+            *(_untrained(dest) if stitch.control == "random_dest" else dest),
         ]
     )
 
 
-def _finetuned(cell: Stitch) -> list[Stage]:
+def _finetuned(stitch: Stitch) -> list[Stage]:
     """The stages of a network without an adapter: those of the gap that downsample stay in it."""
-    first, last = cell.gap
-    kept = [stage for stage in cell.dest.stages[first : last + 1] if stage.downsamples]
-    row = [*cell.source.stages[:first], *kept, *cell.dest.stages[last + 1 :]]
+    first, last = stitch.gap
+    kept = [stage for stage in stitch.dest.stages[first : last + 1] if stage.downsamples]
+    row = [*stitch.source.stages[:first], *kept, *stitch.dest.stages[last + 1 :]]
     for left, right in itertools.pairwise(row):
         if left.out_format != right.in_format:
             raise Declined(f"sizes do not meet: {left.out_format} before {right.in_format}")
@@ -77,7 +77,7 @@ def _assembly(parts: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {"Assembly": {"parts": parts, **more}}
 
 
-# ------------------------------------------------------------------------ what cells are compared with
+# ------------------------------------------------------------------------ what stitches are compared with
 
 
 def whole_model(row: StagedModel) -> dict[str, Any] | None:
@@ -88,38 +88,38 @@ def whole_model(row: StagedModel) -> dict[str, Any] | None:
     return first.model if one and joined and first.start == 0 and last.block_output is None else None
 
 
-def whole_networks(cells: Iterable[Stitch]) -> list[Stitch]:
-    """A cell for each whole network among sources and destinations: it is tested, and gives the base accuracy."""
-    rows = {row.title: row for cell in cells for row in (cell.source, cell.dest)}
+def whole_networks(stitches: Iterable[Stitch]) -> list[Stitch]:
+    """A stitch for each whole network among sources and destinations: it is tested, and gives the base accuracy."""
+    rows = {row.title: row for stitch in stitches for row in (stitch.source, stitch.dest)}
     return [Stitch(row, row, (0, -1), 0, "", "base") for row in rows.values() if whole_model(row)]
 
 
-def controls_of(cells: Iterable[Stitch], controls: Iterable[str]) -> Iterator[Stitch]:
-    """The controls of ordinary cells.
+def controls_of(stitches: Iterable[Stitch], controls: Iterable[str]) -> Iterator[Stitch]:
+    """The controls of ordinary stitches.
 
-    `self` is one for each whole network and place where it is cut; the others are one for each cell, but of finetune,
+    `self` is one for each whole network and place where it is cut; the others are one for each stitch, but of finetune,
     in which nothing is frozen, and of a least-squares adapter without a destination, to which it would be fitted.
     """
-    cells = list(cells)
+    stitches = list(stitches)
     for control in controls:
         if control == "self":
-            yield from _self_stitches(cells)
+            yield from _self_stitches(stitches)
             continue
-        for cell in cells:
-            fitted = cell.stitcher == LEAST_SQUARES and control == "adapter_only"
-            if stitcher(cell.stitcher) is not None and not fitted:
-                yield replace(cell, control=control)
+        for stitch in stitches:
+            fitted = stitch.stitcher == LEAST_SQUARES and control == "adapter_only"
+            if stitcher(stitch.stitcher) is not None and not fitted:
+                yield replace(stitch, control=control)
 
 
-def _self_stitches(cells: Iterable[Stitch]) -> Iterator[Stitch]:
-    places = {(row.title, place) for cell in cells for row, place in _cuts(cell)}
-    rows = {row.title: row for cell in cells for row in (cell.source, cell.dest) if whole_model(row)}
+def _self_stitches(stitches: Iterable[Stitch]) -> Iterator[Stitch]:
+    places = {(row.title, place) for stitch in stitches for row, place in _cuts(stitch)}
+    rows = {row.title: row for stitch in stitches for row in (stitch.source, stitch.dest) if whole_model(row)}
     for title, row in rows.items():
         for place in sorted(place for named, place in places if named == title):
             yield Stitch(row, row, (place, place - 1), 0, IDENTITY, "self")
 
 
-def _cuts(cell: Stitch) -> list[tuple[StagedModel, int]]:
-    """Where the cell's networks are cut, as the number of stages before the cut."""
-    first, last = cell.gap
-    return [(cell.source, first), (cell.dest, last + 1)]
+def _cuts(stitch: Stitch) -> list[tuple[StagedModel, int]]:
+    """Where the stitch's networks are cut, as the number of stages before the cut."""
+    first, last = stitch.gap
+    return [(stitch.source, first), (stitch.dest, last + 1)]

@@ -42,10 +42,10 @@ PART: TypeAdapter[Any] = TypeAdapter(PartField)
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan, or a cell that its stitcher declines (`declined` says why, and there is no job)."""
+    """A run of the plan, or a stitch that its stitcher declines (`declined` says why, and there is no job)."""
 
     name: str
-    cell: Stitch
+    stitch: Stitch
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)  # the grid's values
     job: Job | None = None
@@ -61,22 +61,22 @@ class PlannedRun:
 
     def metadata(self, arch: str) -> dict[str, Any]:
         """What the analysis groups by."""
-        first, last = self.cell.gap
+        first, last = self.stitch.gap
         costs = {"macs": self.cost.macs} if self.cost else {}
-        if self.cell.control == "base":
+        if self.stitch.control == "base":
             return {"name": self.name, "arch": arch, **self.settings, **costs}
         return {
             "name": self.name,
             "arch": arch,
-            **({"control": self.cell.control} if self.cell.control else {}),
-            "source": self.cell.source.title,
-            "destination": self.cell.dest.title,
+            **({"control": self.stitch.control} if self.stitch.control else {}),
+            "source": self.stitch.source.title,
+            "destination": self.stitch.dest.title,
             "first_deleted_block": first,
             "last_deleted_block": last,
-            "source_depth": first / len(self.cell.source.stages),
-            "destination_depth": (last + 1) / len(self.cell.dest.stages),
-            "num_downsamples": self.cell.num_downsamples,
-            "adapter": self.cell.stitcher,
+            "source_depth": first / len(self.stitch.source.stages),
+            "destination_depth": (last + 1) / len(self.stitch.dest.stages),
+            "num_downsamples": self.stitch.num_downsamples,
+            "adapter": self.stitch.stitcher,
             "seed": self.seed,
             **self.settings,
             **costs,
@@ -86,12 +86,12 @@ class PlannedRun:
         """The run as `--json` prints it."""
         return {
             "name": self.name,
-            "source": self.cell.source.title,
-            "destination": self.cell.dest.title,
-            "gap": list(self.cell.gap),
-            "num_downsamples": self.cell.num_downsamples,
-            "stitcher": self.cell.stitcher,
-            "control": self.cell.control,
+            "source": self.stitch.source.title,
+            "destination": self.stitch.dest.title,
+            "gap": list(self.stitch.gap),
+            "num_downsamples": self.stitch.num_downsamples,
+            "stitcher": self.stitch.stitcher,
+            "control": self.stitch.control,
             "seed": self.seed,
             "settings": self.settings,
             "declined": self.declined is not None,
@@ -107,21 +107,21 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's runs, and the cells that have none."""
+    """A sweep's runs, and the stitches that have none."""
 
     name: str
     folder: Path
-    cells: list[PlannedRun]
+    entries: list[PlannedRun]
     notes: list[str] = field(default_factory=list)  # what a user should know before running it
 
     @property
     def runs(self) -> list[PlannedRun]:
         """What there is to train: each network once."""
-        return [run for run in self.cells if run.job is not None and run.same_as is None]
+        return [run for run in self.entries if run.job is not None and run.same_as is None]
 
     @property
     def declined(self) -> list[PlannedRun]:
-        return [run for run in self.cells if run.declined is not None]
+        return [run for run in self.entries if run.declined is not None]
 
     def folder_of(self, run: PlannedRun) -> RunFolder:
         """Where a run of this plan keeps its files."""
@@ -133,22 +133,22 @@ class Plan:
         return ExpectedRun(self.folder_of(run), run.identity)
 
     def metadata(self, run: PlannedRun) -> dict[str, Any]:
-        """What the analysis groups `run` by, with the other cells that it stands for."""
-        also = [cell.metadata(self.name) for cell in self._same_as.get(run.name, [])]
+        """What the analysis groups `run` by, with the other stitches that it stands for."""
+        also = [entry.metadata(self.name) for entry in self._same_as.get(run.name, [])]
         return run.metadata(self.name) | ({"also": also} if also else {})
 
     @cached_property
     def _same_as(self) -> dict[str, list[PlannedRun]]:
-        """The cells that have no run of their own, by the name of the run that stands for them."""
+        """The stitches that have no run of their own, by the name of the run that stands for them."""
         found: dict[str, list[PlannedRun]] = {}
-        for cell in self.cells:
-            if cell.same_as is not None:
-                found.setdefault(cell.same_as, []).append(cell)
+        for entry in self.entries:
+            if entry.same_as is not None:
+                found.setdefault(entry.same_as, []).append(entry)
         return found
 
 
 def make_plan(
-    sweep: Sweep, path: Path, on_progress: ProgressCallback | None = None, known: PlanCache | None = None
+    sweep: Sweep, path: Path, on_progress: ProgressCallback | None = None, cache: PlanCache | None = None
 ) -> Plan:
     """Everything that the sweep in the file `path` will do; nothing is written, downloaded or submitted.
 
@@ -156,49 +156,49 @@ def make_plan(
         sweep: what to plan.
         path: its file, whose name names the sweep and whose place says which project it is of.
         on_progress: shows progress.
-        known: what earlier plans found out; the plan is the same without it.
+        cache: what earlier plans found out; the plan is the same without it.
 
     Raises:
         UserError: with the keys that lead to it, if the sweep does not fit the models it names. Everything that is
             wrong is reported at once: all models, gaps, names and settings, and if these are right, all networks.
     """
-    known = known or PlanCache()
+    cache = cache or PlanCache()
     mistakes = ErrorCollector()
     with mistakes.collect():
         _check_file_name(path)
     settings = make_variants(sweep, mistakes)
     groups: dict[Images, list[tuple[Variant, str]]] = {}  # each with its digest
-    for setting in settings:
-        groups.setdefault(setting.images, []).append((setting, settings_digest(setting.job)))
-    cells: list[tuple[Images, Stitch]] = []  # and what they are compared with
+    for variant in settings:
+        groups.setdefault(variant.images, []).append((variant, settings_digest(variant.job)))
+    stitches: list[tuple[Images, Stitch]] = []  # and what they are compared with
     wanted = list(groups)
-    if not wanted:  # no setting is right, and yet the models can be looked at
+    if not wanted:  # no variant is right, and yet the models can be looked at
         with suppress(UserError):
             wanted = [images_of(sweep)]
     for images in wanted:
         with mistakes.collect():
-            ordinary = make_stitches(sweep, images.shape, known)
+            ordinary = make_stitches(sweep, images.shape, cache)
             compared = [*whole_networks(ordinary), *controls_of(ordinary, sweep.controls)]
-            cells += [(images, cell) for cell in (*ordinary, *compared)]
+            stitches += [(images, stitch) for stitch in (*ordinary, *compared)]
     mistakes.raise_all()
-    names = Names(path.stem, [cell for _, cell in cells], seeds_named=sweep.seeds is not None)
+    names = Names(path.stem, [stitch for _, stitch in stitches], seeds_named=sweep.seeds is not None)
     first_of: dict[str, str] = {}  # by identity, the name of the run that came first
     made: list[PlannedRun] = []
     wrong: dict[object, list[tuple[UserError, Stitch]]] = {}  # by what is wrong
     notes: dict[str, None] = {}
-    for number, (images, cell) in enumerate(cells):
+    for number, (images, stitch) in enumerate(stitches):
         if on_progress:
-            on_progress(number, len(cells), f"{cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
+            on_progress(number, len(stitches), f"{stitch.source.title} to {stitch.dest.title}, gap {list(stitch.gap)}")
         try:
-            for run in _runs_of(cell, groups[images], images, names, known):
+            for run in _runs_of(stitch, groups[images], images, names, cache):
                 if run.identity is not None:
                     first = first_of.setdefault(run.identity, run.name)
                     run = run if first == run.name else replace(run, same_as=first)
                 made.append(run)
-            for normalized in dict.fromkeys(setting.normalization for setting, _ in groups[images]):
-                notes |= dict.fromkeys(_notes(cell, normalized))
+            for normalized in dict.fromkeys(variant.normalization for variant, _ in groups[images]):
+                notes |= dict.fromkeys(_notes(stitch, normalized))
         except UserError as error:
-            wrong.setdefault((error.path, error.problem), []).append((error, cell))
+            wrong.setdefault((error.path, error.problem), []).append((error, stitch))
     for errors in wrong.values():
         with mistakes.collect():
             raise _of_cells(errors)
@@ -223,42 +223,42 @@ def folder_of(sweep: Sweep, path: Path) -> Path:
 
 
 def _runs_of(
-    cell: Stitch, settings: list[tuple[Variant, str]], images: Images, names: Names, known: PlanCache
+    stitch: Stitch, settings: list[tuple[Variant, str]], images: Images, names: Names, cache: PlanCache
 ) -> Iterator[PlannedRun]:
-    """The runs of a cell, one for each setting that matters to it, or what stands for them where it is declined."""
+    """The runs of a stitch, one for each variant that matters to it, or what stands for them where it is declined."""
     try:
-        model = PART.validate_python(network_of(cell))
+        model = PART.validate_python(network_of(stitch))
     except Declined as declined:
-        for setting, _ in settings:
-            yield PlannedRun(names.of(cell, setting), cell, setting.seed, setting.values, declined=str(declined))
+        for variant, _ in settings:
+            yield PlannedRun(names.of(stitch, variant), stitch, variant.seed, variant.values, declined=str(declined))
         return
-    if cell.only_tests:
-        images = _taken(cell.dest, images)
+    if stitch.only_tests:
+        images = _taken(stitch.dest, images)
         settings = _tested(settings, images)
     network = model.model_dump(mode="json")
-    reference = _reference(cell, images)
+    reference = _reference(stitch, images)
     networks: str | None = None  # the digest of both
-    for setting, digest in settings:
-        name = names.of(cell, setting)
-        job = Job.model_construct(**{**dict(setting.job), "model": model, "reference": reference})
+    for variant, digest in settings:
+        name = names.of(stitch, variant)
+        job = Job.model_construct(**{**dict(variant.job), "model": model, "reference": reference})
         looked_at = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
-        made_from = ("network", images, job.unfrozen, job.reformat_options, looked_at, network, cell.stitcher)
-        size = known.get(made_from, lambda job=job: _size(job, cell, images))  # type: ignore[misc]
+        made_from = ("network", images, job.unfrozen, job.reformat_options, looked_at, network, stitch.stitcher)
+        size = cache.get(made_from, lambda job=job: _size(job, stitch, images))  # type: ignore[misc]
         if isinstance(size, str):
-            yield PlannedRun(name, cell, setting.seed, setting.values, declined=size)
+            yield PlannedRun(name, stitch, variant.seed, variant.values, declined=size)
             continue
         networks = networks or network_digest(job)
         run_identity = identity_of(digest, networks)
-        yield PlannedRun(name, cell, setting.seed, setting.values, job, run_identity, Cost(**size))
+        yield PlannedRun(name, stitch, variant.seed, variant.values, job, run_identity, Cost(**size))
 
 
 def _tested(settings: list[tuple[Variant, str]], images: Images) -> list[tuple[Variant, str]]:
     """The settings for a network that is only tested: one, unless they differ in what has a part in a test."""
     by_digest: dict[str, Variant] = {}
-    for setting, _ in settings:
-        tested = evaluation_only(setting, images)
+    for variant, _ in settings:
+        tested = evaluation_only(variant, images)
         by_digest.setdefault(settings_digest(tested.job), tested)
-    return [(setting, digest) for digest, setting in by_digest.items()]
+    return [(variant, digest) for digest, variant in by_digest.items()]
 
 
 def _taken(row: StagedModel, images: Images) -> Images:
@@ -267,37 +267,37 @@ def _taken(row: StagedModel, images: Images) -> Images:
     return replace(images, shape=(channels or images.shape[0], *(size or images.shape[1:])))
 
 
-def _reference(cell: Stitch, images: Images) -> Any:
+def _reference(stitch: Stitch, images: Images) -> Any:
     """The destination on its own, with whose predictions those of a stitched network are compared, if it can be."""
-    model = whole_model(cell.dest)
-    if model is None or cell.control == "base" or _taken(cell.dest, images) != images:
+    model = whole_model(stitch.dest)
+    if model is None or stitch.control == "base" or _taken(stitch.dest, images) != images:
         return None
     return PART.validate_python({"Net": model})
 
 
 def _of_cells(errors: list[tuple[UserError, Stitch]]) -> UserError:
-    """One error for all cells in which the same is wrong."""
-    error, cell = errors[0]
+    """One error for all stitches in which the same is wrong."""
+    error, stitch = errors[0]
     if error.path == ("stitchers",):
-        others = f" and {len(errors) - 1} other cells" if len(errors) > 1 else ""
-        error.problem = f"{cell.stitcher} over {list(cell.gap)}{others}: {error.problem}"
+        others = f" and {len(errors) - 1} other stitches" if len(errors) > 1 else ""
+        error.problem = f"{stitch.stitcher} over {list(stitch.gap)}{others}: {error.problem}"
     return error
 
 
-def _size(job: Job, cell: Stitch, images: Images) -> dict[str, int] | str:
-    """What the network costs, or why the cell is declined in words."""
+def _size(job: Job, stitch: Stitch, images: Images) -> dict[str, int] | str:
+    """What the network costs, or why the stitch is declined in words."""
     try:
-        return asdict(_try_network(job, cell, images))
+        return asdict(_try_network(job, stitch, images))
     except Declined as declined:
         return str(declined)
 
 
-def _notes(cell: Stitch, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
-    (part,) = subnets(cell.source.stages[:1], frozen=True)
+def _notes(stitch: Stitch, normalized: tuple[tuple[float, ...], tuple[float, ...]]) -> list[str]:
+    (part,) = subnets(stitch.source.stages[:1], frozen=True)
     return normalization_note(model_spec(ModelEntry.model_validate(part["Subnet"])), *normalized)
 
 
-def _try_network(job: Job, cell: Stitch, images: Images) -> Cost:
+def _try_network(job: Job, stitch: Stitch, images: Images) -> Cost:
     """The network's cost, from building it on the meta device."""
     options = BuildOptions(
         num_classes=images.num_classes, class_token=job.reformat_options.class_token, unfrozen=job.unfrozen, meta=True
@@ -307,9 +307,9 @@ def _try_network(job: Job, cell: Stitch, images: Images) -> Cost:
         network = build_network(job.network, arriving, options)
     except UserError as error:
         # At the source's size a destination of fixed size (window attention, a pooled head) may not run at all.
-        if cell.stitcher.endswith("no_downsample"):
+        if stitch.stitcher.endswith("no_downsample"):
             raise Declined(f"the destination does not run at the source's size: {error.problem}") from None
-        if cell.stitcher == LEAST_SQUARES and not job.unfrozen:  # a destination for images of another size
+        if stitch.stitcher == LEAST_SQUARES and not job.unfrozen:  # a destination for images of another size
             raise Declined(error.problem) from None
         error.path = ("stitchers",)
         raise
@@ -320,9 +320,9 @@ def _try_network(job: Job, cell: Stitch, images: Images) -> Cost:
     out = network.out_format
     if out.kind != "vector" or (out.channels or 0) < images.num_classes:
         raise UserError(
-            f"{cell.dest.title} ends with {out}, the data set has {images.num_classes} classes",
+            f"{stitch.dest.title} ends with {out}, the data set has {images.num_classes} classes",
             do="End with a model that was trained for these classes (num_classes, ckp_path), its head included.",
-            path=(cell.dest.key,),
+            path=(stitch.dest.key,),
         )  # fmt: skip
     return cost(network, arriving)
 

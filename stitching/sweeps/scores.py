@@ -106,7 +106,7 @@ def score(
     sweep: Sweep,
     path: Path,
     images: int,
-    known: PlanCache | None = None,
+    cache: PlanCache | None = None,
     on_progress: ProgressCallback = lambda *_: None,
 ) -> Scores:
     """Score every gap of the sweep in the file `path`; its stitchers do not matter.
@@ -115,7 +115,7 @@ def score(
         images: how many training images the maps are fitted to, and how many held-out images they are tried on; fewer
             if there are fewer. Which ones depends on the sweep's first seed. Held out are the sweep's validation
             images, so that gaps and adapters can be chosen by scores; where it has none, test images.
-        known: what earlier plans found out.
+        cache: what earlier plans found out.
         on_progress: shows progress.
 
     Raises:
@@ -131,14 +131,14 @@ def score(
     device = device_of(job, ProcessGroup())
     rows: dict[Place, Score] = {}
     wanted: dict[Place, tuple[Stitch, Any]] = {}
-    for cell in make_stitches(sweep, first.images.shape, known or PlanCache()):
-        place = (cell.source.title, cell.dest.title, cell.gap)
+    for stitch in make_stitches(sweep, first.images.shape, cache or PlanCache()):
+        place = (stitch.source.title, stitch.dest.title, stitch.gap)
         if place not in rows:
-            rows[place] = _score(cell)
+            rows[place] = _score(stitch)
             try:
-                wanted[place] = cell, _network_of(cell, job, first.images)
+                wanted[place] = stitch, _network_of(stitch, job, first.images)
             except Declined as declined:
-                rows[place] = _score(cell, declined=str(declined))
+                rows[place] = _score(stitch, declined=str(declined))
     try:
         measured = _built(list(wanted.values()), job, first.images, device, on_progress)
         shared_prefixes = SharedPrefixes(fronts_of(measured)).to(device)
@@ -158,9 +158,9 @@ def score(
 class _Measured(Stitched):
     """A stitched network, and what has been found out about it."""
 
-    def __init__(self, cell: Stitch, stitched: Stitched) -> None:
+    def __init__(self, stitch: Stitch, stitched: Stitched) -> None:
         super().__init__(stitched.network, stitched.fit, stitched.front, stitched.target)
-        self.cell = cell
+        self.stitch = stitch
         self.declined: str | None = None
         self.cka = MinibatchCKA()
         self.residuals = Residuals(), Residuals()  # of positions, and of prefix tokens that the adapter makes
@@ -173,17 +173,17 @@ class _Measured(Stitched):
 
     def score(self) -> Score:
         if self.declined is not None:
-            return _score(self.cell, declined=self.declined)
+            return _score(self.stitch, declined=self.declined)
         return _score(
-            self.cell,
+            self.stitch,
             cka=self.cka.value, procrustes=procrustes([self.moments, *([self.tokens] if self.tokens.count else [])]),
             r2=r2(self.residuals),
             accuracy=self.right / self.tried, destination_accuracy=self.right_alone / self.tried,
         )  # fmt: skip
 
 
-def _score(cell: Stitch, **found: Any) -> Score:
-    return Score(cell.source.title, cell.dest.title, *cell.gap, cell.num_downsamples, **found)
+def _score(stitch: Stitch, **found: Any) -> Score:
+    return Score(stitch.source.title, stitch.dest.title, *stitch.gap, stitch.num_downsamples, **found)
 
 
 def _options(job: JobSettings, images: Images, *, meta: bool) -> BuildOptions:
@@ -194,9 +194,9 @@ def _options(job: JobSettings, images: Images, *, meta: bool) -> BuildOptions:
     )  # fmt: skip
 
 
-def _network_of(cell: Stitch, job: JobSettings, images: Images) -> Any:
-    """The part that is the cell's network. Raises `Declined` if least squares cannot bridge the gap."""
-    part = PART.validate_python(network_of(replace(cell, stitcher=LEAST_SQUARES)))
+def _network_of(stitch: Stitch, job: JobSettings, images: Images) -> Any:
+    """The part that is the stitch's network. Raises `Declined` if least squares cannot bridge the gap."""
+    part = PART.validate_python(network_of(replace(stitch, stitcher=LEAST_SQUARES)))
     try:
         build_network(part, Format.of("img", (1, *images.shape)), _options(job, images, meta=True))
     except UserError as error:
@@ -217,8 +217,10 @@ def _built(
     options = _options(job, images, meta=False)
     backs: dict[Any, torch.nn.Module] = {}
     measured = []
-    for number, (cell, part) in enumerate(parts):
-        on_progress(number, len(parts), f"building {cell.source.title} to {cell.dest.title}, gap {list(cell.gap)}")
+    for number, (stitch, part) in enumerate(parts):
+        on_progress(
+            number, len(parts), f"building {stitch.source.title} to {stitch.dest.title}, gap {list(stitch.gap)}"
+        )
         network = build_network(part, Format.of("img", (1, *images.shape)), options)
         fit, front = fit_of(network), front_of(network, options.seed)
         assert fit is not None
@@ -227,7 +229,7 @@ def _built(
                 piece.net = torch.nn.Identity()
             elif cut := getattr(piece.net, "cut_from", None):
                 piece.net = backs.setdefault(cut, piece.net)
-        measured.append(_Measured(cell, stitched_of(network.to(device), fit, front, options.seed)))
+        measured.append(_Measured(stitch, stitched_of(network.to(device), fit, front, options.seed)))
     return measured
 
 
@@ -309,14 +311,14 @@ def _right(network: Network, first: int, x: Tensor, labels: Tensor) -> int:
     return int((network(x, first).argmax(1) == labels).sum())
 
 
-def _notes(sweep: Sweep, setting: Variant, measured: Sequence[_Measured]) -> list[str]:
+def _notes(sweep: Sweep, variant: Variant, measured: Sequence[_Measured]) -> list[str]:
     """What a user should know of the scores."""
     notes = []
-    if setting.values:
-        said = ", ".join(f"{key}: {value}" for key, value in setting.values.items())
+    if variant.values:
+        said = ", ".join(f"{key}: {value}" for key, value in variant.values.items())
         notes.append(f"of the grid, only the first values are scored ({said})")
     if len(sweep.seeds or []) > 1:
-        notes.append(f"of the seeds, only the first is used ({setting.seed})")
+        notes.append(f"of the seeds, only the first is used ({variant.seed})")
     for spec in dict.fromkeys(front.spec for front in fronts_of(measured)):
-        notes += normalization_note(spec, *setting.normalization)
+        notes += normalization_note(spec, *variant.normalization)
     return notes

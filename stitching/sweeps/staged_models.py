@@ -57,10 +57,10 @@ class StagedModel:
         return not any(stage.downsamples for stage in self.stages[1:-1])
 
 
-def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape, known: PlanCache) -> StagedModel:
+def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape, cache: PlanCache) -> StagedModel:
     """A model's row with the stages found by `find_stages`, for images of shape `image` (C, H, W)."""
     made_from = ("row", depths, image, _made_from(entry))
-    return _row(known.get(made_from, lambda: asdict(_discovered(entry, depths, image))))
+    return _row(cache.get(made_from, lambda: asdict(_discovered(entry, depths, image))))
 
 
 def _discovered(entry: ModelEntry, depths: str | list[str], image: Shape) -> StagedModel:
@@ -74,10 +74,10 @@ def _discovered(entry: ModelEntry, depths: str | list[str], image: Shape) -> Sta
     return StagedModel(entry.title, tuple(stages))
 
 
-def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str, known: PlanCache) -> StagedModel:
+def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str, cache: PlanCache) -> StagedModel:
     """The row that a user typed out under `key`; formats that they declare are held against what the models give."""
     made_from = ("row", key, image, [_made_from(part) for part in parts])
-    return _row(known.get(made_from, lambda: asdict(_declared(parts, image, key))))
+    return _row(cache.get(made_from, lambda: asdict(_declared(parts, image, key))))
 
 
 def _made_from(part: ModelFields) -> object:

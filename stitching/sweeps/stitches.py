@@ -33,8 +33,8 @@ class Stitch:
         return self.control in ("base", "self")
 
 
-def make_stitches(sweep: Sweep, image: Shape, known: PlanCache) -> list[Stitch]:
-    """Every cell of the sweep for images of shape `image` (C, H, W), in the order of the YAML file.
+def make_stitches(sweep: Sweep, image: Shape, cache: PlanCache) -> list[Stitch]:
+    """Every stitch of the sweep for images of shape `image` (C, H, W), in the order of the YAML file.
 
     Raises:
         UserError: a model cannot be cut as asked, a gap or a declared size does not fit, a name does not exist, or
@@ -46,10 +46,10 @@ def make_stitches(sweep: Sweep, image: Shape, known: PlanCache) -> list[Stitch]:
     with mistakes.collect():
         names = _stitcher_names(sweep)
     with mistakes.collect():
-        pairs = list(_pairs(sweep, image, known))
+        pairs = list(_pairs(sweep, image, cache))
         if not pairs:
             raise UserError("no pair is left of the models", allowed="all, self, cross or a list", path=("pairs",))
-    cells = []
+    stitches = []
     for source, dest in pairs:
         with mistakes.collect():
             gaps = list(_gaps(sweep, source, dest))
@@ -60,14 +60,14 @@ def make_stitches(sweep: Sweep, image: Shape, known: PlanCache) -> list[Stitch]:
                     do="A gap needs a stage before it, one in it and one behind it; `depths: blocks` cuts finer.",
                     path=("depths",) if sweep.models else (source.key,),
                 )
-            cells += [Stitch(source, dest, gap, count, name) for gap, count in gaps for name in names]
+            stitches += [Stitch(source, dest, gap, count, name) for gap, count in gaps for name in names]
     mistakes.raise_all()
-    return cells
+    return stitches
 
 
-def _pairs(sweep: Sweep, image: Shape, known: PlanCache) -> Iterator[tuple[StagedModel, StagedModel]]:
+def _pairs(sweep: Sweep, image: Shape, cache: PlanCache) -> Iterator[tuple[StagedModel, StagedModel]]:
     if sweep.models is None:
-        yield from _declared_pair(sweep, image, known)
+        yield from _declared_pair(sweep, image, cache)
         return
     rows: dict[str, StagedModel] = {}
     mistakes = ErrorCollector()
@@ -79,7 +79,7 @@ def _pairs(sweep: Sweep, image: Shape, known: PlanCache) -> Iterator[tuple[Stage
                     path=("models", i),
                 )  # fmt: skip
             try:
-                rows[entry.title] = discovered_row(entry, sweep.depths, image, known)
+                rows[entry.title] = discovered_row(entry, sweep.depths, image, cache)
             except UserError as error:
                 if error.path[:1] != ("depths",):
                     error.path = ("models", i, *error.path)
@@ -100,11 +100,11 @@ def _pairs(sweep: Sweep, image: Shape, known: PlanCache) -> Iterator[tuple[Stage
         yield rows[names[0]], rows[names[1]]
 
 
-def _declared_pair(sweep: Sweep, image: Shape, known: PlanCache) -> Iterator[tuple[StagedModel, StagedModel]]:
+def _declared_pair(sweep: Sweep, image: Shape, cache: PlanCache) -> Iterator[tuple[StagedModel, StagedModel]]:
     rows, mistakes = [], ErrorCollector()
     for key in ("stages",) if sweep.stages is not None else ("src_stages", "dest_stages"):
         with mistakes.collect(), at(key):
-            rows.append(declared_row(getattr(sweep, key), image, key, known))
+            rows.append(declared_row(getattr(sweep, key), image, key, cache))
     mistakes.raise_all()
     yield rows[0], rows[-1]
 

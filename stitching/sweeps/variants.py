@@ -72,13 +72,13 @@ _ALSO_TESTED = ("data_path", "workers", "device", "deterministic", "precision", 
 _NOT_TESTED = {"data_augmentation": "none", "train_crop": None}  # of the preprocessing
 
 
-def evaluation_only(setting: Variant, image: Images) -> Variant:
-    """The setting with which a network is only tested: without all that has no part in a test, the seed for one.
+def evaluation_only(variant: Variant, image: Images) -> Variant:
+    """The variant with which a network is only tested: without all that has no part in a test, the seed for one.
 
     Args:
         image: what the network takes; other images are resized to it.
     """
-    job, config = setting.job, setting.job.train_config
+    job, config = variant.job, variant.job.train_config
     channels, size, _ = image.shape
     given = config.data_preprocessing.model_copy(update=_NOT_TESTED)
     if image != images_of(job):
@@ -87,8 +87,8 @@ def evaluation_only(setting: Variant, image: Images) -> Variant:
     metrics = [metric for metric in job.metrics if metric.output is None]  # others look into a stitched network
     same = {name: getattr(job, name) for name in _ALSO_TESTED}
     only = JobSettings(train_config=tested, test_only=True, metrics=metrics, **same)
-    values = {key: value for key, value in setting.values.items() if _has_part_in_test(key)}
-    return replace(setting, seed=tested.seed, values=values, job=only)
+    values = {key: value for key, value in variant.values.items() if _has_part_in_test(key)}
+    return replace(variant, seed=tested.seed, values=values, job=only)
 
 
 def _has_part_in_test(key: str) -> bool:

@@ -18,6 +18,7 @@ from stitching.config.errors import UserError, at
 from stitching.config.job_config import Job
 from stitching.nets.build import forget_models
 from stitching.runs.folder import FolderBusy, RunFolder
+from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import ProcessGroup, process_group
@@ -28,7 +29,6 @@ from stitching.training.references import References
 from stitching.training.run import Run
 from stitching.training.run_record import record_end, record_start
 from stitching.training.shared_prefixes import SharedPrefixes, TaskData, shared_key
-from stitching.training.stopping import Interrupted, StopRequest
 
 __all__ = ["Interrupted", "Progress", "StopRequest", "TrainRequest", "train"]
 

@@ -81,9 +81,9 @@ def test_planning(timed, large, capsys):
     assert "10034 runs" in out
     assert seconds < 15  # most of it is the import of torch, torchvision and timm
     known = PlanCache()
-    make_plan(load_sweep(large), large, known=known)
+    make_plan(load_sweep(large), large, cache=known)
     began = time.perf_counter()
-    make_plan(load_sweep(large), large, known=known)
+    make_plan(load_sweep(large), large, cache=known)
     seconds = time.perf_counter() - began
     with capsys.disabled():
         print(f"\n  {seconds:6.1f} s  of it planning itself")
@@ -111,7 +111,7 @@ def test_looking_at_what_is_done(timed, large):
     seconds, out = timed("plan", large)
     assert "10034 runs (10034 done)" in out
     seconds, out = timed("collect", plan.folder, "-o", large.parent / "all.parquet")
-    cells = len(plan.cells) - len(plan.declined)  # some networks stand for several
+    cells = len(plan.entries) - len(plan.declined)  # some networks stand for several
     assert f"{cells * EPOCHS} rows of 10034 runs" in out
     assert seconds < 60
 

@@ -99,7 +99,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     long = ROW | {"train_config": {"epochs": 30, "batch_size": 64}, "gaps": gaps([1, 1])}
     sweep = write_sweep(tmp_path / "small.yml", **long)
     plan = plan_of(sweep)
-    stitched, (tested,) = stitched_runs(plan), [run for run in plan.runs if run.cell.only_tests]
+    stitched, (tested,) = stitched_runs(plan), [run for run in plan.runs if run.stitch.only_tests]
     checkpoints = [plan.folder / run.name / "checkpoint.pt" for run in stitched]
 
     def stop_after_the_first_epoch() -> None:
@@ -155,7 +155,7 @@ def test_a_task_stops_when_it_is_asked_to(sweep):
 def test_a_whole_network_whose_test_was_stopped_is_tested_by_the_next_submit(sweep):
     plan = plan_of(sweep)
     tested = plan.runs[-1]
-    assert tested.cell.only_tests
+    assert tested.stitch.only_tests
     assert submitting._prepared(plan, tested)
     stop = StopRequest()
     stop.asked = True

@@ -51,9 +51,9 @@ def test_every_run_of_the_plan_is_trained_once(cli, sweep, tmp_path, monkeypatch
         assert {"config.yml", "metadata.yml", "result.pkl", "log.txt"} <= {path.name for path in folder.iterdir()}
         assert not (folder / "checkpoint.pt").exists()
         frame = frame_of(folder)
-        first = 0 if run.cell.only_tests else 1
+        first = 0 if run.stitch.only_tests else 1
         assert list(frame["Step"]) == list(range(first, first + len(frame)))
-        assert len(frame) == 1 or not run.cell.only_tests
+        assert len(frame) == 1 or not run.stitch.only_tests
         assert frame["Overall/Test Accuracy"].notna().sum() == 1
         metadata = yaml.safe_load((folder / "metadata.yml").read_text())
         assert plan.metadata(run).items() <= metadata.items()
@@ -91,7 +91,7 @@ def test_several_sweeps_are_all_planned_before_the_first_run(cli, tmp_path, monk
     assert [line.split(";")[0] for line in outcome.out.splitlines()] == ["3 runs done, 0 done before, 0 failed"] * 2
     assert {state for plan in plans for state in states(plan)} == {"done"}
     planned = cli("plan", *paths, "--json")
-    assert [run["name"] for run in json.loads(planned.out)] == [run.name for plan in plans for run in plan.cells]
+    assert [run["name"] for run in json.loads(planned.out)] == [run.name for plan in plans for run in plan.entries]
 
 
 def test_another_metrics_output_is_honoured(tmp_path):
@@ -129,7 +129,7 @@ def test_only_the_runs_that_a_change_concerns_run_again(sweep):
     go(sweep)
     write_sweep(sweep, **ROW | {"gaps": gaps([1, 1], [1, 2], [2, 2])})
     _, outcome = go(sweep)
-    assert [run.cell.gap for run in outcome.started] == [(2, 2), (2, 2)]
+    assert [run.stitch.gap for run in outcome.started] == [(2, 2), (2, 2)]
     assert len(outcome.done_before) == 5
 
 

@@ -79,7 +79,7 @@ def test_the_models_of_runs_are_found_however_deep_they_lie(tmp_path) -> None:
     job = type(run.job).model_validate(
         {**run.job.model_dump(exclude={"model"}), "model": {"Assembly": {"parts": parts}}}
     )
-    found = prefetch_weights.weights_of([type(run)(run.name, run.cell, run.seed, job=job)] * 2)
+    found = prefetch_weights.weights_of([type(run)(run.name, run.stitch, run.seed, job=job)] * 2)
     assert [(spec.title, spec.weights) for spec in found] == [
         (SMALL, None),
         ("torchvision/squeezenet1_1", "IMAGENET1K_V1"),
@@ -97,7 +97,7 @@ def test_a_sweep_names_weights_of_torchvision(tmp_path) -> None:
     default = plan_of(write_sweep(tmp_path / "default.yml", models=["torchvision/resnet18"], **keys)).runs
     assert [run.identity for run in runs] == [run.identity for run in default]
     assert {spec.weights for run in runs for spec in prefetch_weights.weights_of([run])} == {"IMAGENET1K_V1"}
-    (random,) = [run for run in runs if run.cell.control == "random_source"]
+    (random,) = [run for run in runs if run.stitch.control == "random_source"]
     front = random.job.to_yaml()["model"]["Assembly"]["parts"][0]["Subnet"]
     assert "weights" not in front
     assert front["pretrained"] is False

@@ -245,17 +245,17 @@ def test_what_is_known_of_networks_changes_no_plan_and_is_found_out_once(tmp_pat
     )
     file = tmp_path / "cache" / "networks.json"
     known = PlanCache(file)
-    first = make_plan(load_sweep(sweep), sweep, known=known)
+    first = make_plan(load_sweep(sweep), sweep, cache=known)
     known.save()
     again = make_plan(load_sweep(sweep), sweep)
     tried = []
     monkeypatch.setattr(planning, "_try_network", lambda *given: tried.append(given))
-    second = make_plan(load_sweep(sweep), sweep, known=PlanCache(file))
+    second = make_plan(load_sweep(sweep), sweep, cache=PlanCache(file))
     assert tried == []
     assert (
-        [run.as_json() for run in first.cells]
-        == [run.as_json() for run in again.cells]
-        == [run.as_json() for run in second.cells]
+        [run.as_json() for run in first.entries]
+        == [run.as_json() for run in again.entries]
+        == [run.as_json() for run in second.entries]
     )
     file.write_text(file.read_text()[:100])
     assert PlanCache(file).found == {}

@@ -51,8 +51,8 @@ def shipped_sweep(path: Path) -> Sweep:
 
 def planned_runs(path: Path, known: PlanCache) -> list[PlannedRun]:
     """Of a shipped sweep's runs, one of each kind."""
-    plan = make_plan(shipped_sweep(path), path, known=known)
-    kinds = {(run.cell.stitcher, run.cell.control): run for run in reversed(plan.runs)}
+    plan = make_plan(shipped_sweep(path), path, cache=known)
+    kinds = {(run.stitch.stitcher, run.stitch.control): run for run in reversed(plan.runs)}
     return list(reversed(kinds.values()))
 
 
@@ -76,7 +76,7 @@ def _as_data(run: PlannedRun) -> dict[str, Any]:
     config = run.job.to_yaml()
     return {
         "identity": run.identity,
-        "only_tests": run.cell.only_tests,
+        "only_tests": run.stitch.only_tests,
         "model": config["model"],
         "reference": config.get("reference"),
     }

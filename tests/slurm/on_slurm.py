@@ -61,7 +61,7 @@ def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -
 def finish_whole_networks_here(sweep: Path) -> None:
     """Have only the stitched runs, which have more to lose than a test, left for Slurm."""
     plan = make_plan(load_sweep(sweep), sweep)
-    whole = [run.name for run in plan.runs if run.cell.control == "base"]
+    whole = [run.name for run in plan.runs if run.stitch.control == "base"]
     assert [run.name for run in submit(plan, "local", pack=1, jobs=1, among=whole).started] == whole
 
 

@@ -58,12 +58,12 @@ def planned(folder: Path, **keys: Any) -> Plan:
 
 def stitched_cells(plan: Plan) -> list[PlannedRun]:
     """The plan's cells without the whole networks, which every plan tests beside what it stitches."""
-    return [run for run in plan.cells if run.cell.control != "base"]
+    return [run for run in plan.entries if run.stitch.control != "base"]
 
 
 def stitched_runs(plan: Plan) -> list[PlannedRun]:
     """The plan's runs without the whole networks, which every plan tests beside what it stitches."""
-    return [run for run in plan.runs if run.cell.control != "base"]
+    return [run for run in plan.runs if run.stitch.control != "base"]
 
 
 def stitched_planned(folder: Path, **keys: Any) -> list[PlannedRun]:

@@ -30,7 +30,7 @@ ALL = ["self", "random_source", "random_dest", "adapter_only"]
 
 
 def _controls(plan, kind):
-    return [run for run in plan.cells if run.cell.control == kind]
+    return [run for run in plan.entries if run.stitch.control == kind]
 
 
 def _parts(run) -> list[dict]:
@@ -74,9 +74,11 @@ def test_a_grid_over_the_size_of_images_tests_at_each_size(tmp_path):
 
 def test_a_destination_for_other_images_is_tested_with_its_own_and_is_no_reference(tmp_path):
     plan = planned(tmp_path, models=[RESNET, VIT], pairs=[["timm/resnet18", "timm/vit_tiny_patch16_224"]], train_config={"data_preprocessing": {"image_size": 48}})  # fmt: skip
-    sizes = {run.cell.dest.title: run.job.train_config.data_preprocessing.image_size for run in _controls(plan, "base")}
+    sizes = {
+        run.stitch.dest.title: run.job.train_config.data_preprocessing.image_size for run in _controls(plan, "base")
+    }
     assert sizes == {"timm/resnet18": 48, "timm/vit_tiny_patch16_224": 32}
-    assert [run.job.reference for run in plan.runs if not run.cell.control] == [None]
+    assert [run.job.reference for run in plan.runs if not run.stitch.control] == [None]
 
 
 def test_stages_of_several_models_have_no_base_and_those_of_one_whole_model_do(tmp_path):
@@ -93,7 +95,7 @@ def test_stages_of_several_models_have_no_base_and_those_of_one_whole_model_do(t
 def test_self_stitches_are_of_every_cut_of_the_cells(tmp_path):
     plan = planned(tmp_path, models=[RESNET, VIT], pairs="cross", gaps=gaps([1, 2], [3, 4]), controls=["self"])
     runs = _controls(plan, "self")
-    assert [(run.cell.source.title, run.cell.gap) for run in runs] == [
+    assert [(run.stitch.source.title, run.stitch.gap) for run in runs] == [
         (title, (place, place - 1))
         for title in ("timm/resnet18", "timm/vit_tiny_patch16_224") for place in (1, 3, 5)
     ]  # fmt: skip
@@ -110,11 +112,11 @@ def test_random_controls_have_the_cells_adapter_and_weights_of_no_training(tmp_p
     trained = {**CONVNET, "ckp_path": str(_weights(tmp_path))}
     stitchers = ["affine", "finetune", "affine_least_squares"]
     plan = planned(tmp_path, models=[trained], gaps=gaps([1, 1]), controls=ALL, stitchers=stitchers)
-    (ordinary,) = [run for run in plan.cells if not run.cell.control and run.cell.stitcher == "affine"]
+    (ordinary,) = [run for run in plan.entries if not run.stitch.control and run.stitch.stitcher == "affine"]
     source, adapter, dest = _parts(ordinary)
     assert "ckp_path" in source["Subnet"]
     for kind, place in (("random_source", 0), ("random_dest", 2)):
-        run = next(run for run in _controls(plan, kind) if run.cell.stitcher == "affine")
+        run = next(run for run in _controls(plan, kind) if run.stitch.stitcher == "affine")
         parts = _parts(run)
         assert parts[1] == adapter
         untrained = parts[place]["Subnet"]
@@ -129,10 +131,10 @@ def test_random_controls_have_the_cells_adapter_and_weights_of_no_training(tmp_p
             "name": run.name, "control": kind, "macs": 0,
         }  # fmt: skip
         assert run.job.reference == ordinary.job.reference  # the trained one
-    only = next(run for run in _controls(plan, "adapter_only") if run.cell.stitcher == "affine")
+    only = next(run for run in _controls(plan, "adapter_only") if run.stitch.stitcher == "affine")
     assert _parts(only) == [source, adapter]
     assert "ClassifierHead" in only.as_json()["network"]["Assembly"]["head"]
-    made = {kind: [run.cell.stitcher for run in _controls(plan, kind)] for kind in ALL[1:]}
+    made = {kind: [run.stitch.stitcher for run in _controls(plan, kind)] for kind in ALL[1:]}
     assert made == {
         "random_source": ["affine", "affine_least_squares"], "random_dest": ["affine", "affine_least_squares"],
         "adapter_only": ["affine"],
@@ -221,7 +223,7 @@ def test_controls_know_less_than_what_they_are_controls_of(results):
 
 def test_random_networks_are_on_record_and_of_ordinary_ones_there_are_none(results):
     plan, _ = results
-    on_record = {run.cell.control for run in plan.runs if "random_networks" in read_yaml(plan.folder / run.name / "metadata.yml")}  # fmt: skip
+    on_record = {run.stitch.control for run in plan.runs if "random_networks" in read_yaml(plan.folder / run.name / "metadata.yml")}  # fmt: skip
     assert on_record == {"random_source", "random_dest"}
     (run, *_) = _controls(plan, "random_source")
     metadata = read_yaml(plan.folder / run.name / "metadata.yml")

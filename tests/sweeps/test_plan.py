@@ -47,8 +47,8 @@ def test_the_usual_nine_gaps_have_the_usual_downsamplings(tmp_path, declared):
         for pair, n in zip(NINE_GAPS, counts, strict=True)
     ]
     cells = stitched_cells(planned(tmp_path, gaps=listed))
-    assert [list(run.cell.gap) for run in cells] == NINE_GAPS
-    assert [run.cell.num_downsamples for run in cells] == NINE_DOWNSAMPLES
+    assert [list(run.stitch.gap) for run in cells] == NINE_GAPS
+    assert [run.stitch.num_downsamples for run in cells] == NINE_DOWNSAMPLES
 
 
 def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path):
@@ -60,9 +60,9 @@ def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path)
     )
     (tmp_path / "vit.yml").write_text(text)
     cells = stitched_cells(plan_of(tmp_path / "vit.yml"))
-    assert [list(run.cell.gap) for run in cells] == NINE_GAPS
+    assert [list(run.stitch.gap) for run in cells] == NINE_GAPS
     # A ViT halves nothing: what is declared is how many steps the adapter takes.
-    assert [run.cell.num_downsamples for run in cells] == NINE_DOWNSAMPLES
+    assert [run.stitch.num_downsamples for run in cells] == NINE_DOWNSAMPLES
     adapters = [[part for part in parts_of(run) if "SimpleAdapter" in part] for run in cells]
     assert [len(parts) for parts in adapters] == [max(1, n) for n in NINE_DOWNSAMPLES]
 
@@ -77,14 +77,14 @@ def test_the_shipped_gaps_are_the_usual_nine_and_suit_an_isotropic_vit(tmp_path)
     ids=["all", "max_dropped", "list"],
 )
 def test_ways_to_say_which_gaps(tmp_path, asked, expected):
-    assert [list(run.cell.gap) for run in stitched_cells(planned(tmp_path, gaps=asked))] == expected
+    assert [list(run.stitch.gap) for run in stitched_cells(planned(tmp_path, gaps=asked))] == expected
 
 
 def test_depths_may_be_blocks_or_names(tmp_path):
     blocks = planned(tmp_path, depths="blocks", gaps="all")
-    assert len(blocks.cells[0].cell.source.stages) == 8
+    assert len(blocks.entries[0].stitch.source.stages) == 8
     named = planned(tmp_path, depths=["layer1", "layer3"], gaps="all")
-    assert [[stage.block_output for stage in run.cell.source.stages] for run in stitched_cells(named)] == [
+    assert [[stage.block_output for stage in run.stitch.source.stages] for run in stitched_cells(named)] == [
         ["layer1", "layer3", None]
     ]
 
@@ -113,8 +113,8 @@ def test_finetune_over_two_gaps_is_one_run_under_both_names(tmp_path):
         "train-small-gap-1,1-adapter-finetune",
         "train-small-gap-1,4-adapter-finetune",
     ]
-    both = plan.cells[1]
-    assert both.same_as == plan.cells[0].name
+    both = plan.entries[1]
+    assert both.same_as == plan.entries[0].name
     assert both.name == "train-small-gap-1,2-adapter-finetune"
     (also,) = plan.metadata(first)["also"]
     assert (also["name"], also["first_deleted_block"], also["last_deleted_block"]) == (both.name, 1, 2)
@@ -179,7 +179,7 @@ def test_a_grid_may_change_the_seed_or_the_size_of_the_images(tmp_path):
     assert small.cost is not None
     assert large.cost is not None
     assert large.cost.macs > 3 * small.cost.macs
-    assert [run.cell.source.stages[0].out_format.spatial for run in stitched_runs(plan)] == [(8, 8), (16, 16)]
+    assert [run.stitch.source.stages[0].out_format.spatial for run in stitched_runs(plan)] == [(8, 8), (16, 16)]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_pairs(tmp_path, pairs, expected):
     plan = planned(tmp_path, models=[RESNET, VIT], pairs=pairs)
     short = {"timm/resnet18": "r", "timm/vit_tiny_patch16_224": "v"}
     cells = stitched_cells(plan)
-    assert [short[run.cell.source.title] + short[run.cell.dest.title] for run in cells] == expected
-    assert len({run.name for run in plan.cells}) == len(expected) + 2
-    assert {run.name for run in plan.cells} - {run.name for run in cells} == {
+    assert [short[run.stitch.source.title] + short[run.stitch.dest.title] for run in cells] == expected
+    assert len({run.name for run in plan.entries}) == len(expected) + 2
+    assert {run.name for run in plan.entries} - {run.name for run in cells} == {
         "base-small-resnet18", "base-small-vit_tiny_patch16_224"
     }  # fmt: skip
     assert ("-to-" in cells[0].name) == (len(expected) > 1)
@@ -225,7 +225,7 @@ def _typed_out(model: dict) -> list[dict]:
     """The row of a model as one would type it: the same cuts, with the formats declared."""
     title = f"{model['backend']}/{model['model_name']}"
     write_sweep(Path(model["folder"]) / "row.yml", models=[{k: v for k, v in model.items() if k != "folder"}])
-    row = plan_of(Path(model["folder"]) / "row.yml").cells[0].cell.source
+    row = plan_of(Path(model["folder"]) / "row.yml").entries[0].stitch.source
     assert row.title == title
     last = "fc" if "resnet" in title else "head"
     return [
@@ -251,10 +251,10 @@ def test_the_older_form_gives_the_same_runs(tmp_path, typed_out):
     more = {"gaps": gaps([1, 2], [3, 6]), "stitchers": ["affine", "finetune", "block_with_downsample"]}
     compact = planned(tmp_path, models=[RESNET, VIT], pairs=[["timm/resnet18", "timm/vit_tiny_patch16_224"]], **more)
     older = planned(tmp_path, src_stages=typed_out(RESNET), dest_stages=typed_out(VIT), **more)
-    assert [run.as_json() for run in older.cells] == [run.as_json() for run in compact.cells]
+    assert [run.as_json() for run in older.entries] == [run.as_json() for run in compact.entries]
     compact = planned(tmp_path, models=[RESNET], **more)
     older = planned(tmp_path, stages=typed_out(RESNET), **more)
-    assert [run.as_json() for run in older.cells] == [run.as_json() for run in compact.cells]
+    assert [run.as_json() for run in older.entries] == [run.as_json() for run in compact.entries]
 
 
 def _line_with(path: Path, words: str) -> int:
@@ -320,7 +320,7 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
     state = torch.get_rng_state()
     first = plan_of(path)
     second = plan_of(path)
-    assert [run.as_json() for run in first.cells] == [run.as_json() for run in second.cells]
+    assert [run.as_json() for run in first.entries] == [run.as_json() for run in second.entries]
     assert all(run.identity for run in first.runs)
     assert torch.equal(torch.get_rng_state(), state)
     assert files_below(tmp_path) == before

@@ -67,7 +67,7 @@ def test_shipped_sweeps_plan(name):
     plan = plan_of(ROOT / "across-scales" / f"{name}.yml")
     assert len(stitched_cells(plan)) == 90
     assert (len(stitched_runs(plan)), len(plan.declined)) == RUNS_AND_DECLINED[name]
-    models = {row.title for run in plan.cells for row in (run.cell.source, run.cell.dest)}
+    models = {row.title for run in plan.entries for row in (run.stitch.source, run.stitch.dest)}
     assert len(plan.runs) - len(stitched_runs(plan)) == len(models)  # each is tested whole
     assert not (ROOT / "experiments" / "across-scales").exists()
 
@@ -80,7 +80,7 @@ def test_real_models_stitch_in_every_direction(tmp_path):
         train_config={"dataset": "imagenet", "data_preprocessing": {"image_size": 224}},
     )  # fmt: skip
     assert len(stitched_cells(plan)) == 9 * 2 * 16
-    assert len(plan.cells) - len(stitched_cells(plan)) == 3
+    assert len(plan.entries) - len(stitched_cells(plan)) == 3
     cells = stitched_cells(plan)
-    images = [run for run in cells if "vit" not in run.cell.source.title and run.cell.stitcher != "finetune"]
+    images = [run for run in cells if "vit" not in run.stitch.source.title and run.stitch.stitcher != "finetune"]
     assert [run.name for run in images if run.declined] == []

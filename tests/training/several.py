@@ -54,7 +54,7 @@ def _main(arguments: list[str]) -> None:
         main()
         return
     from stitching.launch.tasks import run_task
-    from stitching.training.stopping import Interrupted
+    from stitching.runs.stopping import Interrupted
 
     failures = {}
     try:
