@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stitching.analysis.checks import failed_checks
-    from stitching.analysis.curves import plot_learning_curves, plot_setting
-    from stitching.analysis.figures import (
+    from stitching.analysis.formulas import relative_accuracy, stitching_penalty, wilson_interval
+    from stitching.analysis.load import list_runs, load_results, unfinished_runs
+    from stitching.analysis.notebooks import notebook_folders, plot_or_explain, self_stitch_check, show
+    from stitching.analysis.plots.accuracy import (
         plot_accuracy_by_depth,
         plot_accuracy_by_gap,
         plot_accuracy_by_macs,
@@ -18,17 +20,16 @@ if TYPE_CHECKING:
         plot_accuracy_by_source_stage,
         plot_agreement_by_gap,
     )
-    from stitching.analysis.heatmaps import (
-        best_adapters,
+    from stitching.analysis.plots.curves import plot_learning_curves, plot_setting
+    from stitching.analysis.plots.heatmaps import (
         plot_best_adapters,
         plot_depths,
         plot_penalties,
         plot_progress,
     )
-    from stitching.analysis.measures import relative_accuracy, stitching_penalty, wilson_interval
-    from stitching.analysis.notebooks import notebook_folders, plot_or_explain, self_stitch_check, show
-    from stitching.analysis.results import list_runs, load_results, unfinished_runs
+    from stitching.analysis.plots.style import save_figure
     from stitching.analysis.statistics import (
+        best_adapters,
         best_by_validation,
         best_settings,
         controls,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
         summarize,
         varied_settings,
     )
-    from stitching.analysis.style import save_figure
     from stitching.analysis.tables import accuracy_table, add_measures, base_networks, load_runs
     from stitching.runs.step_log import read_result
 
@@ -54,21 +54,22 @@ __all__ = [
 
 _HOMES = {
     "stitching.analysis.checks": ("failed_checks",),
-    "stitching.analysis.curves": ("plot_learning_curves", "plot_setting"),
-    "stitching.analysis.figures": (
+    "stitching.analysis.plots.curves": ("plot_learning_curves", "plot_setting"),
+    "stitching.analysis.plots.accuracy": (
         "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
         "plot_accuracy_by_source_stage", "plot_agreement_by_gap",
     ),
-    "stitching.analysis.heatmaps": (
-        "best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress",
+    "stitching.analysis.plots.heatmaps": (
+        "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress",
     ),
-    "stitching.analysis.measures": ("relative_accuracy", "stitching_penalty", "wilson_interval"),
+    "stitching.analysis.formulas": ("relative_accuracy", "stitching_penalty", "wilson_interval"),
     "stitching.analysis.notebooks": ("notebook_folders", "plot_or_explain", "self_stitch_check", "show"),
-    "stitching.analysis.results": ("list_runs", "load_results", "unfinished_runs"),
+    "stitching.analysis.load": ("list_runs", "load_results", "unfinished_runs"),
     "stitching.analysis.statistics": (
-        "best_by_validation", "best_settings", "controls", "last_epoch", "stitched", "summarize", "varied_settings",
+        "best_adapters", "best_by_validation", "best_settings", "controls", "last_epoch", "stitched", "summarize",
+        "varied_settings",
     ),
-    "stitching.analysis.style": ("save_figure",),
+    "stitching.analysis.plots.style": ("save_figure",),
     "stitching.analysis.tables": ("accuracy_table", "add_measures", "base_networks", "load_runs"),
     "stitching.runs.step_log": ("read_result",),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stitching.analysis.charts import Chart, Entry
+from stitching.analysis.plots.charts import Chart, Entry
 from stitching.text import escape
 
 __all__ = ["Column", "chart_section", "facts", "json_in_page", "section", "table"]

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stitching.analysis.checks import failed_checks
+from stitching.analysis.plots.style import save_figure
 from stitching.analysis.statistics import controls
-from stitching.analysis.style import save_figure
 from stitching.config.errors import UserError
 
 __all__ = ["notebook_folders", "plot_or_explain", "self_stitch_check", "show"]

@@ -15,10 +15,11 @@ import pandas as pd
 import yaml
 from plotly.offline import get_plotlyjs
 
-from stitching.analysis.charts import Chart
 from stitching.analysis.checks import failed_checks, missing_note
-from stitching.analysis.heatmaps import best_adapters
-from stitching.analysis.interactive import (
+from stitching.analysis.load import known_states, read_results, unfinished_of
+from stitching.analysis.markup import Column, chart_section, facts, json_in_page, section, table
+from stitching.analysis.plots.charts import Chart
+from stitching.analysis.plots.interactive import (
     Study,
     accuracy_by_depth,
     accuracy_by_size,
@@ -27,9 +28,7 @@ from stitching.analysis.interactive import (
     learning_curves,
     penalty_heatmap,
 )
-from stitching.analysis.markup import Column, chart_section, facts, json_in_page, section, table
-from stitching.analysis.results import known_states, read_results, unfinished_of
-from stitching.analysis.statistics import stitched
+from stitching.analysis.statistics import best_adapters, stitched
 from stitching.config.errors import UserError
 from stitching.runs.code import package_digest
 from stitching.runs.folder import RunFolder, write_whole

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from stitching.analysis.measures import wilson_interval
+from stitching.analysis.formulas import wilson_interval
 from stitching.config.errors import UserError
 from stitching.config.job_config import JobSettings
 from stitching.runs.identity import LEFT_OUT
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
-    "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "placed", "stitched", "summarize",
-    "varied_settings",
+    "best_adapters", "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "placed", "stitched",
+    "summarize", "varied_settings",
 ]  # fmt: skip
 
 VAL_ACCURACY = "Overall/Val Accuracy"
@@ -148,6 +148,23 @@ def _in(rows: pd.DataFrame, others: pd.DataFrame, names: Sequence[str]) -> np.nd
     """Of each row, whether one of the others has the same values in the columns."""
     ours, theirs = (pd.MultiIndex.from_frame(frame[list(names)]) for frame in (rows, others))
     return np.asarray(ours.isin(theirs))
+
+
+def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
+    """The best adapter of each pair and gap, and of each varied setting the best value, chosen by validation accuracy.
+
+    Returns:
+        A row for each pair and gap, with `summarize`'s columns of the test accuracy, which had no part in the choice.
+
+    Raises:
+        UserError: the runs have no validation accuracy.
+    """
+    runs = results[results["state"] == "done"]
+    settings = varied_settings(results)
+    chosen = best_by_validation(runs, ["adapter", *settings])
+    return summarize(
+        chosen, ["source", "destination", "gap", "first_deleted_block", "last_deleted_block", "adapter", *settings]
+    )
 
 
 def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stitching.analysis.measures import relative_accuracy, stitching_penalty
-from stitching.analysis.results import Folders, load_results
+from stitching.analysis.formulas import relative_accuracy, stitching_penalty
+from stitching.analysis.load import Folders, load_results
 from stitching.analysis.statistics import cell_keys, last_epoch, placed, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY

@@ -30,10 +30,10 @@ def results(
     import pandas as pd
 
     from stitching.analysis.checks import failed_checks
-    from stitching.analysis.figures import plot_accuracy_by_gap
-    from stitching.analysis.results import unfinished_runs
+    from stitching.analysis.load import unfinished_runs
+    from stitching.analysis.plots.accuracy import plot_accuracy_by_gap
+    from stitching.analysis.plots.style import save_figure
     from stitching.analysis.statistics import stitched
-    from stitching.analysis.style import save_figure
     from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs, missing_table
 
     runs = load_runs(folder)
@@ -112,9 +112,9 @@ def plot(
 ) -> None:
     """Draw one figure of what runs have left, finished or not."""
     from stitching.analysis.checks import failed_checks
-    from stitching.analysis.gallery import FIGURES, about, draw
-    from stitching.analysis.results import read_tables
-    from stitching.analysis.style import save_figure
+    from stitching.analysis.load import read_tables
+    from stitching.analysis.plots.gallery import FIGURES, about, draw
+    from stitching.analysis.plots.style import save_figure
 
     if names:
         print_table("Figures", ["name", "shows"], [[name, about(name)] for name in FIGURES])
@@ -145,8 +145,8 @@ def report(
     It has interactive figures, sortable tables, the failed runs and the configuration, and needs no network.
     """
     from stitching.analysis.checks import failed_checks
+    from stitching.analysis.load import load_results
     from stitching.analysis.report import check_output, make_report, save_report
-    from stitching.analysis.results import load_results
 
     if not folders:
         raise UserError("no folder of runs is given", do="`stitching report FOLDER -o report.html`")
@@ -169,7 +169,7 @@ def collect_runs(
 ) -> None:
     """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
     from stitching.analysis.collect import check_ending, save_table
-    from stitching.analysis.results import read_results
+    from stitching.analysis.load import read_results
 
     check_ending(output)
     table, runs = read_results(folder, steps=steps)

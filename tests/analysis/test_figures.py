@@ -6,10 +6,10 @@ import pytest
 from made_runs import VIT, make_base, make_run
 
 from stitching import list_runs, load_results
-from stitching.analysis.curves import plot_setting
-from stitching.analysis.figures import plot_accuracy_by_gap
-from stitching.analysis.heatmaps import plot_progress
-from stitching.analysis.style import adapter_style, save_figure
+from stitching.analysis.plots.accuracy import plot_accuracy_by_gap
+from stitching.analysis.plots.curves import plot_setting
+from stitching.analysis.plots.heatmaps import plot_progress
+from stitching.analysis.plots.style import adapter_style, save_figure
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from told import assert_told
 
 from stitching import list_runs, load_results
-from stitching.analysis.curves import plot_setting
-from stitching.analysis.gallery import FIGURES, draw
-from stitching.analysis.heatmaps import plot_penalties, plot_progress
-from stitching.analysis.style import save_figure
+from stitching.analysis.plots.curves import plot_setting
+from stitching.analysis.plots.gallery import FIGURES, draw
+from stitching.analysis.plots.heatmaps import plot_penalties, plot_progress
+from stitching.analysis.plots.style import save_figure
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY, StepLog
 

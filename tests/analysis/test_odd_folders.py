@@ -15,7 +15,7 @@ from made_runs import RESNET, VIT, make_base, make_run
 from odd_metadata import ODD
 
 from stitching import list_runs, load_results, read_result, unfinished_runs
-from stitching.analysis.gallery import FIGURES
+from stitching.analysis.plots.gallery import FIGURES
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder, write_yaml
 from stitching.runs.step_log import ACCURACY, StepLog, _as_parquet, read_steps

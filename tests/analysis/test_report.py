@@ -13,10 +13,10 @@ from made_study import make_study
 from told import assert_told, files_below
 
 from stitching.analysis.checks import failed_checks
-from stitching.analysis.interactive import Study, penalty_heatmap
+from stitching.analysis.load import load_results
 from stitching.analysis.markup import json_in_page
+from stitching.analysis.plots.interactive import Study, penalty_heatmap
 from stitching.analysis.report import make_report
-from stitching.analysis.results import load_results
 
 NETS = {title: {"Net": dict(zip(("backend", "model_name"), title.split("/"), strict=True))} for title in (RESNET, VIT)}
 

@@ -10,7 +10,7 @@ import pytest
 from made_runs import ACCURACY, RESNET, make_base, make_run
 
 from stitching import last_epoch, list_runs, load_results, unfinished_runs
-from stitching.analysis import reading
+from stitching.analysis import read_runs
 from stitching.config.errors import UserError
 from stitching.runs.folder import read_yaml, write_yaml
 from stitching.runs.step_log import StepLog
@@ -30,7 +30,7 @@ def _log(run: Path, *accuracies: float) -> None:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(reading, "_SETTLED_NS", -1)  # the tests' files are younger than what is kept otherwise
+    monkeypatch.setattr(read_runs, "_SETTLED_NS", -1)  # the tests' files are younger than what is kept otherwise
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def test_nothing_to_load_is_told(folder, tmp_path):
 def _counted(monkeypatch) -> list[str]:
     """The results that are read from now on."""
     read: list[str] = []
-    real = reading.read_steps
+    real = read_runs.read_steps
     monkeypatch.setattr(
-        reading, "read_steps", lambda place, about: (read.append(place.path.name), real(place, about))[1]
+        read_runs, "read_steps", lambda place, about: (read.append(place.path.name), real(place, about))[1]
     )
     return read
 
@@ -138,7 +138,7 @@ def test_what_changed_is_read_again_and_only_that(folder, monkeypatch, what):
 
 def test_a_file_that_may_change_again_unseen_is_not_kept(folder, monkeypatch):
     make_run(folder, "a", 0.5)
-    monkeypatch.setattr(reading, "_SETTLED_NS", 60_000_000_000)
+    monkeypatch.setattr(read_runs, "_SETTLED_NS", 60_000_000_000)
     load_results(folder)
     read = _counted(monkeypatch)
     load_results(folder)
@@ -159,12 +159,12 @@ def test_no_flipped_bit_of_what_is_kept_changes_a_number(folder, tmp_path):
     first = load_results(folder)
     (path,) = (tmp_path / "cache").rglob("*.kept")
     data = path.read_bytes()
-    assert reading._Kept.load(path).runs
+    assert read_runs._Kept.load(path).runs
     for place in range(0, len(data), 5):
         damaged = bytearray(data)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        assert reading._Kept.load(path).runs == [], place
+        assert read_runs._Kept.load(path).runs == [], place
     pd.testing.assert_frame_equal(load_results(folder), first)
     assert path.read_bytes() == data  # whole again
 

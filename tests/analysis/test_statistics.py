@@ -16,7 +16,7 @@ from stitching import (
     wilson_interval,
 )  # fmt: skip
 from stitching.analysis.checks import runs_without_accuracy
-from stitching.analysis.heatmaps import best_adapters
+from stitching.analysis.plots.heatmaps import best_adapters
 from stitching.analysis.tables import accuracy_table, missing_table
 from stitching.config.errors import UserError
 from stitching.runs.step_log import StepLog

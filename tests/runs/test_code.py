@@ -22,7 +22,7 @@ def package(tmp_path):
     ("file", "changes_numbers"),
     [
         ("cli/watching.py", False),
-        ("analysis/style.py", False),
+        ("analysis/plots/style.py", False),
         ("nets/adapters.py", True),
         ("training/trainer.py", True),
     ],

@@ -21,7 +21,7 @@ from small_sweeps import (
 from told import assert_told
 
 import stitching.launch.submit as submitting
-from stitching.analysis.results import load_results
+from stitching.analysis.load import load_results
 from stitching.cutting.formats import Format
 from stitching.nets.parts import dery
 from stitching.runs.folder import read_yaml

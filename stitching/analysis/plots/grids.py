@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from stitching.analysis.selection import gaps_in, pairs_in, series_in
 from stitching.analysis.statistics import last_epoch, stitched, summarize
-from stitching.analysis.style import gaps_in, pairs_in, series_in
 from stitching.analysis.tables import add_measures
 from stitching.config.errors import UserError
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stitching.analysis.charts import (
+from stitching.analysis.checks import missing_note
+from stitching.analysis.plots.charts import (
     Chart,
     Entry,
     Panel,
@@ -30,11 +31,11 @@ from stitching.analysis.charts import (
     series_entry,
     share_y,
 )  # fmt: skip
-from stitching.analysis.checks import missing_note
-from stitching.analysis.curves import MOST_GAPS, setting_values
-from stitching.analysis.grids import depth_grids, penalty_grids
+from stitching.analysis.plots.curves import MOST_GAPS, setting_values
+from stitching.analysis.plots.grids import depth_grids, penalty_grids
+from stitching.analysis.plots.style import GREY, INTERVALS
+from stitching.analysis.selection import Series, gaps_in, pairs_in, series_in, short_names, worded
 from stitching.analysis.statistics import last_epoch, placed, stitched, summarize, varied_settings
-from stitching.analysis.style import GREY, INTERVALS, Series, gaps_in, pairs_in, series_in, short_names, worded
 from stitching.analysis.tables import add_measures, base_networks
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY

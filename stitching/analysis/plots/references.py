@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from stitching.analysis.plots.style import GREY, adapter_style
+from stitching.analysis.selection import Series
 from stitching.analysis.statistics import controls, last_epoch
-from stitching.analysis.style import GREY, Series, adapter_style
 
 __all__ = ["CONTROLS", "ControlMarks", "base_lines"]
 

@@ -11,19 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stitching.analysis.plots.style import INTERVALS, adapter_style, finish, mark_missing, new_panels
+from stitching.analysis.selection import gaps_in, pairs_in, series_in, short_names, worded
 from stitching.analysis.statistics import stitched, summarize, varied_settings
-from stitching.analysis.style import (
-    INTERVALS,
-    adapter_style,
-    finish,
-    gaps_in,
-    mark_missing,
-    new_panels,
-    pairs_in,
-    series_in,
-    short_names,
-    worded,
-)  # fmt: skip
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
 

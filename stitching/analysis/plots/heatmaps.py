@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from stitching.analysis.checks import missing_note
-from stitching.analysis.grids import depth_grids, penalty_grids
-from stitching.analysis.references import CONTROLS
-from stitching.analysis.statistics import VAL_ACCURACY, best_by_validation, controls, placed, stitched, summarize
-from stitching.analysis.style import adapter_style, finish, gaps_in, new_panels, pairs_in, series_in, short_names
+from stitching.analysis.plots.grids import depth_grids, penalty_grids
+from stitching.analysis.plots.references import CONTROLS
+from stitching.analysis.plots.style import adapter_style, finish, new_panels
+from stitching.analysis.selection import gaps_in, pairs_in, series_in, short_names
+from stitching.analysis.statistics import VAL_ACCURACY, best_adapters, controls, placed, stitched
 from stitching.analysis.tables import adapters_in
 
-__all__ = ["best_adapters", "plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress"]
+__all__ = ["plot_best_adapters", "plot_depths", "plot_penalties", "plot_progress"]
 
 _GAP = ["first_deleted_block", "last_deleted_block"]
 
@@ -73,21 +74,6 @@ def plot_depths(results: pd.DataFrame) -> Figure:
         axis.set_xlabel("destination depth (left out)", fontsize=8.5)
     note = "Fractions of the networks' stages; means of finished runs over seeds."
     return finish(figure, _with_missing(note, results))
-
-
-def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
-    """The best adapter of each pair and gap, and of each varied setting the best value, chosen by validation accuracy.
-
-    Returns:
-        A row for each pair and gap, with `summarize`'s columns of the test accuracy, which had no part in the choice.
-
-    Raises:
-        UserError: the runs have no validation accuracy.
-    """
-    runs = results[results["state"] == "done"]
-    settings = [key for one in series_in(results)[:1] for key in one.settings]
-    chosen = best_by_validation(runs, ["adapter", *settings])
-    return summarize(chosen, ["source", "destination", "gap", *_GAP, "adapter", *settings])
 
 
 def plot_best_adapters(results: pd.DataFrame) -> Figure:

@@ -14,22 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stitching.analysis.references import ControlMarks, base_lines
-from stitching.analysis.statistics import last_epoch, stitched, summarize
-from stitching.analysis.style import (
+from stitching.analysis.plots.references import ControlMarks, base_lines
+from stitching.analysis.plots.style import (
     GREY,
     INTERVALS,
-    Series,
     adapter_style,
     finish,
-    gaps_in,
     mark_missing,
     new_panels,
     on_each_pair,
-    pairs_in,
-    series_in,
-    short_names,
-)  # fmt: skip
+)
+from stitching.analysis.selection import Series, gaps_in, pairs_in, series_in, short_names
+from stitching.analysis.statistics import last_epoch, stitched, summarize
 from stitching.analysis.tables import base_networks
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from stitching.analysis import curves, figures, heatmaps
-from stitching.analysis.results import Folders, list_runs, load_results
+from stitching.analysis.load import Folders, list_runs, load_results
+from stitching.analysis.plots import accuracy, curves, heatmaps
 from stitching.config.errors import unknown_name
 
 __all__ = ["FIGURES", "about", "draw"]
 
 FIGURES: dict[str, Callable[..., Figure]] = {
-    "gap": figures.plot_accuracy_by_gap,
-    "depth": figures.plot_accuracy_by_depth,
-    "parameters": figures.plot_accuracy_by_parameters,
-    "macs": figures.plot_accuracy_by_macs,
-    "source-stage": figures.plot_accuracy_by_source_stage,
-    "agreement": figures.plot_agreement_by_gap,
+    "gap": accuracy.plot_accuracy_by_gap,
+    "depth": accuracy.plot_accuracy_by_depth,
+    "parameters": accuracy.plot_accuracy_by_parameters,
+    "macs": accuracy.plot_accuracy_by_macs,
+    "source-stage": accuracy.plot_accuracy_by_source_stage,
+    "agreement": accuracy.plot_agreement_by_gap,
     "learning-curves": curves.plot_learning_curves,
     "setting": curves.plot_setting,
     "penalties": heatmaps.plot_penalties,

@@ -1,6 +1,6 @@
 """From run folders to what they hold: metadata, settings, and a row for every epoch.
 
-This is the one way from run folders to a table; `stitching.analysis.results` makes the table.
+This is the one way from run folders to a table; `stitching.analysis.load` makes the table.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from stitching.analysis.reading import RUN, FoundRun, read_runs
+from stitching.analysis.read_runs import RUN, FoundRun, read_runs
 from stitching.config.errors import UserError
 from stitching.text import printable
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stitching.analysis.references import CONTROLS
-from stitching.analysis.style import GREY, Series, adapter_style
+from stitching.analysis.plots.references import CONTROLS
+from stitching.analysis.plots.style import GREY, adapter_style
+from stitching.analysis.selection import Series
 from stitching.runs.step_log import ACCURACY
 from stitching.text import escape  # of ticks, which plotly reads as HTML of a kind
 

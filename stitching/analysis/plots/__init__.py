@@ -1,0 +1,1 @@
+"""Figures of results: their numbers, and how matplotlib and plotly draw them."""
