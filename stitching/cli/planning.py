@@ -73,8 +73,8 @@ def _statuses(found: Any) -> list[Any]:
 
 
 def _print_plan(found: Any, calibrate: bool) -> None:
+    from stitching.launch.packing import packed
     from stitching.launch.status import summary
-    from stitching.launch.tasks import packed
     from stitching.runs.state import forgotten_runs
 
     statuses = _statuses(found)

@@ -137,7 +137,7 @@ def retry(
 @app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
 def cancel(places: Places) -> None:
     """Cancel queued and running jobs. `submit` resumes them later."""
-    from stitching.launch.slurm import cancel as cancel_jobs
+    from stitching.launch.schedulers.slurm_queue import cancel as cancel_jobs
     from stitching.launch.status import in_queue
 
     for place in places:
@@ -161,7 +161,8 @@ class _Launch:
 
     def checked(self, files: list[Path], seeds: list[int] | None, data_path: Path | None) -> list[Any]:
         """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
-        from stitching.launch.slurm import check_controller, check_path, check_profile
+        from stitching.launch.schedulers.slurm import check_path, check_profile
+        from stitching.launch.schedulers.slurm_commands import check_controller
         from stitching.launch.status import in_queue
         from stitching.launch.submit import not_done
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stitching.config.errors import UserError
 from stitching.launch.records import Record, damaged_records, one_submit_at_a_time, read_records
-from stitching.launch.slurm import job_states
+from stitching.launch.schedulers.slurm_queue import job_states
 from stitching.launch.snapshots import SNAPSHOTS, nobody_submits
 from stitching.launch.status import SLURM_FOLDER, newest_tasks
 from stitching.runs.folder import RunFolder

@@ -12,7 +12,9 @@ from typing import Any
 from stitching.config.errors import UserError
 from stitching.launch.endings import Ending, ending_of_log, ending_of_process, read_end
 from stitching.launch.records import Submitted
-from stitching.launch.slurm import Ended, JobState, ended_jobs, job_states, submitted_tasks
+from stitching.launch.schedulers.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm_accounting import Ended, ended_jobs
+from stitching.launch.schedulers.slurm_queue import JobState, job_states
 from stitching.progress import duration
 from stitching.runs.causes import CAUSES, KILLED
 from stitching.runs.code import code_digest

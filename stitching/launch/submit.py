@@ -10,12 +10,12 @@ from typing import Protocol
 from stitching.config.clusters import Profile
 from stitching.config.errors import ErrorCollector, UserError, at, unknown_name
 from stitching.data.datasets import look_for_dataset
-from stitching.launch.local import run_locally
+from stitching.launch.packing import packed
 from stitching.launch.prefetch_weights import fetch_weights
 from stitching.launch.records import Submitted, one_submit_at_a_time
-from stitching.launch.slurm import sbatch_scripts, settle_records, submit_arrays
+from stitching.launch.schedulers.local import run_locally
+from stitching.launch.schedulers.slurm import sbatch_scripts, settle_records, submit_arrays
 from stitching.launch.status import SLURM_FOLDER, in_queue
-from stitching.launch.tasks import packed
 from stitching.runs.folder import FolderBusy, RunFolder, write_yaml
 from stitching.runs.state import state_on_disk
 from stitching.sweeps.plan import Plan, PlannedRun, ProgressCallback

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,21 +20,10 @@ from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml
-from stitching.sweeps.plan import PlannedRun
 from stitching.training.failures import cause_of, free_memory, reason_of
-from stitching.training.shared_prefixes import shared_key
 from stitching.training.trainer import Interrupted, Progress, StopRequest, TrainRequest, train
 
-__all__ = ["main", "note_failure", "packed", "run_task"]
-
-
-def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
-    """The runs in packs of at most `size` that can share a loop and start from the same source model."""
-    groups: dict[tuple[str, str], list[PlannedRun]] = {}
-    for run in runs:
-        assert run.job is not None
-        groups.setdefault((run.stitch.source.title, shared_key(run.job)), []).append(run)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+__all__ = ["main", "note_failure", "run_task"]
 
 
 def run_task(

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stitching.config.sweep import load_sweep
-from stitching.launch.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm import submitted_tasks
 from stitching.launch.status import SLURM_FOLDER
 from stitching.runs.folder import write_yaml
 from stitching.runs.step_log import StepLog

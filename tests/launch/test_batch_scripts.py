@@ -15,7 +15,7 @@ from small_sweeps import ROW, write_sweep
 from stitching.config.clusters import Profile, load_profile
 from stitching.config.errors import UserError
 from stitching.config.sweep import load_sweep
-from stitching.launch.slurm import sbatch_scripts
+from stitching.launch.schedulers.slurm import sbatch_scripts
 from stitching.runs.folder import RunFolder
 from stitching.sweeps.names import Names
 from stitching.sweeps.plan import folder_of, make_plan

@@ -12,8 +12,8 @@ from small_sweeps import ROW, gaps, in_this_process, plan_of, write_sweep
 import stitching.launch.endings as endings
 import stitching.launch.submit as submitting
 from stitching.launch.endings import Ending, count_oom_kills, ending_of_log, ending_of_process, read_end
-from stitching.launch.local import run_locally
-from stitching.launch.slurm import _exit_code
+from stitching.launch.schedulers.local import run_locally
+from stitching.launch.schedulers.slurm_accounting import _exit_code
 from stitching.launch.status import sweep_status
 from stitching.runs.folder import RunFolder
 

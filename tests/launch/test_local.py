@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stitching.launch import local
+from stitching.launch.schedulers import local
 
 
 @pytest.mark.parametrize(("tasks", "jobs", "share"), [(5, 1, "8"), (5, 3, "2"), (2, 8, "4"), (100, 100, "1")])

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from made_runs_on_disk import put_record, put_run
 
-import stitching.launch.slurm as launching
+import stitching.launch.schedulers.slurm as launching
+from stitching.config.errors import UserError
 from stitching.launch.records import damaged_records, read_records
-from stitching.launch.slurm import settle_records, submitted_tasks
+from stitching.launch.schedulers.slurm import settle_records, submitted_tasks
+from stitching.launch.schedulers.slurm_queue import _by_name
 from stitching.runs.code import code_digest
 
 
@@ -25,7 +27,7 @@ def sweep(tmp_path: Path) -> Path:
 def squeue(monkeypatch) -> list[str]:
     """What Slurm would list; there is no accounting."""
     lines: list[str] = []
-    monkeypatch.setattr(launching, "_held_jobs", lambda: launching._by_name("\n".join(lines)))
+    monkeypatch.setattr(launching, "held_jobs", lambda: _by_name("\n".join(lines)))
     monkeypatch.setenv("PATH", "")
     return lines
 
@@ -64,7 +66,7 @@ def test_a_damaged_record_is_told_and_not_used(cli, sweep, squeue):
         assert json.loads(outcome.out)[0]["state"] == "done"
     settle_records(sweep / "slurm")
     squeue.append(f"12|{record.job_name}")
-    with pytest.raises(launching.UserError, match="Slurm still holds the job 12"):
+    with pytest.raises(UserError, match="Slurm still holds the job 12"):
         settle_records(sweep / "slurm")
 
 

@@ -26,7 +26,7 @@ from small_sweeps import (
 )
 
 import stitching.launch.submit as submitting
-from stitching.launch.local import run_locally
+from stitching.launch.schedulers.local import run_locally
 from stitching.launch.submit import state_of, submit
 from stitching.launch.tasks import run_task
 from stitching.sweeps.plan import Plan

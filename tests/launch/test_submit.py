@@ -27,9 +27,10 @@ from small_sweeps import (
 
 import stitching.launch.submit as submitting
 from stitching.config.errors import UserError
-from stitching.launch.local import run_locally
+from stitching.launch.packing import packed
+from stitching.launch.schedulers.local import run_locally
 from stitching.launch.submit import state_of, submit
-from stitching.launch.tasks import packed, run_task
+from stitching.launch.tasks import run_task
 from stitching.runs.code import PACKAGE, code_digest
 from stitching.runs.folder import read_yaml, write_yaml
 from stitching.runs.provenance import git_state

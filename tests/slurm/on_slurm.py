@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from stitching.config.sweep import load_sweep
-from stitching.launch.slurm import job_states, submitted_tasks
+from stitching.launch.schedulers.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm_queue import job_states
 from stitching.launch.status import SLURM_FOLDER
 from stitching.launch.submit import submit
 from stitching.runs.step_log import TIMING_COLUMNS, read_result

@@ -13,7 +13,8 @@ import pytest
 from on_slurm import assert_each_ran_once, folder_of, status, wait, wait_until_over
 
 from stitching.launch.records import read_records
-from stitching.launch.slurm import job_states, submitted_tasks
+from stitching.launch.schedulers.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm_queue import job_states
 from stitching.launch.status import SLURM_FOLDER
 from stitching.runs.code import PACKAGE
 from stitching.runs.folder import read_yaml

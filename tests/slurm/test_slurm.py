@@ -20,8 +20,11 @@ from on_slurm import (
     wait_until_over,
 )
 
-import stitching.launch.slurm as launching
-from stitching.launch.slurm import job_states, submitted_tasks
+import stitching.launch.schedulers.slurm as launching
+import stitching.launch.schedulers.slurm_commands as slurm_commands
+from stitching.launch.schedulers.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm_accounting import _elements
+from stitching.launch.schedulers.slurm_queue import job_states
 from stitching.launch.status import SLURM_FOLDER
 from stitching.runs.folder import read_yaml, write_yaml
 
@@ -77,9 +80,9 @@ def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch):
 
 
 def test_tasks_that_sacct_tells_of_together():
-    assert launching._elements("7") == ["7"]
-    assert launching._elements("7_1") == ["7_1"]
-    assert launching._elements("7_[2-4,6,10-14:2%5]") == ["7_2", "7_3", "7_4", "7_6", "7_10", "7_12", "7_14"]
+    assert _elements("7") == ["7"]
+    assert _elements("7_1") == ["7_1"]
+    assert _elements("7_[2-4,6,10-14:2%5]") == ["7_2", "7_3", "7_4", "7_6", "7_10", "7_12", "7_14"]
 
 
 def test_a_job_may_submit_others(cli, sweep, monkeypatch):
@@ -176,7 +179,7 @@ def test_without_slurm_it_is_told(cli, sweep, monkeypatch, tmp_path, slurm):
         (slurm / "slurm.conf").read_text().replace("SlurmctldPort=", "SlurmctldPort=1")
     )
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    monkeypatch.setattr(launching, "PATIENCE", 5)
+    monkeypatch.setattr(slurm_commands, "PATIENCE", 5)
     outcome = cli("submit", path, "--cluster", "test")
     assert outcome.code == 2
     assert "Unable to contact slurm controller" in outcome.err or "does not answer" in outcome.err

@@ -25,8 +25,8 @@ from on_slurm import (
     wait_until_over,
 )
 
-import stitching.launch.slurm as launching
-from stitching.launch.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm_queue import job_states
 from stitching.launch.status import SLURM_FOLDER, failed_nodes
 from stitching.runs.folder import write_yaml
 
@@ -179,7 +179,7 @@ def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
         assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
         _fill(small / "filling")
         held = _release(small / "runs")
-        wait(lambda: not held & launching.job_states().keys())
+        wait(lambda: not held & job_states().keys())
         runs = status(cli, path)
         assert {run["state"] for run in runs.values()} == {"failed"}, runs
         assert not list((small / "runs").glob("*/result.pkl"))

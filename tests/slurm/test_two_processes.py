@@ -11,7 +11,7 @@ import pytest
 from on_slurm import assert_each_ran_once, folder_of, frames, logs, status, wait, wait_until_over
 
 from stitching.launch.records import Submitted
-from stitching.launch.slurm import submitted_tasks
+from stitching.launch.schedulers.slurm import submitted_tasks
 from stitching.launch.status import SLURM_FOLDER
 from stitching.runs.folder import read_yaml
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from weights_server import SMALL, as_safetensors, repository_of, serving, use_caches, weights_of
 
-from stitching.launch.slurm import job_states
+from stitching.launch.schedulers.slurm_queue import job_states
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

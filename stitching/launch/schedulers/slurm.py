@@ -1,4 +1,4 @@
-"""Slurm: tasks as job arrays through submitit, and what the queue says of them.
+"""Submitting tasks to Slurm as job arrays, through submitit.
 
 What is done is known from the run folders alone. Slurm is asked for one thing only: which tasks it still holds.
 """
@@ -9,11 +9,9 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +27,13 @@ from stitching.launch.records import (
     read_records,
     write_record,
 )
+from stitching.launch.schedulers.slurm_commands import ask_slurm, need_program
+from stitching.launch.schedulers.slurm_queue import held_jobs
 from stitching.launch.snapshots import PYTHON_OPTIONS, current_snapshot, snapshot_path
 from stitching.launch.start import run_slurm_task
 from stitching.runs.folder import RunFolder
 
-__all__ = [
-    "Ended",
-    "JobState",
-    "Submitted",
-    "cancel",
-    "check_controller",
-    "check_path",
-    "check_profile",
-    "ended_jobs",
-    "job_states",
-    "sbatch_scripts",
-    "settle_records",
-    "submit_arrays",
-    "submitted_tasks",
-]
-
-PATIENCE = 60  # seconds that a command of Slurm's may take
-PING_PATIENCE = 10  # seconds for the question whether its controller is there
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What Slurm says of a task: PENDING, RUNNING, ..., and why it waits."""
-
-    state: str
-    reason: str = ""
+__all__ = ["check_path", "check_profile", "sbatch_scripts", "settle_records", "submit_arrays", "submitted_tasks"]
 
 
 def submit_arrays(
@@ -129,7 +104,7 @@ def settle_records(folder: Path) -> None:
         UserError: Slurm cannot be asked, or it holds a job whose record is damaged.
     """
     for path in damaged_records(folder):
-        if job := _held_jobs().get(job_name(path.stem)):
+        if job := held_jobs().get(job_name(path.stem)):
             raise UserError(
                 f"{path} is damaged, and Slurm still holds the job {job}: which runs it trains is not known",
                 do=f"`scancel {job}` ends it, or wait until it is over. Runs go on from their checkpoints.",
@@ -181,9 +156,9 @@ def check_profile(cluster: str, profile: Profile) -> None:
     Raises:
         UserError: it would not, or Slurm cannot be asked.
     """
-    _need("sbatch")
+    need_program("sbatch")
     try:
-        _asked(["sbatch", "--test-only"], given=_script(Path("/"), profile, 1))  # any folder: it does not run
+        ask_slurm(["sbatch", "--test-only"], given=_script(Path("/"), profile, 1))  # any folder: it does not run
     except UserError as error:
         if not error.problem.startswith("sbatch --test-only failed"):
             raise
@@ -192,21 +167,6 @@ def check_profile(cluster: str, profile: Profile) -> None:
         raise UserError(
             f"Slurm would not take a job of the cluster {cluster!r}: {words}",
             do="Change its profile in sbatch/clusters.yml, or for this time with --slurm KEY=VALUE.",
-        ) from None
-
-
-def check_controller() -> None:
-    """Make sure that Slurm's controller answers: a ping says so at once, every other command takes long to give up.
-
-    Raises:
-        UserError: it does not, or there is no Slurm here.
-    """
-    _need("scontrol")
-    try:
-        _asked(["scontrol", "ping"], patience=PING_PATIENCE)
-    except UserError:
-        raise UserError(
-            "Slurm's controller does not answer", do="Try again when `scontrol ping` says that it is UP."
         ) from None
 
 
@@ -229,112 +189,8 @@ def _jobs_of(records: Sequence[Record]) -> dict[str, str]:
     Raises:
         UserError: Slurm cannot be asked.
     """
-    jobs = _held_jobs() if records else {}
+    jobs = held_jobs() if records else {}
     return {record.job_name: jobs[record.job_name] for record in records if record.job_name in jobs}
-
-
-def _held_jobs() -> dict[str, str]:
-    """The ids of this user's jobs that Slurm holds, by the jobs' names. Raises `UserError` if it cannot be asked."""
-    return _by_name(_asked(["squeue", "--me", "-h", "-o", "%F|%j"]))
-
-
-def _by_name(listed: str) -> dict[str, str]:
-    return {name: re.split("[_+]", job)[0] for job, _, name in (line.partition("|") for line in listed.splitlines())}
-
-
-def job_states() -> dict[str, JobState]:
-    """Every task of this user's that Slurm holds, waiting or running, by id: `123_4`, or `123` without an array.
-
-    Raises:
-        UserError: Slurm cannot be asked.
-    """
-    check_controller()
-    listed = _asked(["squeue", "--me", "-h", "-r", "-o", "%F|%K|%T|%r"])
-    states = {}
-    for line in listed.splitlines():
-        job, index, state, reason = line.strip().split("|", 3)
-        states[job if index == "N/A" else f"{job}_{index}"] = JobState(state, "" if reason == "None" else reason)
-    return states
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a task ended as accounting has it: TIMEOUT, NODE_FAIL, ...; and the nodes that failed under it."""
-
-    state: str
-    failed_nodes: tuple[str, ...] = ()
-    code: int = 0  # its exit code; of a task that a signal ended, the signal's number below zero
-
-
-_FIELDS = "JobID,State,ExitCode,DerivedExitCode,NodeList"
-_FATAL_SIGNALS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
-_SIGNAL_OF_OOM = 125  # no signal of any system's: Slurm's own, for a task that took too much memory
-
-
-def ended_jobs(ids: Sequence[str]) -> dict[str, Ended]:
-    """How tasks ended, by id, each with all its starts; nothing where there is no accounting."""
-    if not ids:
-        return {}
-    jobs = ",".join(sorted({each.partition("_")[0] for each in ids}))
-    try:  # every start of a task has a line, the newest last
-        listed = _asked(["sacct", "-X", "-D", "-n", "-P", "-o", _FIELDS, "-j", jobs])
-    except UserError:
-        return {}
-    ended: dict[str, Ended] = {}
-    for line in listed.splitlines():
-        job, state, code, step_code, nodes = line.split("|", 4)
-        state = (state.split() or [""])[0]
-        ended_with = _exit_code(code, step_code)
-        if ended_with == -_SIGNAL_OF_OOM:
-            state = "OUT_OF_MEMORY"
-        failed = _node_names(nodes) if state in ("NODE_FAIL", "BOOT_FAIL") else ()
-        for each in _elements(job):
-            before = ended[each].failed_nodes if each in ended else ()
-            ended[each] = Ended(state, tuple(dict.fromkeys((*before, *failed))), ended_with)
-    return ended
-
-
-def _exit_code(script: str, steps: str) -> int:
-    """How a job ended, by sacct's `ExitCode` (of its script) and `DerivedExitCode` (of its worst step): `1:0`, `0:9`.
-
-    Returns:
-        The exit code; of a job that a signal ended, the signal's number below zero.
-    """
-    found = [re.fullmatch(r"(\d+):(\d+)", each) for each in (script, steps)]
-    (code, number), (step_code, step_number) = ((int(each[1]), int(each[2])) if each else (0, 0) for each in found)
-    if number or step_number:
-        return -(number or step_number)
-    # A script that ends with 137, because srun was killed by signal 9, has the code 9 in accounting.
-    return step_code or (-code if code in _FATAL_SIGNALS else code)
-
-
-def _elements(job: str) -> list[str]:
-    """The tasks that a line of sacct is about: one, or those that never began, together as `12_[3-5,8%2]`."""
-    found = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job)
-    if not found:
-        return [job]
-    elements: list[str] = []
-    for part in found[2].split(","):
-        span, _, step = part.partition(":")
-        first, _, last = span.partition("-")
-        elements += [f"{found[1]}_{n}" for n in range(int(first), int(last or first) + 1, int(step or 1))]
-    return elements
-
-
-def _node_names(nodes: str) -> tuple[str, ...]:
-    """`node[1-2],other` as Slurm writes it, as single names."""
-    if nodes in ("", "None assigned"):
-        return ()
-    return tuple(_asked(["scontrol", "show", "hostnames", nodes]).split()) if "[" in nodes else tuple(nodes.split(","))
-
-
-def cancel(ids: Sequence[str]) -> None:
-    """Cancel tasks. Raises `UserError` if Slurm cannot be asked."""
-    for start in range(0, len(ids), 500):  # a command line has an end
-        _asked(["scancel", *ids[start : start + 500]])
-
-
-# ------------------------------------------------------------------------------------------------------ the pieces
 
 
 def _arrays(tasks: Sequence[Sequence[RunFolder]], most: int) -> Iterator[Sequence[Sequence[RunFolder]]]:
@@ -344,7 +200,7 @@ def _arrays(tasks: Sequence[Sequence[RunFolder]], most: int) -> Iterator[Sequenc
 
 def _max_array_size() -> int:
     """How many tasks an array may have: the limit is on the index, which begins at 0."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _asked(["scontrol", "show", "config"]), re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm(["scontrol", "show", "config"]), re.MULTILINE)
     return int(found[1]) if found else 1001
 
 
@@ -395,31 +251,6 @@ def _executor(logs: Path, profile: Profile, snapshot: Path) -> Any:
     return executor
 
 
-def _asked(command: list[str], given: str | None = None, patience: int | None = None) -> str:
-    """What a command of Slurm's prints.
-
-    Args:
-        command: the program and its arguments.
-        given: its standard input.
-        patience: seconds that it may take; None: `PATIENCE`.
-
-    Raises:
-        UserError: it is not there, fails, or takes longer.
-    """
-    patience = PATIENCE if patience is None else patience
-    _need(command[0])
-    try:
-        whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # else sacct cuts long lists of tasks off
-        done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=patience, check=False, env=whole
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(f"Slurm does not answer: {' '.join(command[:2])} took more than {patience} s") from None
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Without what the job in which we may be has in its environment: a new one would inherit it, and take it as said.
@@ -434,14 +265,6 @@ def _outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         os.environ.update(inherited)
-
-
-def _need(program: str) -> None:
-    if shutil.which(program) is None:
-        raise UserError(
-            f"there is no Slurm here: {program} is not found",
-            do="Log in to a machine of the cluster, or use `--cluster local`.",
-        )
 
 
 def _words_of_sbatch(error: Exception) -> str:

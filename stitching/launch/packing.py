@@ -1,0 +1,19 @@
+"""Which runs of a plan share a task, and with it a pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stitching.sweeps.plan import PlannedRun
+from stitching.training.shared_prefixes import shared_key
+
+__all__ = ["packed"]
+
+
+def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
+    """The runs in packs of at most `size` that can share a loop and start from the same source model."""
+    groups: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs:
+        assert run.job is not None
+        groups.setdefault((run.stitch.source.title, shared_key(run.job)), []).append(run)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
