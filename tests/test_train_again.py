@@ -158,18 +158,18 @@ def test_stopped_by_a_scheduler_without_a_single_step_is_a_failure(cli, config, 
 
 def test_a_start_during_which_another_one_ends_loses_nothing(cli, config, monkeypatch):
     """What lies in the folder counts once it is held, not when the command looked first."""
-    import stitching.training.trainer as trainer
+    import stitching.training.session as session
     from stitching.config.yaml import load_yaml
 
-    really, results = trainer.forget_models, []
+    really, results = session.forget_models, []
 
     def another_trains_meanwhile():
-        monkeypatch.setattr(trainer, "forget_models", really)
+        monkeypatch.setattr(session, "forget_models", really)
         run_job(load_yaml(config), resume=False, overwrite=False, on_progress=lambda *_: None, again="")
         results.append((config.parent / "result.pkl").read_bytes())
 
     for options, words in (([], "result.pkl already exists"), (["--resume"], "")):
-        monkeypatch.setattr(trainer, "forget_models", another_trains_meanwhile)
+        monkeypatch.setattr(session, "forget_models", another_trains_meanwhile)
         outcome = cli("train", "-c", config, *options)
         assert outcome.code == (2 if words else 0), outcome
         assert words in outcome.err

@@ -223,7 +223,7 @@ class _Launch:
         """Run a plan on this machine; False if a run of it failed."""
         from stitching.launch.status import sweep_status
         from stitching.launch.submit import submit as submit_plan
-        from stitching.training.trainer import Interrupted
+        from stitching.runs.stopping import Interrupted
 
         try:
             with shown_progress(err, "steps") as on_progress:

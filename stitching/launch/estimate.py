@@ -11,9 +11,9 @@ from statistics import median
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
 from stitching.sweeps.plan import Plan, PlannedRun
+from stitching.training.job_data import TaskData
 from stitching.training.run_record import device_name
-from stitching.training.shared_prefixes import TaskData
-from stitching.training.trainer import TrainRequest, train
+from stitching.training.session import TrainRequest, train
 
 __all__ = ["Estimate", "Pace", "calibrated", "estimated", "paces_of_finished"]
 

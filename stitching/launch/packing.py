@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stitching.sweeps.plan import PlannedRun
-from stitching.training.shared_prefixes import shared_key
+from stitching.training.job_data import shared_key
 
 __all__ = ["packed"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from stitching.launch.tasks import note_failure, run_task
 from stitching.processes import process_rank
 from stitching.runs.folder import RunFolder
+from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.distributed import process_group
-from stitching.training.trainer import Interrupted, StopRequest
 
 __all__ = ["run_slurm_task"]
 

@@ -20,14 +20,16 @@ from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml
-from stitching.training.failures import cause_of, free_memory, reason_of
-from stitching.training.trainer import Interrupted, Progress, StopRequest, TrainRequest, train
+from stitching.runs.stopping import Interrupted, StopRequest
+from stitching.training.failures import cause_of, failure_reason, free_memory
+from stitching.training.session import TrainRequest, train
+from stitching.training.trainer import ProgressCallback
 
 __all__ = ["main", "note_failure", "run_task"]
 
 
 def run_task(
-    folders: Sequence[Path], progress: Progress | None = None, stop: StopRequest | None = None
+    folders: Sequence[Path], progress: ProgressCallback | None = None, stop: StopRequest | None = None
 ) -> dict[str, str]:
     """Train the runs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
 
@@ -68,7 +70,7 @@ def _setup_of(path: Path) -> TrainRequest:
 
 
 def _train_pack(
-    setups: list[TrainRequest], progress: Progress | None, stop: StopRequest
+    setups: list[TrainRequest], progress: ProgressCallback | None, stop: StopRequest
 ) -> tuple[dict[str, str], list[tuple[TrainRequest, str]]]:
     """Train runs together; returns the failures by name, and the runs to try each for itself with what stopped them."""
     if not setups:
@@ -82,7 +84,7 @@ def _train_pack(
         same_for_all = isinstance(error, UnreadableImage)
         others_wait = not one_process and not isinstance(error, UserError)  # for this process, which goes on alone
         if len(setups) > 1 and not (same_for_all or others_wait):
-            return {}, [(setup, reason_of(error)) for setup in setups]  # one of them cannot be set up
+            return {}, [(setup, failure_reason(error)) for setup in setups]  # one of them cannot be set up
         failures: dict[str, str] = {}
         for setup in setups:
             failures |= _failed(setup.folder, error)
@@ -96,7 +98,7 @@ def _train_pack(
 
 def _failed(folder: RunFolder, error: Exception) -> dict[str, str]:
     is_users = isinstance(error, UserError)
-    reason = str(error) if is_users else reason_of(error)
+    reason = str(error) if is_users else failure_reason(error)
     if not is_users or process_rank().rank == 0:
         details = "" if is_users else "".join(traceback.format_exception(error))
         note_failure(folder, reason, details, cause=cause_of(error))

@@ -19,7 +19,8 @@ from stitching.config.yaml import Document
 from stitching.data.datasets import dataset_info
 from stitching.data.transforms import Preprocessing, make_transform, normalization
 from stitching.models.weights import read_weights
-from stitching.training.metrics import make_loss, make_metrics
+from stitching.training.losses import make_loss
+from stitching.training.metrics import make_metrics
 from stitching.training.optim import try_training
 
 __all__ = ["Images", "Variant", "evaluation_only", "images_of", "make_variants"]

@@ -11,7 +11,7 @@ import torch
 from stitching.config.errors import UserError, first_line
 from stitching.runs.causes import DIVERGED, ERROR, OUT_OF_MEMORY
 
-__all__ = ["Diverged", "OutOfMemory", "cause_of", "free_memory", "in_words", "reason_of"]
+__all__ = ["Diverged", "OutOfMemory", "cause_of", "failure_reason", "free_memory", "in_words"]
 
 # torch has an exception of its own only for the GPU's allocator. Its CPU allocator, CUDA itself, cuBLAS and cuDNN raise
 # RuntimeErrors that say it in words.
@@ -50,7 +50,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
-def reason_of(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """One line that says what went wrong."""
     return first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 

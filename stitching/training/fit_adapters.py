@@ -16,7 +16,8 @@ from stitching.nets.build import forget_models
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import Fit
 from stitching.similarity.measures import ImageVectors, Moments
-from stitching.training.shared_prefixes import FrozenPrefix, SharedPrefixes, held_out
+from stitching.training.job_data import held_out
+from stitching.training.shared_prefixes import FrozenPrefix, SharedPrefixes
 
 __all__ = [
     "FIT_IMAGES", "Features", "Stitched", "add_moments", "chosen_images", "features_of", "fit_adapters", "fronts_of",

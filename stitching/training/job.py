@@ -18,8 +18,10 @@ from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity
 from stitching.runs.locks import file_lock
 from stitching.runs.step_log import is_whole
+from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.distributed import process_group
-from stitching.training.trainer import Interrupted, Progress, StopRequest, TrainRequest, train
+from stitching.training.session import TrainRequest, train
+from stitching.training.trainer import ProgressCallback
 
 __all__ = ["Report", "run_job", "smoke_test_job"]
 
@@ -32,7 +34,7 @@ class Report:
     exit_code: int = 0
 
 
-def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: Progress, again: str) -> Report:
+def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: ProgressCallback, again: str) -> Report:
     """Train the job in `document` beside its file, or in its `save_dir`.
 
     Args:
@@ -66,7 +68,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
     return Report(f"Done: {words}\nResult: {run.folder.result}")
 
 
-def smoke_test_job(document: Document, on_progress: Progress) -> Report:
+def smoke_test_job(document: Document, on_progress: ProgressCallback) -> Report:
     """Train two batches, test two, save and load the checkpoint, in a folder that is removed again."""
     for key in ("epochs", "max_batches"):
         document.override(("train_config", key), {"epochs": 1, "max_batches": 2}[key], "--smoke-test")

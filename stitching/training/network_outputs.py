@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stitching.config.errors import UserError, unknown_name
 from stitching.config.job_config import Job
 from stitching.nets.network import Network
-from stitching.training.shared_prefixes import TaskData
+from stitching.training.job_data import TaskData
 
 __all__ = ["HookedOutputs", "try_outputs"]
 

@@ -30,13 +30,15 @@ from stitching.similarity.least_squares import fit_of
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights, write_checkpoint
 from stitching.training.distributed import ProcessGroup
-from stitching.training.failures import Diverged, cause_of, free_memory, reason_of
+from stitching.training.evaluation import reference_of
+from stitching.training.failures import Diverged, cause_of, failure_reason, free_memory
 from stitching.training.fit_adapters import stitched_of
-from stitching.training.metrics import Averages, compared, make_loss, make_metrics
+from stitching.training.job_data import TaskData, sample_of
+from stitching.training.losses import make_loss
+from stitching.training.metrics import Averages, compared, make_metrics
 from stitching.training.network_outputs import HookedOutputs, try_outputs
 from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
-from stitching.training.references import reference_of
-from stitching.training.shared_prefixes import TaskData, front_of, sample_of
+from stitching.training.shared_prefixes import front_of
 
 __all__ = ["Run"]
 
@@ -387,7 +389,7 @@ class Run:
             if cause_of(error) == OUT_OF_MEMORY:  # nothing is wrong with the checkpoint
                 raise
             raise UserError(
-                f"the checkpoint of {self.name} does not hold what a run resumes from ({reason_of(error)})",
+                f"the checkpoint of {self.name} does not hold what a run resumes from ({failure_reason(error)})",
                 do="Another version of this package may have written it: start again with --overwrite.",
             ) from None
         self.say(f"resumed at epoch {self.epoch}, step {self.step}")

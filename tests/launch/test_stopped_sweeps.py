@@ -29,8 +29,8 @@ import stitching.launch.submit as submitting
 from stitching.launch.schedulers.local import run_locally
 from stitching.launch.submit import state_of, submit
 from stitching.launch.tasks import run_task
+from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.sweeps.plan import Plan
-from stitching.training.trainer import Interrupted, StopRequest
 
 
 def test_a_run_that_is_being_trained_is_left_alone(sweep):

@@ -181,7 +181,7 @@ def _trained_weights(folder: Path) -> Path:
     from stitching.config.job_files import read_job
     from stitching.config.yaml import Document
     from stitching.runs.folder import RunFolder
-    from stitching.training.trainer import TrainRequest, train
+    from stitching.training.session import TrainRequest, train
 
     data = {
         "model": {"Net": CONVNET}, "save_checkpoints": True,

@@ -12,7 +12,7 @@ from stitching.config.job_files import read_job
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
-from stitching.training.trainer import TrainRequest, train
+from stitching.training.session import TrainRequest, train
 
 NARROW_RESNET = {
     "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,

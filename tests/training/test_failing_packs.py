@@ -11,11 +11,12 @@ from PIL import Image
 from small_jobs import same, trained, write_config
 
 import stitching.launch.tasks as tasks
+import stitching.training.session as session
 import stitching.training.trainer as trainer
 from stitching.data.datasets import UnreadableImage
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import read_yaml, write_yaml
-from stitching.training.references import References
+from stitching.training.evaluation import References
 from stitching.training.run import Run
 from stitching.training.shared_prefixes import SharedPrefixes
 
@@ -218,7 +219,7 @@ def test_a_broken_image_among_those_that_adapters_are_fitted_to_fails_all_at_onc
         calls.append(1)
         raise UnreadableImage("image 7 cannot be read")
 
-    monkeypatch.setattr(trainer, "_fit", raises)
+    monkeypatch.setattr(session, "_fit", raises)
     folders = _task(tmp_path, _jobs()[:2])
     assert run_task(folders) == {f"run-{i}": "image 7 cannot be read" for i in range(2)}
     assert len(calls) == 1

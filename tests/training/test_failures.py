@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stitching.config.errors import UserError
-from stitching.training.failures import Diverged, cause_of, reason_of
+from stitching.training.failures import Diverged, cause_of, failure_reason
 
 
 def _raised(function) -> BaseException:
@@ -55,4 +55,4 @@ def test_out_of_memory_however_it_is_said(error):
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_other_failures(error, cause, reason):
-    assert (cause_of(error), reason_of(error)) == (cause, reason)
+    assert (cause_of(error), failure_reason(error)) == (cause, reason)

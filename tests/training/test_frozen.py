@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_jobs import NARROW_RESNET, frame_of, job_of, stitched, trained
 
+from stitching.training.job_data import TaskData
 from stitching.training.run import network_of
-from stitching.training.shared_prefixes import TaskData
 
 
 def _before(data: dict, folder) -> dict[str, torch.Tensor]:

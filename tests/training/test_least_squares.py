@@ -9,7 +9,8 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity
-from stitching.training.trainer import Interrupted, StopRequest, TrainRequest, train
+from stitching.runs.stopping import Interrupted, StopRequest
+from stitching.training.session import TrainRequest, train
 
 LINEAR = {
     "num_conv": 1, "kernel_size": 1, "leading_norm": False, "trailing_norm": False, "nonlinearity": False,
@@ -126,7 +127,7 @@ def test_a_run_that_goes_on_is_not_fitted_again(tmp_path, monkeypatch, job_data)
     setup = TrainRequest(job, RunFolder(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
         train([setup], progress=stopping, stop=stop)
-    monkeypatch.setattr("stitching.training.trainer.fit_adapters", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr("stitching.training.session.fit_adapters", lambda *_: pytest.fail("fitted again"))
     train([setup], resume=True)
     same(tmp_path / "stopped", tmp_path / "whole" / "run-0")
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from stitching.config.job_config import Metric
-from stitching.training.metrics import BoundMetric, agreement, compared, make_loss
+from stitching.training.losses import make_loss
+from stitching.training.metrics import BoundMetric, agreement, compared
 
 NAN, INF = math.nan, math.inf
 SCORES = torch.tensor([[2.0, 1.0, 0.0], [NAN, 0.0, 0.0], [INF, INF, 0.0], [-INF, 5.0, 0.0], [-INF, -INF, -INF]])

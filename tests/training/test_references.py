@@ -10,8 +10,8 @@ import torch
 from scipy.stats import entropy
 from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
+from stitching.training.evaluation import References
 from stitching.training.metrics import agreement, kl_divergence
-from stitching.training.references import References
 
 REFERENCE = {"Net": NARROW_RESNET}
 OTHER = {"Net": {"model_name": "convnet", "num_blocks": 2, "width": 8, "in_chans": 1, "num_classes": 10}}

@@ -10,9 +10,10 @@ import stitching.training.run as running
 from stitching.config.errors import UserError
 from stitching.config.job_config import Job
 from stitching.runs.folder import RunFolder
+from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.checkpoints import load_weights
 from stitching.training.run import network_of
-from stitching.training.trainer import Interrupted, StopRequest, TrainRequest, train
+from stitching.training.session import TrainRequest, train
 
 HEAD = {"ClassifierHead": {}}
 FC = {"SimpleAdapter": {"num_fc": 1, "out_channels": 8}}
@@ -84,7 +85,7 @@ def test_a_new_head_learns_on_the_loaded_trunk(tmp_path):
 def test_what_is_not_loaded_is_said(tmp_path):
     data = row(piece(None, "layer1"), HEAD)
     job = Job.model_validate(data)
-    from stitching.training.shared_prefixes import TaskData
+    from stitching.training.job_data import TaskData
 
     network = network_of(job, TaskData(job))
     state = {key: value for key, value in network.state_dict().items() if "conv1" in key}

@@ -82,7 +82,7 @@ def test_every_epoch_is_validated_and_a_run_without_a_split_has_no_such_columns(
 
 
 def test_runs_with_other_splits_share_no_loop_and_those_with_one_leave_what_each_leaves_alone(tmp_path):
-    from stitching.training.shared_prefixes import shared_key
+    from stitching.training.job_data import shared_key
 
     jobs = [stitched("layer1", "layer3", train_config={"validation": SPLIT}), stitched("layer2", "layer3", train_config={"validation": SPLIT})]  # fmt: skip
     other = stitched("layer2", "layer3", train_config={"validation": {"fraction": 0.1, "seed": 1}})

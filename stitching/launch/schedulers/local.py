@@ -20,8 +20,8 @@ from stitching.launch.tasks import note_failure
 from stitching.processes import cpus_of_process
 from stitching.runs.causes import KILLED
 from stitching.runs.folder import RunFolder
+from stitching.runs.stopping import Interrupted
 from stitching.training.failures import cause_of
-from stitching.training.trainer import Interrupted
 
 __all__ = ["run_locally"]
 

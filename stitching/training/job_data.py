@@ -1,0 +1,131 @@
+"""The data that the jobs of one loop share: their tasks' batches, and what makes two jobs share them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from stitching.config.errors import UserError, at
+from stitching.config.job_config import Job
+from stitching.config.train_config import TrainConfig
+from stitching.data.loading import Batches, Split, derive_seed
+from stitching.data.transforms import Preprocessing
+from stitching.models.random_networks import ImageSample
+
+__all__ = ["TaskData", "held_out", "sample_of", "shared_key"]
+
+Batch = list[tuple[Tensor, Tensor]]  # images and labels, a pair for each task
+
+
+def shared_key(job: Job) -> str:
+    """Equal for jobs that may share a loop: same data, order, preprocessing and arithmetic."""
+    config = job.train_config
+    return json.dumps(
+        [
+            [task.model_dump() for task in config.task_list], config.data_preprocessing.model_dump(), config.seed,
+            held_out(config), config.max_batches, job.data_path, job.workers, job.device, job.precision,
+            job.channels_last, job.deterministic, job.compile,
+        ]
+    )  # fmt: skip
+
+
+def held_out(config: TrainConfig) -> tuple[float, int] | None:
+    """The validation split as `Batches` takes it."""
+    return (config.validation.fraction, config.validation.seed) if config.validation else None
+
+
+def sample_of(job: Job) -> ImageSample:
+    """Images of the job's first task as it tests them, for what random networks need of the data."""
+    config = job.train_config
+    given: dict[str, Any] = config.data_preprocessing.model_dump(exclude_none=True)
+    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    preprocessing = replace(Preprocessing(**given), data_augmentation="none", train_crop=None)
+    return ImageSample(config.task_list[0].dataset, job.data_path, preprocessing, config.seed, held_out(config))
+
+
+class TaskData:
+    """The training, validation and test batches of a job's tasks, side by side; of validation there may be none.
+
+    An epoch is as long as the largest task; the smaller ones begin again within it, in a new order. `share` is the part
+    of every batch that is loaded here, as for `Batches`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        pin_memory: bool = False,
+        max_test_batches: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        config = job.train_config
+        preprocessing = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
+        self.names = [task.dataset for task in config.task_list]
+        self.train: list[Batches] = []
+        self.val: list[Batches] = []
+        self.test: list[Batches] = []
+        sets: list[tuple[Split, list[Batches]]] = [("train", self.train), ("val", self.val), ("test", self.test)]
+        for i, task in enumerate(config.task_list):
+            with at("train_config", *(("tasks", i) if config.tasks else ())), _of_dataset():
+                for split, batches in sets:
+                    if split == "val" and not config.validation:
+                        continue
+                    batches.append(
+                        Batches(
+                            task.dataset, job.data_path, preprocessing=preprocessing,
+                            batch_size=task.batch_size or config.batch_size,
+                            seed=config.seed, split=split, validation=held_out(config), workers=job.workers,
+                            pin_memory=pin_memory,
+                            max_batches=config.max_batches if split == "train" else max_test_batches, share=share,
+                        )
+                    )  # fmt: skip
+        self.batches_per_epoch = max(map(len, self.train))
+
+    @property
+    def tests(self) -> list[tuple[str, list[Batches]]]:
+        """What a network is tested on, with the word for it in the columns of the result."""
+        return [("Test", self.test), *([("Val", self.val)] if self.val else [])]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image. Raises `UserError` if the tasks' images differ."""
+        first, *others = [(each.channels, each.image_size, each.image_size) for each in self.train]
+        for i, other in enumerate(others, 1):
+            if other != first:
+                raise UserError(
+                    f"its images are {'x'.join(map(str, other))}, those of the first task {'x'.join(map(str, first))}",
+                    do="Set image_size and channels in data_preprocessing.",
+                    path=("train_config", "tasks", i),
+                )
+        return first
+
+    def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The training batches of an epoch from number `start` on."""
+        streams = [self._from(batches, epoch, start) for batches in self.train]
+        return map(list, zip(*streams, strict=True))
+
+    def _from(self, batches: Batches, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        index = start
+        while index < self.batches_per_epoch:
+            rounds, offset = divmod(index, len(batches))
+            order = epoch if rounds == 0 else derive_seed(epoch, rounds)
+            for batch in batches.epoch(order, offset):
+                yield batch
+                index += 1
+                if index == self.batches_per_epoch:
+                    return
+
+
+@contextmanager
+def _of_dataset() -> Iterator[None]:
+    """Errors that name no key of their own are about the data set."""
+    try:
+        yield
+    except UserError as error:
+        error.path = error.path or ("dataset",)
+        raise
