@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitching.config.errors import UserError
-from stitching.config.parts import NetPart
+from stitching.config.parts import ModelFields
 from stitching.runs.code import package_digest
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import LEFT_OUT
@@ -144,7 +144,7 @@ def _base(config: dict[str, Any]) -> str | None:
     if not isinstance(model, dict) or not isinstance(model.get("Net"), dict):
         return None
     with suppress(ValueError, UserError):  # of a version that knew other parts
-        return printable(NetPart.model_validate({"kind": "Net", **model["Net"]}).title)
+        return printable(ModelFields.model_validate(model["Net"]).title)
     return None
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from stitching.config.bounds import Count, Epochs, PathText, Workers
-from stitching.config.parts import AssemblyPart, NetPart, PartField, ReformatOptions
+from stitching.config.format_syntax import ReformatOptions
+from stitching.config.parts import PARTS, PartField
 from stitching.config.schema import Schema, complaint
 from stitching.config.train_config import LRSchedulerArgs, TrainConfig
 
@@ -113,7 +114,7 @@ class Job(JobSettings):
                 "assembly with head, or a head inside `model: {Assembly: ...}`",
                 key="head",
             )
-        if self.reference is not None and not isinstance(self.reference, NetPart):
+        if self.reference is not None and not self.reference.is_whole_model:
             raise complaint(
                 f"the reference is a {self.reference.kind}", "a whole network: `Net: {...}`", key="reference"
             )
@@ -126,7 +127,7 @@ class Job(JobSettings):
         """The network's one part, whichever form it was written in."""
         if self.model is not None:
             return self.model
-        return AssemblyPart(kind="Assembly", parts=self.assembly or [], head=self.head)
+        return PARTS["Assembly"](parts=self.assembly or [], head=self.head)  # type: ignore[call-arg]
 
     def to_yaml(self) -> dict[str, Any]:
         """The resolved job as plain data, defaults included: enough to run it again."""

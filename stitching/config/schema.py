@@ -71,7 +71,7 @@ class Schema(BaseModel):
     @classmethod
     def known_keys(cls) -> list[str]:
         """The keys that a user may write."""
-        return [name for name in cls.model_fields if name != "kind"]
+        return list(cls.model_fields)
 
 
 def complaint(

@@ -89,7 +89,7 @@ class Sweep(JobSettings):
             )
         for name in ("stages", "src_stages", "dest_stages"):
             for part in getattr(self, name) or []:
-                if part.kind != "Subnet":
+                if not part.is_subnet:
                     raise complaint(f"a stage is a {part.kind} here", "Subnet", key=name)
         for name in ("pairs", "depths"):
             if self.models is None and name in self.model_fields_set:

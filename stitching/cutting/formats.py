@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt, prod
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stitching.config.errors import UserError, unknown_name
+from stitching.config.format_syntax import FORMAT_SIZES, ClassToken, parse_format
 
-__all__ = ["CLASS_TOKENS", "KINDS", "Format", "Reformat", "converted"]
+__all__ = ["CLASS_TOKENS", "Format", "Reformat", "converted"]
 
-KINDS = {"img": "[C, H, W]", "bhwc": "[C, H, W]", "token": "[C, L]", "bert": "[C, L]", "vector": "[C]"}
-CLASS_TOKENS = ("zeros", "ones", "avg")
+CLASS_TOKENS: tuple[str, ...] = get_args(ClassToken)
 
 _SEQUENCES = ("token", "bert")
 
@@ -61,28 +61,13 @@ class Format:
         Raises:
             UserError: if there is no such kind, or the size has not the numbers that the kind needs.
         """
-        kind, numbers = given, None
-        if isinstance(given, list | tuple):
-            if len(given) != 2:
-                raise UserError(f"{given!r} is no format", allowed="a kind, or [kind, size], e.g. [img, [256, 56, 56]]")
-            kind, numbers = given
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise unknown_name("format", kind, KINDS)
+        kind, numbers = parse_format(given)
         prefix = int(kind == "bert")
         if numbers is None:
             return cls(kind, prefix=prefix)
-        wanted = KINDS[kind].count(",") + 1
-        if (
-            not isinstance(numbers, list | tuple)
-            or len(numbers) != wanted
-            or not all(type(n) is int and n > 0 for n in numbers)  # `type`, as True is an int too
-        ):
-            raise UserError(
-                f"the size of {kind!r} is {numbers!r}",
-                allowed=f"{KINDS[kind]}, {wanted} whole number{'s' * (wanted > 1)} above zero",
-            )
         channels, *rest = numbers
-        return cls(kind, channels, (tuple(rest) if len(rest) == 2 else rest[0]) if rest else None, prefix)
+        size = (rest[0], rest[1]) if len(rest) == 2 else rest[0] if rest else None
+        return cls(kind, channels, size, prefix)
 
     @classmethod
     def of(cls, kind: str, shape: tuple[int, ...], prefix: int = 0) -> Format:
@@ -94,10 +79,10 @@ class Format:
             UserError: if no tensor of that kind has such a shape.
         """
         prefix = prefix if kind == "bert" else 0
-        if len(shape) != KINDS[kind].count(",") + 2 or (kind in _SEQUENCES and shape[1] <= prefix):
+        if len(shape) != FORMAT_SIZES[kind].count(",") + 2 or (kind in _SEQUENCES and shape[1] <= prefix):
             raise UserError(
                 f"a tensor of shape {shape} is no {kind!r}" + (f" with {prefix} prefix tokens" if prefix else ""),
-                allowed=f"one image in the batch and a size of {KINDS[kind]}",
+                allowed=f"one image in the batch and a size of {FORMAT_SIZES[kind]}",
             )
         if kind == "img":
             return cls(kind, shape[1], (shape[2], shape[3]))

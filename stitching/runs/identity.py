@@ -11,7 +11,7 @@ from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.config.job_config import Job, JobSettings
-from stitching.config.parts import AssemblyPart, BasePart, ModelFields
+from stitching.config.parts import PARTS, BasePart, ModelFields
 from stitching.config.paths import check_regular_file
 from stitching.config.schema import Schema
 from stitching.config.train_config import TrainConfig
@@ -75,8 +75,8 @@ def _settings_config(settings: JobSettings) -> dict[str, Any]:
 
 def _network_config(job: Job) -> dict[str, Any]:
     network = job.network
-    if not isinstance(network, AssemblyPart):  # built as the only part of an assembly
-        network = AssemblyPart(kind="Assembly", parts=[network])
+    if not network.is_assembly:  # built as the only part of one
+        network = PARTS["Assembly"](parts=[network])  # type: ignore[call-arg]
     parts = {"network": network, "reference": job.reference}
     return {key: _canonical(part) for key, part in parts.items() if part is not None}
 
@@ -87,7 +87,7 @@ def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
     Schemas are without their neutral values, the spellings of a model or a data set are one, and 1.0 is 1.
     """
     if isinstance(value, Schema):
-        names = [name for name in type(value).model_fields if name not in ("kind", *left_out)]
+        names = [name for name in type(value).model_fields if name not in left_out]
         data = {name: getattr(value, name) for name in names} | (value.model_extra or {})
         if isinstance(value, ModelFields):
             data = _model_fields(value, data)

@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from stitching.config.errors import UserError, at
-from stitching.config.parts import FormatField, ModelFields, SubnetPart
+from stitching.config.format_syntax import FormatField
+from stitching.config.parts import ModelFields
 from stitching.config.sweep import ModelEntry
 from stitching.cutting import cut_points
 from stitching.cutting.formats import Format
@@ -17,6 +18,7 @@ from stitching.cutting.stages import find_stages
 from stitching.models import sources
 from stitching.models.weights import load_weights
 from stitching.nets.build import model_spec, traced_model
+from stitching.nets.parts.trained import SubnetPart
 from stitching.runs.identity import file_digest
 from stitching.sweeps.plan_cache import PlanCache
 

@@ -10,13 +10,14 @@ import torch
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
 from stitching.config.job_files import override, read_job
-from stitching.config.parts import ClassifierHeadPart
 from stitching.config.schema import validated
 from stitching.config.sweep import read_sweep
 from stitching.config.train_config import TrainConfig
 from stitching.config.yaml import Document, load_yaml, parse_assignments
 from stitching.cutting.formats import Format
-from stitching.nets.build import BuildOptions, build_network
+from stitching.nets.build import build_network
+from stitching.nets.buildable import BuildOptions
+from stitching.nets.parts.heads import ClassifierHeadPart
 from stitching.training.optim import try_training
 
 ADAPTER = "model.Assembly.parts"
@@ -98,7 +99,7 @@ def test_keys_from_outside_have_bounds(write, small_job):
 
 
 def test_parts_that_would_fill_the_memory_are_not_built():
-    head = ClassifierHeadPart(kind="ClassifierHead", num_classes=100_000, pooled_size=4096)
+    head = ClassifierHeadPart(num_classes=100_000, pooled_size=4096)
     for meta in (True, False):  # on the meta device nothing is needed, and the plan is to tell it all the same
         with pytest.raises(UserError, match=r"GB|allocate memory"):
             build_network(head, Format.parse(["img", [2048, 7, 7]]), BuildOptions(meta=meta))

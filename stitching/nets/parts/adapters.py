@@ -1,21 +1,96 @@
-"""The small trainable parts between two pieces of trained networks, and the head behind them."""
+"""The adapter between two pieces of trained networks: norms, convolutions or linear layers, nonlinearities."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.bounds import Channels, Kernel, Layers
+from stitching.config.errors import UserError
+from stitching.config.parts import PARTS, BasePart
+from stitching.config.schema import complaint
 from stitching.cutting.formats import Format, Reformat
+from stitching.nets.buildable import BuildOptions, ChannelsPart, declared_kind
+from stitching.nets.parts.trained import SubnetPart
 
-__all__ = ["ClassifierHead", "PrefixTokens", "SimpleAdapter", "neutral_batch_norm"]
+__all__ = ["PrefixTokens", "SimpleAdapter", "SimpleAdapterPart", "neutral_batch_norm"]
 
 FC_FORMATS = ("token", "bert", "bhwc", "vector")
+
+
+@PARTS.register("SimpleAdapter")
+class SimpleAdapterPart(ChannelsPart):
+    """Norm, then n times (layer, norm, LeakyReLU with slope 0.1).
+
+    The layers are convolutions on `img` with BatchNorm2d, or linear maps of the channels with LayerNorm; exactly one of
+    `num_conv` and `num_fc` says which and how many. Every layer has a bias, so that the adapter without norms and
+    nonlinearity is affine.
+    """
+
+    hid_channels: Channels | None = None
+    num_conv: Annotated[Layers, Field(ge=1)] | None = None
+    num_fc: Annotated[Layers, Field(ge=1)] | None = None
+    kernel_size: Kernel = 3
+    stride: Kernel = 1
+    padding: Annotated[int, Field(ge=0, le=255)] | None = None
+    leading_norm: bool = True
+    trailing_norm: bool = True
+    nonlinearity: bool = True
+    init_identity: bool = False
+    init: Literal["least_squares"] | None = None
+    prefix_tokens: Annotated[int, Field(ge=0, le=1000)] | None = None
+    fc_format: Literal["token", "bert", "bhwc", "vector"] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_layer(self) -> Self:
+        if (self.num_conv is None) == (self.num_fc is None):
+            said = "neither" if self.num_conv is None else "both"
+            raise complaint(f"{said} of num_conv and num_fc given", "exactly one of num_conv, num_fc")
+        if self.prefix_tokens and not self.init:
+            raise complaint("prefix_tokens are of an adapter that is fitted", "it together with `init: least_squares`")
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers, of either kind."""
+        return self.num_conv or self.num_fc or 0
+
+    @property
+    def layer_padding(self) -> int:
+        """Padding of the convolutions."""
+        return self.kernel_size // 2 if self.padding is None else self.padding
+
+    def native_format(self, options: BuildOptions) -> Format:
+        kind = "img" if self.num_conv else self.fc_format or declared_kind(self, FC_FORMATS)
+        return Format(kind, prefix=int(kind == "bert"))
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        in_channels, out_channels = self.channels(arriving)
+        prefix = PrefixTokens(arriving, out_channels, self.prefix_tokens) if self.prefix_tokens else None
+        return SimpleAdapter(self, in_channels, out_channels, arriving.kind, prefix)
+
+    def in_front_of(self, following: Sequence[BasePart], arriving: Format, options: BuildOptions) -> BasePart:
+        """An adapter to be fitted makes the prefix tokens that the subnet behind it takes and it does not give itself.
+
+        A conversion would make them of nothing that depends on the image.
+        """
+        is_open = self.init and self.prefix_tokens is None and self.out_format is None
+        if not is_open or not following or not isinstance(following[0], SubnetPart):
+            return self
+        try:
+            needed = following[0].native_format(options).prefix
+        except UserError:  # reported where that part is built
+            return self
+        native = self.native_format(options)
+        present = max(arriving.prefix, native.prefix) if native.prefix else 0
+        return self.model_copy(update={"prefix_tokens": max(0, needed - present)})
 
 
 def neutral_batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -71,127 +146,105 @@ class PrefixTokens(nn.Module):
 
 
 class SimpleAdapter(nn.Module):
-    """Norm, then n times (layer, norm, LeakyReLU with slope 0.1).
+    """The layers of a `SimpleAdapterPart`.
 
-    The layers are convolutions on `img` with BatchNorm2d, or linear maps of the channels with LayerNorm; exactly one of
-    `num_conv` and `num_fc` says which and how many. Every layer has a bias, so that the adapter without norms and
-    nonlinearity is affine.
+    Takes and gives (N, C, H, W) with convolutions; with linear layers any of token, bert, bhwc and vector, channels
+    last in all of them.
 
     Args:
+        part: its arguments.
         in_channels, out_channels: channels of what arrives and of what leaves.
-        hid_channels: channels between the layers when there are several; `out_channels` if None.
-        kernel_size, stride, padding: of the convolutions; the stride is the first one's, padding None is
-            `kernel_size // 2`, which keeps the size of the map for odd kernels.
-        leading_norm: whether a norm stands before the first layer.
-        trailing_norm: whether a norm stands after the last layer.
-        nonlinearity: whether LeakyReLUs stand after the layers, the last one included.
-        init_identity: start as the identity: in eval mode nothing is changed.
-        init: least_squares marks one that is to be fitted before training (`stitching.similarity.least_squares`);
-            it must be one linear map: one layer on single positions, without norms and nonlinearity.
-        fc_format: what the linear layers work on: token, bert, bhwc or vector, channels last in all of them.
+        kind: the format that it works on.
         prefix: makes prefix tokens that the layers cannot give; what leaves is `bert` then.
 
+    Attributes:
+        init: `least_squares` marks one that is to be fitted before training (`stitching.similarity.least_squares`).
+
     Raises:
-        UserError: if both or neither of `num_conv` and `num_fc` are given, a number is too small, an adapter that
-            cannot be the identity is to start as it, or one that is no linear map is to be fitted as one.
+        UserError: if linear layers are to have a stride, an adapter that cannot be the identity is to start as it, or
+            one that is no linear map of single positions is to be fitted as one.
     """
 
     def __init__(
         self,
-        *,
+        part: SimpleAdapterPart,
         in_channels: int,
         out_channels: int,
-        hid_channels: int | None = None,
-        num_conv: int | None = None,
-        num_fc: int | None = None,
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | None = None,
-        leading_norm: bool = True,
-        trailing_norm: bool = True,
-        nonlinearity: bool = True,
-        init_identity: bool = False,
-        init: str | None = None,
-        fc_format: str = "token",
+        kind: str = "img",
         prefix: PrefixTokens | None = None,
     ) -> None:
         super().__init__()
-        if (num_conv is None) == (num_fc is None):
-            said = "neither" if num_conv is None else "both"
-            raise UserError(f"{said} of num_conv and num_fc given", allowed="exactly one of num_conv, num_fc")
-        counted = "num_fc" if num_conv is None else "num_conv"
-        number = num_fc if num_conv is None else num_conv
-        assert number is not None
-        if number < 1:
-            raise UserError(f"{number} layers are none", allowed="1 or more", path=(counted,))
-        if fc_format not in FC_FORMATS:
-            raise unknown_name("fc_format", fc_format, FC_FORMATS, path=("fc_format",))
-        if num_fc is not None and stride != 1:
+        if part.num_fc and part.stride != 1:
             raise UserError(
-                f"linear layers have no stride, found {stride}",
+                f"linear layers have no stride, found {part.stride}",
                 do="Use num_conv, or resize with `out_format`.",
                 path=("stride",),
             )
-        padding = kernel_size // 2 if padding is None else padding
-        widths = [in_channels, *[hid_channels or out_channels] * (number - 1), out_channels]
-        if init_identity:
-            _check_identity(
-                widths,
-                on_conv=num_conv is not None,
-                size_kept=stride == 1 and kernel_size % 2 == 1 and padding == kernel_size // 2,
-                leading_norm=leading_norm,
-                trailing_norm=trailing_norm,
-                nonlinearity=nonlinearity,
-            )
-        if init is not None:
-            wrong = {
-                f"{counted}: 1": number > 1,
-                "kernel_size: 1": num_conv is not None and kernel_size != 1,
-                "stride: 1": stride != 1,
-                "padding: 0": num_conv is not None and padding != 0,
-                "leading_norm: false": leading_norm,
-                "trailing_norm: false": trailing_norm,
-                "nonlinearity: false": nonlinearity,
-                "init_identity: false": init_identity,
-            }
-            if any(wrong.values()):
-                raise UserError(
-                    "least squares fits one linear map of single positions, and this adapter is another one",
-                    do=f"Set {', '.join(key for key, is_wrong in wrong.items() if is_wrong)}.", path=("init",),
-                )  # fmt: skip
-
-        self.init = init
-        self.in_kind = self.out_kind = "img" if num_conv is not None else fc_format
+        hidden = [part.hid_channels or out_channels] * (part.num_layers - 1)
+        widths = [in_channels, *hidden, out_channels]
+        if part.init_identity:
+            _check_identity(part, widths)
+        if part.init is not None:
+            _check_linear(part)
+        self.init = part.init
+        self.out_kind = kind
         self.prefix = prefix
         if prefix is not None:
             self.out_kind, self.out_prefix = "bert", prefix.arriving.prefix + prefix.count
-        norm: Callable[[int], nn.Module] = nn.LayerNorm
-        if num_conv is not None:
-            norm = neutral_batch_norm if init_identity else nn.BatchNorm2d
-        layers = [norm(in_channels)] if leading_norm else []
-        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            if num_conv is not None:
-                layer: nn.Conv2d | nn.Linear = nn.Conv2d(fan_in, fan_out, kernel_size, stride if i == 0 else 1, padding)
-            else:
-                layer = nn.Linear(fan_in, fan_out)
-            if init_identity:
-                (nn.init.dirac_ if num_conv is not None else nn.init.eye_)(layer.weight)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-            layers.append(layer)
-            if trailing_norm or i < number - 1:
-                layers.append(norm(fan_out))
-            if nonlinearity:
-                layers.append(nn.LeakyReLU(0.1))
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*_layers(part, widths))
 
     def forward(self, x: Tensor) -> Tensor:
         mapped = self.layers(x)
         return mapped if self.prefix is None else self.prefix(x, mapped)
 
 
-def _check_identity(
-    widths: list[int], *, on_conv: bool, size_kept: bool, leading_norm: bool, trailing_norm: bool, nonlinearity: bool
-) -> None:
+def _layers(part: SimpleAdapterPart, widths: list[int]) -> list[nn.Module]:
+    """Norms, layers and nonlinearities in their order; `widths` are the channels before, between and after layers."""
+    norm: Callable[[int], nn.Module] = nn.LayerNorm
+    if part.num_conv:
+        norm = neutral_batch_norm if part.init_identity else nn.BatchNorm2d
+    layers = [norm(widths[0])] if part.leading_norm else []
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        layers.append(_layer(part, fan_in, fan_out, part.stride if i == 0 else 1))
+        if part.trailing_norm or i < part.num_layers - 1:
+            layers.append(norm(fan_out))
+        if part.nonlinearity:
+            layers.append(nn.LeakyReLU(0.1))
+    return layers
+
+
+def _layer(part: SimpleAdapterPart, fan_in: int, fan_out: int, stride: int) -> nn.Module:
+    layer: nn.Conv2d | nn.Linear
+    if part.num_conv:
+        layer = nn.Conv2d(fan_in, fan_out, part.kernel_size, stride, part.layer_padding)
+    else:
+        layer = nn.Linear(fan_in, fan_out)
+    if part.init_identity:
+        (nn.init.dirac_ if part.num_conv else nn.init.eye_)(layer.weight)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def _check_linear(part: SimpleAdapterPart) -> None:
+    """Raise a `UserError` if the adapter is more than one linear map of single positions."""
+    is_wrong = {
+        "num_conv: 1" if part.num_conv else "num_fc: 1": part.num_layers > 1,
+        "kernel_size: 1": part.num_conv and part.kernel_size != 1,
+        "stride: 1": part.stride != 1,
+        "padding: 0": part.num_conv and part.layer_padding != 0,
+        "leading_norm: false": part.leading_norm,
+        "trailing_norm: false": part.trailing_norm,
+        "nonlinearity: false": part.nonlinearity,
+        "init_identity: false": part.init_identity,
+    }
+    if any(is_wrong.values()):
+        raise UserError(
+            "least squares fits one linear map of single positions, and this adapter is another one",
+            do=f"Set {', '.join(key for key, wrong in is_wrong.items() if wrong)}.", path=("init",),
+        )  # fmt: skip
+
+
+def _check_identity(part: SimpleAdapterPart, widths: list[int]) -> None:
     """Raise a `UserError` that names the option which keeps an adapter from being the identity."""
     first, *between, last = widths
 
@@ -205,33 +258,12 @@ def _check_identity(
             f"hid_channels {between[0]} are fewer than the {first} that arrive",
             f"Give at least {first} hid_channels, or leave them out.",
         )
-    if on_conv and not size_kept:
+    keeps_size = part.stride == 1 and part.kernel_size % 2 == 1 and part.layer_padding == part.kernel_size // 2
+    if part.num_conv and not keeps_size:
         raise refuse("it changes the size of the map", "Use stride 1, an odd kernel_size and no `padding` of your own.")
-    if nonlinearity:
+    if part.nonlinearity:
         raise refuse("a LeakyReLU changes negative values", "Set `nonlinearity: false`.")
-    if not on_conv and between:
+    if part.num_fc and between:
         raise refuse("a LayerNorm stands between its layers and changes any input", "Set `num_fc: 1`.")
-    if not on_conv and (leading_norm or trailing_norm):
+    if part.num_fc and (part.leading_norm or part.trailing_norm):
         raise refuse("a LayerNorm changes any input", "Set `leading_norm: false` and `trailing_norm: false`.")
-
-
-class ClassifierHead(nn.Module):
-    """Average pool, flatten, linear: images (N, C, H, W) to scores (N, num_classes).
-
-    Args:
-        in_channels: C.
-        num_classes: how many scores.
-        pooled_size: height and width that the map is pooled to, one number if they are the same.
-    """
-
-    in_kind = "img"
-    out_kind = "vector"
-
-    def __init__(self, *, in_channels: int, num_classes: int, pooled_size: int | Sequence[int] = 1) -> None:
-        super().__init__()
-        height, width = (pooled_size, pooled_size) if isinstance(pooled_size, int) else pooled_size
-        self.pool = nn.AdaptiveAvgPool2d((height, width))
-        self.fc = nn.Linear(in_channels * height * width, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.pool(x).flatten(1))

@@ -4,67 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isqrt
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.bounds import Channels, Kernel, Layers
+from stitching.config.errors import UserError, at, unknown_name
+from stitching.config.parts import PARTS
+from stitching.cutting.formats import Format
+from stitching.nets.buildable import BuildablePart, BuildOptions, ChannelsPart, check_channels
 
-__all__ = ["FUNCTIONS", "BaseBlock", "DeRyAdapter", "Function"]
+__all__ = ["FUNCTIONS", "BaseBlock", "BaseBlockPart", "DeRyAdapter", "DeRyAdapterPart", "Function", "FunctionPart"]
 
-MODES = ("cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit")
+
+@PARTS.register("DeRyAdapter")
+class DeRyAdapterPart(BuildablePart):
+    """Norm, then convolutions on the map, then linear layers on its positions, each with norm and LeakyReLU(0.1).
+
+    A convolution's kernel is as large as its stride and it has no padding, so windows do not overlap.
+    """
+
+    input_channel: Channels | None = None
+    output_channel: Channels | None = None
+    num_fc: Layers = 0
+    num_conv: Layers = 0
+    stride: Kernel = 1
+    mode: Literal["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"] = "cnn2cnn"
+
+    @property
+    def kinds(self) -> tuple[str, str]:
+        """The formats of what arrives and of what leaves."""
+        first, last = ("img" if side == "cnn" else "token" for side in self.mode.split("2"))
+        return first, last
+
+    def native_format(self, options: BuildOptions) -> Format:
+        return Format(self.kinds[0])
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        with at("input_channel"):
+            check_channels(self.input_channel, arriving, "the part takes")
+        in_channels = self.input_channel or arriving.channels
+        assert in_channels is not None
+        return DeRyAdapter(self, in_channels, self.output_channel or in_channels)
 
 
 class DeRyAdapter(nn.Module):
-    """Norm, then convolutions on the map, then linear layers on its positions, each with norm and LeakyReLU(0.1).
+    """The layers of a `DeRyAdapterPart`.
 
-    A `cnn` side is an image (N, C, H, W), a `vit` side a sequence (N, L, C) of a square number of tokens where it
-    has to be a map. A convolution's kernel is as large as its stride and it has no padding, so windows do not overlap.
-
-    Args:
-        input_channel, output_channel: channels of what arrives and of what leaves; the first layer goes from one to the
-            other.
-        num_conv, num_fc: how many convolutions without bias, and linear layers.
-        stride: of the first convolution; the others are 1x1.
-        mode: what arrives and what leaves: cnn2cnn, cnn2vit, vit2cnn or vit2vit.
+    A `cnn` side is an image (N, C, H, W), a `vit` side a sequence (N, L, C) of a square number of tokens where it has
+    to be a map. The first layer goes from `in_channels` to `out_channels`.
 
     Raises:
-        UserError: if the mode is unknown, the stride has no convolution, or no layer changes the channels.
+        UserError: if the stride has no convolution, or no layer changes the channels.
     """
 
-    def __init__(
-        self,
-        *,
-        input_channel: int,
-        output_channel: int,
-        num_fc: int = 0,
-        num_conv: int = 0,
-        stride: int = 1,
-        mode: str = "cnn2cnn",
-    ) -> None:
+    def __init__(self, part: DeRyAdapterPart, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise unknown_name("mode", mode, MODES, path=("mode",))
-        if not num_conv and not num_fc and input_channel != output_channel:
+        if not part.num_conv and not part.num_fc and in_channels != out_channels:
+            raise UserError(f"no layer makes {out_channels} channels of {in_channels}", do="Give num_conv or num_fc.")
+        if not part.num_conv and part.stride != 1:
             raise UserError(
-                f"no layer makes {output_channel} channels of {input_channel}", do="Give num_conv or num_fc."
+                f"a stride of {part.stride} needs a convolution", do="Give num_conv, or leave it out.", path=("stride",)
             )
-        if not num_conv and stride != 1:
-            raise UserError(
-                f"a stride of {stride} needs a convolution", do="Give num_conv, or leave it out.", path=("stride",)
-            )
-        self.in_kind, self.out_kind = ("img" if side == "cnn" else "token" for side in mode.split("2"))
-
-        convs: list[nn.Module] = [nn.BatchNorm2d(input_channel)] if num_conv else []
-        fcs: list[nn.Module] = [] if num_conv else [nn.LayerNorm(input_channel)]
-        for i in range(num_conv):
-            fan_in, side = (output_channel, 1) if i else (input_channel, stride)
-            conv = nn.Conv2d(fan_in, output_channel, side, side, bias=False)
-            convs += [conv, nn.BatchNorm2d(output_channel), nn.LeakyReLU(0.1)]
-        for i in range(num_fc):
-            fan_in = output_channel if i or num_conv else input_channel
-            fcs += [nn.Linear(fan_in, output_channel), nn.LayerNorm(output_channel), nn.LeakyReLU(0.1)]
+        self.out_kind = part.kinds[1]
+        convs: list[nn.Module] = [nn.BatchNorm2d(in_channels)] if part.num_conv else []
+        fcs: list[nn.Module] = [] if part.num_conv else [nn.LayerNorm(in_channels)]
+        for i in range(part.num_conv):
+            fan_in, side = (out_channels, 1) if i else (in_channels, part.stride)
+            conv = nn.Conv2d(fan_in, out_channels, side, side, bias=False)
+            convs += [conv, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.1)]
+        for i in range(part.num_fc):
+            fan_in = out_channels if i or part.num_conv else in_channels
+            fcs += [nn.Linear(fan_in, out_channels), nn.LayerNorm(out_channels), nn.LeakyReLU(0.1)]
         self.convs, self.fcs = nn.Sequential(*convs), nn.Sequential(*fcs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,16 +101,26 @@ def _as_map(x: Tensor) -> Tensor:
     return x.transpose(1, 2).unflatten(2, (side, side))
 
 
+@PARTS.register("BaseBlock")
+class BaseBlockPart(ChannelsPart):
+    """Convolution, BatchNorm, ReLU."""
+
+    works_on: ClassVar[str | None] = "img"
+
+    stride: Kernel = 1
+    kernel_size: Kernel = 3
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        return BaseBlock(self, *self.channels(arriving))
+
+
 class BaseBlock(nn.Module):
     """Convolution, BatchNorm, ReLU: (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
 
-    in_kind = "img"
-    out_kind = "img"
-
-    def __init__(self, *, in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3) -> None:
+    def __init__(self, part: BaseBlockPart, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.Conv2d(in_channels, out_channels, part.kernel_size, part.stride, part.kernel_size // 2, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )
@@ -127,6 +150,16 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 }
 
 
+@PARTS.register("Function")
+class FunctionPart(BuildablePart):
+    """A function without parameters."""
+
+    name: str
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        return Function(self.name)
+
+
 class Function(nn.Module):
     """A function without parameters, by its name in `FUNCTIONS`. Pooling takes four dimensions as an `img`;
     the others work on any format.
@@ -136,8 +169,6 @@ class Function(nn.Module):
     Raises:
         UserError: if there is no such function.
     """
-
-    in_kind = "same"
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -1,0 +1,129 @@
+"""Parts made of parts: in a row, and side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from stitching.config.bounds import Classes, Pixels
+from stitching.config.errors import UserError, at
+from stitching.config.format_syntax import ReformatOptions
+from stitching.config.parts import PARTS, BasePart, PartField
+from stitching.cutting.formats import Format
+from stitching.nets.build import build_part
+from stitching.nets.buildable import BuildablePart, BuildOptions
+from stitching.nets.network import Network, Parallel, Part
+
+__all__ = ["AssemblyPart", "ParallelPart"]
+
+
+@PARTS.register("Assembly")
+class AssemblyPart(BuildablePart):
+    """Parts in a row."""
+
+    is_assembly: ClassVar[bool] = True
+    bounds_itself: ClassVar[bool] = True
+
+    parts: Annotated[list[PartField], Field(min_length=1)]
+    head: PartField | None = None
+    input_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)] | None = None
+    num_classes: Classes | None = None
+    reformat_options: ReformatOptions | None = None
+
+    def first_part(self) -> BasePart:
+        return self.parts[0].first_part()
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        if self.input_shape and arriving.shape(1)[1:] != tuple(self.input_shape):
+            raise UserError(
+                f"input_shape is {self.input_shape}, but {arriving} arrives", path=("input_shape",),
+                do="Set train_config.data_preprocessing.image_size, or leave input_shape out.",
+            )  # fmt: skip
+        inner = replace(
+            options,
+            num_classes=self.num_classes or options.num_classes,
+            class_token=self.reformat_options.class_token if self.reformat_options else options.class_token,
+        )
+        pieces: list[Part] = []
+        for i, child in enumerate(self.parts):
+            with at("parts", i):
+                pieces.append(self._next_piece(pieces, child, self.parts[i + 1 :], arriving, inner))
+        if self.head:
+            with at("head"):
+                pieces.append(self._next_piece(pieces, self.head, (), arriving, inner))
+        return Network(pieces)
+
+    def _next_piece(
+        self,
+        pieces: list[Part],
+        child: BasePart,
+        following: Sequence[BasePart],
+        arriving: Format,
+        options: BuildOptions,
+    ) -> Part:
+        _check_one_tensor(pieces)
+        arriving = pieces[-1].out_format if pieces else arriving
+        child = _inherit(child, self)
+        if isinstance(child, BuildablePart):
+            child = child.in_front_of(following, arriving, options)
+        return build_part(child, arriving, options)
+
+
+@PARTS.register("ParallelPart")
+class ParallelPart(BuildablePart):
+    """Parts side by side on the same input."""
+
+    bounds_itself: ClassVar[bool] = True
+
+    parts: Annotated[list[PartField], Field(min_length=1)]
+    agg: Literal["none", "avg", "concat", "concat_channels", "concat_sequence"] = "none"
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        pieces = []
+        for i, child in enumerate(self.parts):
+            inner = options
+            if self.agg == "none" and len(self.parts) == len(options.task_classes) > 1:
+                inner = replace(options, num_classes=options.task_classes[i], task_classes=())
+            with at("parts", i):
+                pieces.append(build_part(_inherit(child, self), arriving, inner))
+        self._check_joinable([piece.out_format for piece in pieces])
+        return Parallel(pieces, self.agg)
+
+    def _check_joinable(self, formats: Sequence[Format]) -> None:
+        """Raise if the outputs of the parts cannot be joined as `agg` says."""
+        if self.agg == "none":
+            return
+        for i, output in enumerate(formats):
+            if self.agg == "concat_sequence" and output.kind not in ("token", "bert"):
+                raise UserError(f"{output} is no sequence", allowed="token, bert", path=("parts", i))
+            may_differ: dict[str, Any] = {"concat_sequence": {"size": None}, "avg": {}}.get(
+                self.agg, {"channels": None}
+            )
+            first, same = replace(formats[0], **may_differ), replace(output, **may_differ)
+            if first != same:
+                raise UserError(
+                    f"gives {output}, the first part gives {formats[0]}: {self.agg} cannot join them",
+                    do="Give the parts the same out_format.", path=("parts", i),
+                )  # fmt: skip
+
+
+def _check_one_tensor(pieces: list[Part]) -> None:
+    """Raise if the last of the pieces gives a list, which no part can follow."""
+    last: nn.Module | None = pieces[-1].net if pieces else None
+    while isinstance(last, Network):
+        last = last.pieces[-1].net
+    if isinstance(last, Parallel) and last.agg == "none":
+        raise UserError(
+            "the part before gives a list (`agg: none`), and this one takes one tensor",
+            do="Join the parts with `agg: avg` or `concat`, or put the ParallelPart last.",
+        )
+
+
+def _inherit(child: BasePart, parent: BasePart) -> BuildablePart:
+    """`child`, and frozen if `parent` is."""
+    assert isinstance(child, BuildablePart)
+    return child.model_copy(update={"frozen": True}) if parent.frozen and not child.frozen else child

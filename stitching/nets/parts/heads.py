@@ -1,0 +1,64 @@
+"""Heads: what makes scores of classes from the features at the end of a network."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from stitching.config.bounds import Classes, Pixels
+from stitching.config.errors import UserError
+from stitching.config.parts import PARTS
+from stitching.cutting.formats import Format
+from stitching.nets.buildable import BuildablePart, BuildOptions
+
+__all__ = ["ClassifierHead", "ClassifierHeadPart"]
+
+
+@PARTS.register("ClassifierHead")
+class ClassifierHeadPart(BuildablePart):
+    """Average pool, flatten, linear."""
+
+    works_on: ClassVar[str | None] = "img"
+
+    num_classes: Classes | None = None
+    pooled_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] = 1
+
+    def native_format(self, options: BuildOptions) -> Format | None:
+        if self.num_classes is None and options.num_classes is None:
+            raise UserError(
+                "the number of classes is not known here",
+                do="Give `num_classes`; or for several tasks, a head each, side by side in a ParallelPart.",
+                path=("num_classes",),
+            )
+        return super().native_format(options)
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        size = self.pooled_size
+        height, width = (size, size) if isinstance(size, int) else size
+        classes = self.num_classes or options.num_classes
+        assert arriving.channels is not None
+        assert classes is not None
+        return ClassifierHead(arriving.channels, classes, (height, width))
+
+
+class ClassifierHead(nn.Module):
+    """Average pool, flatten, linear: images (N, C, H, W) to scores (N, num_classes).
+
+    Args:
+        in_channels: C.
+        num_classes: how many scores.
+        pooled_size: height and width that the map is pooled to.
+    """
+
+    out_kind = "vector"
+
+    def __init__(self, in_channels: int, num_classes: int, pooled_size: tuple[int, int] = (1, 1)) -> None:
+        super().__init__()
+        height, width = pooled_size
+        self.pool = nn.AdaptiveAvgPool2d((height, width))
+        self.fc = nn.Linear(in_channels * height * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(x).flatten(1))

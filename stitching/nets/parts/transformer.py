@@ -1,0 +1,108 @@
+"""The encoder blocks of ViTs and Swin transformers as adapters."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from timm.models.vision_transformer import Block, init_weights_vit_timm
+from torch import Tensor, nn
+from torchvision.models import swin_transformer
+
+from stitching.config.bounds import Channels, Heads, Kernel, Probability, Ratio
+from stitching.config.errors import UserError
+from stitching.config.parts import PARTS
+from stitching.cutting.formats import Format
+from stitching.nets.buildable import BuildablePart, BuildOptions, ChannelsPart, declared_kind
+
+__all__ = ["SwinTransformerBlockPart", "VisionTransformerBlock", "VisionTransformerBlockPart"]
+
+
+@PARTS.register("VisionTransformerBlock")
+class VisionTransformerBlockPart(ChannelsPart):
+    """An encoder block of a ViT (Dosovitskiy et al., 2021) on sequences: norms first, attention, MLP.
+
+    Where the channels that arrive are not the block's width, a linear projection comes first.
+    """
+
+    num_heads: Heads = 6
+    embed_dim: Channels | None = None
+    mlp_ratio: Ratio = 4.0
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+
+    def native_format(self, options: BuildOptions) -> Format:
+        kind = declared_kind(self, ("token", "bert"))
+        return Format(kind, prefix=int(kind == "bert"))
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        in_channels, _ = self.channels(arriving)
+        width = self.out_channels or self.embed_dim or in_channels
+        if self.embed_dim not in (None, width, in_channels):
+            raise UserError(
+                f"a block with embed_dim {self.embed_dim} cannot give {width} channels",
+                do="Leave out embed_dim or out_channels.",
+                path=("embed_dim",),
+            )
+        _check_heads(self.num_heads, width)
+        return VisionTransformerBlock(self, in_channels, width)
+
+
+class VisionTransformerBlock(nn.Module):
+    """A linear projection where it takes one, and timm's block: (N, L, in_channels) to (N, L, width).
+
+    Prefix tokens are tokens like others. Weights start as timm's ViTs do.
+    """
+
+    def __init__(self, part: VisionTransformerBlockPart, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Identity() if in_channels == width else nn.Linear(in_channels, width)
+        self.block = Block(
+            width, part.num_heads, part.mlp_ratio,
+            qkv_bias=True, proj_drop=part.dropout, attn_drop=part.attention_dropout,
+        )  # fmt: skip
+        self.apply(init_weights_vit_timm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.project(x))
+
+
+@PARTS.register("SwinTransformerBlock")
+class SwinTransformerBlockPart(BuildablePart):
+    """torchvision's Swin block (Liu et al., 2021): attention in windows, MLP. Takes and gives (N, H, W, embed_dim)."""
+
+    works_on: ClassVar[str | None] = "bhwc"
+
+    num_heads: Heads = 6
+    embed_dim: Channels | None = None
+    do_shift: bool = False
+    window_size: Kernel = 7
+    mlp_ratio: Ratio = 4.0
+    dropout: Probability = 0.0
+    attention_dropout: Probability = 0.0
+    stochastic_depth: Probability = 0.0
+
+    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+        width = self.embed_dim or arriving.channels
+        assert width is not None
+        _check_heads(self.num_heads, width)
+        shift = self.window_size // 2 if self.do_shift else 0
+        return swin_transformer.SwinTransformerBlock(
+            width,
+            self.num_heads,
+            window_size=[self.window_size, self.window_size],
+            shift_size=[shift, shift],
+            mlp_ratio=self.mlp_ratio,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            stochastic_depth_prob=self.stochastic_depth,
+        )
+
+
+def _check_heads(num_heads: int, width: int) -> None:
+    if width % num_heads:
+        divisors = [str(n) for n in range(1, min(width, 32) + 1) if width % n == 0]
+        raise UserError(
+            f"{num_heads} heads cannot share {width} channels equally",
+            allowed=f"a divisor of {width}: {', '.join(divisors)}",
+            path=("num_heads",),
+        )
