@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the workers of this session share its server
+        forked.announce()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        forked.forget()
 
 
 class Outcome(NamedTuple):
