@@ -109,6 +109,7 @@ def _become(request: dict, fds: list[int], search_path: list[str]) -> None:
     sys.stdout.reconfigure(write_through=unbuffered)
     sys.stderr = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115 - to the end of the process
     sys.stderr.reconfigure(line_buffering=True, write_through=unbuffered)
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     random.seed()
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()

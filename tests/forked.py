@@ -42,6 +42,11 @@ def announce() -> None:
     os.environ[SESSION] = f"{os.getpid()}:{tempfile.mkdtemp(prefix='stitching-forks-')}"
 
 
+def forget() -> None:
+    """Remove the folder of a server that was perhaps never started."""
+    shutil.rmtree(os.environ.pop(SESSION).partition(":")[2], ignore_errors=True)
+
+
 def run(
     command: Sequence[object], *, timeout: float = 120, check: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[str]:
@@ -63,6 +68,25 @@ def popen(command: Sequence[object], **options: Any) -> ForkedProcess | subproce
     if words[0] != _PYTHON:
         return subprocess.Popen(words, **options)
     return ForkedProcess(words, **options)
+
+
+def wait_for_all(processes: Sequence[ForkedProcess], *, timeout: float) -> int:
+    """Wait for processes that work together: 0 if all succeed, else 1, and the others are terminated."""
+    deadline = time.monotonic() + timeout
+    running = list(processes)
+    failed = False
+    while running:
+        ready, _, _ = select.select([process.connection for process in running], [], [], deadline - time.monotonic())
+        if not ready:
+            raise subprocess.TimeoutExpired(running[0].args, timeout)
+        ended = [process for process in running if process.connection in ready]
+        running = [process for process in running if process not in ended]
+        codes = [process.wait() for process in ended]
+        if any(codes) and not failed:
+            failed = True
+            for process in running:
+                process.terminate()
+    return int(failed)
 
 
 class ForkedProcess:
@@ -92,11 +116,11 @@ class ForkedProcess:
         self.stderr, child_stderr = _stream(stderr, errors)
         request = {"command": command[1:], "cwd": os.path.abspath(cwd or "."), "env": environment}
         nowhere = os.open(os.devnull, os.O_RDONLY)
-        self._server = _connection()
+        self.connection = _connection()
         self._lock = threading.Lock()
         fds = [nowhere, 1 if child_stdout is None else child_stdout, 2 if child_stderr is None else child_stderr]
-        socket.send_fds(self._server, [b"."], fds)
-        self._server.sendall(json.dumps(request).encode() + b"\n")
+        socket.send_fds(self.connection, [b"."], fds)
+        self.connection.sendall(json.dumps(request).encode() + b"\n")
         for fd in (nowhere, child_stdout, child_stderr):
             if fd is not None:
                 os.close(fd)
@@ -108,7 +132,7 @@ class ForkedProcess:
     def _read(self) -> dict[str, Any]:
         line = b""
         while not line.endswith(b"\n"):
-            if not (part := self._server.recv(1)):
+            if not (part := self.connection.recv(1)):
                 raise RuntimeError("the server of forked processes is gone")
             line += part
         return json.loads(line)
@@ -125,9 +149,9 @@ class ForkedProcess:
 
     def _ended_within(self, timeout: float | None) -> int | None:
         with self._lock:
-            if self.returncode is None and select.select([self._server], [], [], timeout)[0]:
+            if self.returncode is None and select.select([self.connection], [], [], timeout)[0]:
                 self.returncode = self._read()["code"]
-                self._server.close()
+                self.connection.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:

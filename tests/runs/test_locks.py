@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import forked
 import pytest
 
 from stitching.config.errors import UserError
@@ -48,7 +49,7 @@ def test_a_folder_is_held_once(folder):
 def test_a_killed_process_holds_nothing_though_its_children_live_on(folder):
     """As the workers of a data loader do for some seconds."""
     command = [sys.executable, "-c", HOLDING_WITH_A_CHILD, str(folder.path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = forked.popen(command, stdout=subprocess.PIPE)
     assert process.stdout
     child = int(process.stdout.readline())
     try:

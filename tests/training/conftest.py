@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 
@@ -16,9 +17,8 @@ def command_line(tmp_path: Path):
     def run(folder: Path, *arguments: str, sabotage: str = "", wait: bool = True):
         call = f"sys.argv = {['stitching', *arguments]!r}\nfrom stitching.cli import main\nmain()"
         code = f"import sys, os, signal\n{sabotage}\n{call}"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        command = [sys.executable, "-c", code]
+        process = forked.popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if not wait:
             return process
         out, err = process.communicate(timeout=120)

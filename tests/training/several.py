@@ -1,4 +1,4 @@
-"""Processes that train together, started by torchrun: `python several.py FOLDER... + FOLDER...` trains task after task.
+"""Processes that train together: `python several.py FOLDER... + FOLDER...` trains task after task.
 
 The folders of a task, between plus signs, are trained as a pack. STITCHING_SABOTAGE in the environment is Python that
 each process runs first; it knows its `rank`.
@@ -25,24 +25,45 @@ def nth(function, n, instead):
 """
 
 
-def start(processes: int, *arguments: object, folder: Path, sabotage: str = "") -> subprocess.Popen[str]:
-    """Start so many processes of `python several.py ARGUMENTS`, which meet at a port of their own."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.Popen(
-        [*launcher, __file__, *map(str, arguments)],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "STITCHING_SABOTAGE": sabotage},
-    )  # fmt: skip
+def run(
+    processes: int, *arguments: object, folder: Path, sabotage: str = "", with_torchrun: bool = False
+) -> tuple[int, str, str]:
+    """Run so many processes of `python several.py ARGUMENTS`: exit code, output, errors."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "STITCHING_SABOTAGE": sabotage}
+    command = [__file__, *map(str, arguments)]
+    if not with_torchrun:
+        return _run_forked(processes, command, folder, environment)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
-def run(processes: int, *arguments: object, folder: Path, sabotage: str = "") -> tuple[int, str, str]:
-    """As `start`, to the end: exit code, output, errors."""
-    process = start(processes, *arguments, folder=folder, sabotage=sabotage)
-    try:
-        out, err = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    return process.returncode, out, err
+def _run_forked(processes: int, command: list[str], folder: Path, env: dict[str, str]) -> tuple[int, str, str]:
+    """As torchrun does: a store that outlives every process, and an end of all as soon as one fails."""
+    import forked  # the processes themselves cannot
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    env |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
+        started = [
+            forked.popen(
+                [sys.executable, *command], cwd=folder, stdout=out.fileno(), stderr=err.fileno(),
+                env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(processes)
+        ]  # fmt: skip
+        try:
+            code = forked.wait_for_all(started, timeout=240)
+        finally:
+            for process in started:
+                process.kill()
+        for file in (out, err):
+            file.seek(0)
+        return code, out.read(), err.read()
 
 
 def _main(arguments: list[str]) -> None:

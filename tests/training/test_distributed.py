@@ -237,7 +237,8 @@ module.write_whole = full
 )
 def test_what_fails_in_one_ends_all_with_the_reason_on_record(tmp_path, sabotage, words):
     folder = _long(tmp_path / "failing")
-    code, _, err = several.run(2, "train", "-c", "config.yml", folder=folder, sabotage=sabotage)
+    command = ("train", "-c", "config.yml")
+    code, _, err = several.run(2, *command, folder=folder, sabotage=sabotage, with_torchrun=True)
     assert code != 0
     assert [words in line for line in _errors(err)] == [True], err
     assert "Traceback" not in err.partition("torch/distributed/elastic")[0]
