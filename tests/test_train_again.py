@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stitching.config.job_files import load_job
 from stitching.runs.folder import FolderBusy
 from stitching.runs.identity import identity
+from stitching.runs.kinds import load_job
+from stitching.runs.one_job import _Start, run_job
 from stitching.runs.step_log import read_result
-from stitching.training.job import _Start, run_job
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def train(
     Values given here win over the file. Ctrl-C leaves a checkpoint to go on from.
     """
     from stitching.config.job_files import override
-    from stitching.training.job import run_job, smoke_test_job
+    from stitching.runs.one_job import run_job, smoke_test_job
 
     out.quiet = err.quiet = process_rank().rank > 0
     document = load_yaml(config)

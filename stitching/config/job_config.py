@@ -94,6 +94,10 @@ class JobSettings(Schema):
             raise complaint("both resume_from and load_from given", "one of them", key="load_from")
         return self
 
+    def to_yaml(self) -> dict[str, Any]:
+        """The resolved job as plain data, defaults included: enough to run it again."""
+        return _without_none(self.model_dump(mode="json"))
+
 
 class Job(JobSettings):
     """A whole job."""
@@ -128,10 +132,6 @@ class Job(JobSettings):
         if self.model is not None:
             return self.model
         return PARTS["Assembly"](parts=self.assembly or [], head=self.head)  # type: ignore[call-arg]
-
-    def to_yaml(self) -> dict[str, Any]:
-        """The resolved job as plain data, defaults included: enough to run it again."""
-        return _without_none(self.model_dump(mode="json"))
 
 
 def _without_none(data: Any) -> Any:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stitching.config.errors import UserError, at
-from stitching.config.job_config import Job, JobSettings
+from stitching.config.job_config import JobSettings
 from stitching.config.parts import BasePart, ModelFields
 from stitching.config.paths import resolved_path
 from stitching.config.schema import validated
-from stitching.config.yaml import Document, Keys, load_yaml
+from stitching.config.yaml import Document, Keys
 
-__all__ = ["checkpoints_of", "load_job", "model_parts", "override", "project_root", "read_job", "with_paths"]
+__all__ = ["checkpoints_of", "model_parts", "override", "project_root", "read_settings", "with_paths"]
 
 S = TypeVar("S", bound=JobSettings)
 
@@ -34,18 +34,13 @@ def override(document: Document, dotted: str, value: object, said_by: str) -> No
     document.override(keys, value, said_by)
 
 
-def read_job(document: Document) -> Job:
-    """The document as a job, its relative paths made to start from the document's folder.
+def read_settings(schema: type[S], document: Document) -> S:
+    """The document as an instance of a job's or a sweep's schema, its paths absolute (`with_paths`).
 
     Raises:
         UserError: with file, line and key, if anything is wrong with it.
     """
-    return with_paths(validated(Job, document), document)
-
-
-def load_job(path: str | Path) -> Job:
-    """Load a job's YAML file. Raises `UserError` with file, line and key if anything is wrong with it."""
-    return read_job(load_yaml(path))
+    return with_paths(validated(schema, document), document)
 
 
 def project_root(folder: Path) -> Path:
@@ -86,10 +81,10 @@ def with_paths(settings: S, document: Document) -> S:
     return settings
 
 
-def checkpoints_of(job: Job) -> list[str]:
-    """The files of weights that a job starts from."""
-    found = [part.ckp_path for part in model_parts(job.network, job.reference)] + [job.load_from, job.resume_from]
-    return list(dict.fromkeys(path for path in found if path))
+def checkpoints_of(job: JobSettings, *networks: Any) -> list[str]:
+    """The files of weights that a job with these parts as its networks starts from."""
+    paths = [*(part.ckp_path for part in model_parts(*networks)), job.load_from, job.resume_from]
+    return list(dict.fromkeys(path for path in paths if path))
 
 
 def model_parts(*values: Any) -> list[Any]:

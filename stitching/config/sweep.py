@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from stitching.config.bounds import Blocks, Downsamplings, Seed
 from stitching.config.errors import UserError, shortened
 from stitching.config.job_config import JobSettings
-from stitching.config.job_files import with_paths
+from stitching.config.job_files import read_settings
 from stitching.config.parts import ModelFields, PartField
-from stitching.config.schema import Schema, complaint, one_of, validated
+from stitching.config.schema import Schema, complaint, one_of
 from stitching.config.script_text import ScriptText
 from stitching.config.yaml import Document, load_yaml
 
@@ -128,7 +128,7 @@ def _check_all_different(values: list[Any], words: str, key: str) -> None:
 
 def read_sweep(document: Document) -> Sweep:
     """The document as a sweep. Raises `UserError` with file, line and key if anything is wrong with it."""
-    sweep = with_paths(validated(Sweep, document), document)
+    sweep = read_settings(Sweep, document)
     for key in ("data_path", "load_from"):
         for number, value in enumerate(sweep.grid.get(key, [])):
             # A run is named after its values, so they stay as they are written; elsewhere paths start from the file.

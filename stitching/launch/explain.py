@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError, unknown_name
-from stitching.config.job_config import Job
+from stitching.config.job_config import JobSettings
 from stitching.config.job_files import checkpoints_of
 from stitching.launch.status import RunStatus, sweep_status
 from stitching.runs.code import code_digest
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import file_digest, identity_config
+from stitching.runs.kinds import kind_of, recorded_job
 from stitching.runs.state import forgotten_runs
 from stitching.sweeps.plan import Plan, PlannedRun
 
@@ -87,10 +88,10 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
     return min(found, key=lambda each: len(each[1]), default=None)
 
 
-def _differences(metadata: Mapping[str, Any], job: Job) -> list[str]:
+def _differences(metadata: Mapping[str, Any], job: JobSettings) -> list[str]:
     """The keys of the resolved config that are not as in `metadata`, and the weights whose content is not."""
     try:
-        before = identity_config(Job.model_validate(metadata.get("config")))
+        before = identity_config(recorded_job(metadata.get("config")))
     except (ValueError, UserError):
         return ["  its config is not on record in a form that this version reads"]
     then, now = _flat(before), _flat(identity_config(job))
@@ -101,7 +102,7 @@ def _differences(metadata: Mapping[str, Any], job: Job) -> list[str]:
     ]
     files = metadata.get("weights") or {}
     recorded = {name: str(file.get("sha256")) for name, file in files.items() if isinstance(file, dict)}
-    for path in checkpoints_of(job):
+    for path in checkpoints_of(job, *kind_of(job).networks(job)):
         digest = file_digest(path)
         if recorded and digest not in recorded.values():
             known = recorded.get(path)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from stitching.runs.kinds import kind_of
 from stitching.sweeps.plan import PlannedRun
-from stitching.training.job_data import shared_key
 
 __all__ = ["packed"]
 
 
 def packed(runs: Iterable[PlannedRun], size: int) -> list[list[PlannedRun]]:
     """The runs in packs of at most `size` that can share a loop and start from the same source model."""
-    groups: dict[tuple[str, str], list[PlannedRun]] = {}
+    groups: dict[tuple[str, str, str], list[PlannedRun]] = {}
     for run in runs:
         assert run.job is not None
-        groups.setdefault((run.stitch.source.title, shared_key(run.job)), []).append(run)
+        kind = kind_of(run.job)
+        groups.setdefault((run.stitch.source.title, kind.name, kind.share_key(run.job)), []).append(run)
     return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]

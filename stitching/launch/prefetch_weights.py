@@ -8,6 +8,7 @@ from stitching.config.job_files import model_parts
 from stitching.models.prefetch import fetch
 from stitching.models.sources import ModelSpec
 from stitching.nets.build import model_spec
+from stitching.runs.kinds import kind_of
 from stitching.sweeps.plan import PlannedRun
 
 __all__ = ["fetch_weights", "weights_of"]
@@ -16,7 +17,7 @@ __all__ = ["fetch_weights", "weights_of"]
 def weights_of(runs: Iterable[PlannedRun]) -> list[ModelSpec]:
     """The models whose published weights the runs need, each once."""
     jobs = [run.job for run in runs if run.job]
-    networks = {id(part): part for job in jobs for part in (job.network, job.reference)}  # runs of a cell share theirs
+    networks = {id(part): part for job in jobs for part in kind_of(job).networks(job)}  # runs of a stitch share theirs
     parts = model_parts(*networks.values())
     wanting = {
         repr((part.title, part.weights, part.model_args)): part

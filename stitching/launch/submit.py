@@ -17,6 +17,7 @@ from stitching.launch.schedulers.local import run_locally
 from stitching.launch.schedulers.slurm import sbatch_scripts, settle_records, submit_arrays
 from stitching.launch.status import SLURM_FOLDER, in_queue
 from stitching.runs.folder import FolderBusy, RunFolder, write_yaml
+from stitching.runs.kinds import kind_of
 from stitching.runs.state import state_on_disk
 from stitching.sweeps.plan import Plan, PlannedRun, ProgressCallback
 
@@ -58,10 +59,9 @@ def look_for_data(plan: Plan) -> None:
         UserError: they are not; says what was looked for and where.
     """
     mistakes = ErrorCollector()
-    wanted = (
-        (task.dataset, run.job.data_path) for run in plan.runs if run.job for task in run.job.train_config.task_list
-    )
-    for name, data_path in dict.fromkeys(wanted):
+    jobs = [run.job for run in plan.runs if run.job]
+    data_sets = ((name, job.data_path) for job in jobs for name in kind_of(job).data_sets(job))
+    for name, data_path in dict.fromkeys(data_sets):
         with mistakes.collect(), at("train_config", "dataset"):
             look_for_dataset(name, data_path)
     mistakes.raise_all()

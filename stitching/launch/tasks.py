@@ -1,4 +1,4 @@
-"""Tasks: the run folders that one process trains together, and the process that does it.
+"""Tasks: the run folders that one process works on together, and the process that does it.
 
 This is all that a launcher needs to know: it starts `stitching.launch.start` somewhere with a snapshot of the code and
 run folders. Everything else is on disk.
@@ -13,17 +13,16 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from stitching.config.errors import UserError
-from stitching.config.job_files import load_job
 from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml
+from stitching.runs.kinds import JobKind, ProgressCallback, RunRequest, kind_of, load_job
 from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.failures import cause_of, failure_reason, free_memory
-from stitching.training.session import TrainRequest, train
-from stitching.training.trainer import ProgressCallback
 
 __all__ = ["main", "note_failure", "run_task"]
 
@@ -31,32 +30,35 @@ __all__ = ["main", "note_failure", "run_task"]
 def run_task(
     folders: Sequence[Path], progress: ProgressCallback | None = None, stop: StopRequest | None = None
 ) -> dict[str, str]:
-    """Train the runs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
+    """Run the jobs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
 
-    What is wrong with one run stays with it: the reason is put on record, and the others are trained. Runs that take
-    too much memory together are trained each for itself. Where several processes share the work, all call this alike,
-    and what goes wrong in the midst of training ends all runs.
+    What is wrong with one run stays with it: the reason is put on record, and the others go on. Runs that take too much
+    memory together are run each for itself. Where several processes share the work, all call this alike, and what goes
+    wrong in the midst of it ends all runs.
 
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
     """
     failures: dict[str, str] = {}
-    setups = []
+    packs: dict[type[JobKind[Any]], list[RunRequest[Any]]] = {}  # one, but for folders that were put together by hand
     for path in folders:
         try:
-            setups.append(_setup_of(path))
+            request = _request_of(path)
+            packs.setdefault(type(kind_of(request.job)), []).append(request)
         except UserError as error:
             failures |= _failed(RunFolder.found_in(path), error)
     with (stop or StopRequest()).on_signals() as asked:
-        failed, alone = _train_pack(setups, progress, asked)
-        for setup, reason in alone:
-            free_memory()  # of the pack, and of the run before
-            _note(setup.folder, f"this run is tried for itself; in a pack of {len(setups)}: {reason}")
-            failed |= _train_pack([setup], progress, asked)[0]
-    return failures | failed
+        for pack in packs.values():
+            failed, alone = _run_pack(pack, progress, asked)
+            failures |= failed
+            for request, reason in alone:
+                free_memory()  # of the pack, and of the run before
+                _note(request.folder, f"this run is tried for itself; in a pack of {len(pack)}: {reason}")
+                failures |= _run_pack([request], progress, asked)[0]
+    return failures
 
 
-def _setup_of(path: Path) -> TrainRequest:
+def _request_of(path: Path) -> RunRequest[Any]:
     """The job in a run's folder, if what `submit` wrote there is there as it was written."""
     config = path / "config.yml"
     try:
@@ -66,34 +68,32 @@ def _setup_of(path: Path) -> TrainRequest:
         checked_text(folder.metadata)  # which names the run
     except FileNotFoundError as error:
         raise UserError(str(error), do="`stitching submit` writes it again.") from None
-    return TrainRequest(job, folder)
+    return RunRequest(job, folder)
 
 
-def _train_pack(
-    setups: list[TrainRequest], progress: ProgressCallback | None, stop: StopRequest
-) -> tuple[dict[str, str], list[tuple[TrainRequest, str]]]:
-    """Train runs together; returns the failures by name, and the runs to try each for itself with what stopped them."""
-    if not setups:
-        return {}, []
+def _run_pack(
+    pack: list[RunRequest[Any]], progress: ProgressCallback | None, stop: StopRequest
+) -> tuple[dict[str, str], list[tuple[RunRequest[Any], str]]]:
+    """Run jobs together; returns the failures by name, and the runs to try each for itself with what stopped them."""
     one_process = process_rank().size == 1
     try:
-        runs = train(setups, resume=True, skip_busy=True, progress=progress, stop=stop)
+        runs = kind_of(pack[0].job).run(pack, resume=True, skip_busy=True, progress=progress, stop=stop)
     except Interrupted:
         raise
     except Exception as error:
         same_for_all = isinstance(error, UnreadableImage)
         others_wait = not one_process and not isinstance(error, UserError)  # for this process, which goes on alone
-        if len(setups) > 1 and not (same_for_all or others_wait):
-            return {}, [(setup, failure_reason(error)) for setup in setups]  # one of them cannot be set up
+        if len(pack) > 1 and not (same_for_all or others_wait):
+            return {}, [(request, failure_reason(error)) for request in pack]  # one of them cannot be set up
         failures: dict[str, str] = {}
-        for setup in setups:
-            failures |= _failed(setup.folder, error)
+        for request in pack:
+            failures |= _failed(request.folder, error)
         return failures, []
-    failed = [(setup, run.failure, run.cause) for setup, run in zip(setups, runs, strict=True) if run.failure]
-    may_fit_alone = len(setups) > 1 and one_process
-    alone = [(setup, reason) for setup, reason, cause in failed if may_fit_alone and cause == OUT_OF_MEMORY]
-    tried = [setup for setup, _ in alone]
-    return {setup.folder.path.name: reason for setup, reason, _ in failed if setup not in tried}, alone
+    failed = [(request, run.failure, run.cause) for request, run in zip(pack, runs, strict=True) if run.failure]
+    may_fit_alone = len(pack) > 1 and one_process
+    alone = [(request, reason) for request, reason, cause in failed if may_fit_alone and cause == OUT_OF_MEMORY]
+    again = [request for request, _ in alone]
+    return {request.folder.path.name: reason for request, reason, _ in failed if request not in again}, alone
 
 
 def _failed(folder: RunFolder, error: Exception) -> dict[str, str]:

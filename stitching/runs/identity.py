@@ -21,7 +21,6 @@ __all__ = [
     "file_digest",
     "identity",
     "identity_config",
-    "identity_of",
     "network_digest",
     "settings_digest",
 ]
@@ -35,14 +34,14 @@ LEFT_OUT = (
 _NETWORKS = ("model", "assembly", "head", "reference")
 
 
-def identity(job: Job) -> str:
-    """The job's identity: 16 hexadecimal digits."""
-    return identity_of(settings_digest(job), network_digest(job))
+def identity(job: JobSettings, *, settings: str | None = None, network: str | None = None) -> str:
+    """The identity of a job of any kind: 16 hexadecimal digits.
 
-
-def identity_of(settings: str, network: str) -> str:
-    """The identity of a job with these two digests, where a caller has many jobs that share one of them."""
-    return _hash([settings, network])[:16]
+    Args:
+        job: the job.
+        settings, network: its digests, where a caller has many jobs that share one of them.
+    """
+    return _hash([settings or settings_digest(job), network or network_digest(job)])[:16]
 
 
 def settings_digest(settings: JobSettings) -> str:
@@ -50,12 +49,12 @@ def settings_digest(settings: JobSettings) -> str:
     return _hash(_settings_config(settings))
 
 
-def network_digest(job: Job) -> str:
-    """The digest of a job's network and of the reference that it is compared with."""
+def network_digest(job: JobSettings) -> str:
+    """The digest of a job's network and of the reference that it is compared with; jobs of other kinds have none."""
     return _hash(_network_config(job))
 
 
-def identity_config(job: Job) -> dict[str, Any]:
+def identity_config(job: JobSettings) -> dict[str, Any]:
     """What the identity is the hash of; however it was written, the same job gives the same.
 
     Of the resolved config it has what differs from its neutral value. Models stand in it by their full names,
@@ -73,7 +72,9 @@ def _settings_config(settings: JobSettings) -> dict[str, Any]:
     return config
 
 
-def _network_config(job: Job) -> dict[str, Any]:
+def _network_config(job: JobSettings) -> dict[str, Any]:
+    if not isinstance(job, Job):
+        return {}
     network = job.network
     if not network.is_assembly:  # built as the only part of one
         network = PARTS["Assembly"](parts=[network])  # type: ignore[call-arg]

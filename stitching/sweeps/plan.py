@@ -23,7 +23,7 @@ from stitching.cutting.formats import Format
 from stitching.models.sources import normalization_note
 from stitching.nets.build import BuildOptions, build_network, model_spec
 from stitching.runs.folder import RunFolder
-from stitching.runs.identity import identity_of, network_digest, settings_digest
+from stitching.runs.identity import identity, network_digest, settings_digest
 from stitching.runs.state import ExpectedRun
 from stitching.sweeps.names import Names
 from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
@@ -248,7 +248,7 @@ def _runs_of(
             yield PlannedRun(name, stitch, variant.seed, variant.values, declined=size)
             continue
         networks = networks or network_digest(job)
-        run_identity = identity_of(digest, networks)
+        run_identity = identity(job, settings=digest, network=networks)
         yield PlannedRun(name, stitch, variant.seed, variant.values, job, run_identity, Cost(**size))
 
 

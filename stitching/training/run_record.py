@@ -97,7 +97,7 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
         path = source.found() or Path("missing")
         file = {"file": path.name, "sha256": file_digest(str(path))}
         record[f"{name}.{tag}"] = {**source.origin(), "tag": str(tag), **file}
-    return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job)}
+    return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job, job.network, job.reference)}
 
 
 def _random_networks(run: Run) -> dict[str, Any]:

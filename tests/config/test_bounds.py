@@ -9,7 +9,7 @@ import torch
 
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
-from stitching.config.job_files import override, read_job
+from stitching.config.job_files import override
 from stitching.config.schema import validated
 from stitching.config.sweep import read_sweep
 from stitching.config.train_config import TrainConfig
@@ -18,6 +18,7 @@ from stitching.cutting.formats import Format
 from stitching.nets.build import build_network
 from stitching.nets.buildable import BuildOptions
 from stitching.nets.parts.heads import ClassifierHeadPart
+from stitching.runs.kinds import read_job
 from stitching.training.optim import try_training
 
 ADAPTER = "model.Assembly.parts"

@@ -33,11 +33,11 @@ from weights_server import (
 )
 
 from stitching.config.errors import UserError
-from stitching.config.job_files import read_job
 from stitching.config.yaml import Document
 from stitching.models import prefetch
 from stitching.models.prefetch import HubFile, UrlFile, fetch, is_cached, source_of
 from stitching.models.sources import ModelSpec, build
+from stitching.runs.kinds import read_job
 from stitching.training.run_record import weights_record
 
 OTHER = "timm/test_vit.r160_in1k"

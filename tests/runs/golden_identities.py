@@ -14,10 +14,11 @@ from typing import Any
 
 from stitching.config.errors import ErrorCollector
 from stitching.config.job_config import Job
-from stitching.config.job_files import load_job, model_parts
+from stitching.config.job_files import model_parts
 from stitching.config.sweep import Sweep, read_sweep
 from stitching.config.yaml import load_yaml
 from stitching.runs.identity import identity
+from stitching.runs.kinds import load_job
 from stitching.sweeps.plan import PART, PlannedRun, make_plan
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.variants import evaluation_only, make_variants

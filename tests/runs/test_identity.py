@@ -12,10 +12,10 @@ from golden_identities import JOBS, ROOT, SWEEPS, identity_of_job, job_of, plann
 from pydantic import create_model
 
 from stitching.config.job_config import Job
-from stitching.config.job_files import read_job
 from stitching.config.schema import Neutral, Schema
 from stitching.config.yaml import Document
 from stitching.runs.identity import LEFT_OUT, identity
+from stitching.runs.kinds import read_job
 from stitching.sweeps.plan_cache import PlanCache
 
 RUNS = {name: data for name, data in written_down().items() if isinstance(data, dict)}

@@ -178,9 +178,9 @@ def results(tmp_path_factory):
 
 
 def _trained_weights(folder: Path) -> Path:
-    from stitching.config.job_files import read_job
     from stitching.config.yaml import Document
     from stitching.runs.folder import RunFolder
+    from stitching.runs.kinds import read_job
     from stitching.training.session import TrainRequest, train
 
     data = {

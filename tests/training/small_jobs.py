@@ -8,9 +8,9 @@ import pandas as pd
 import yaml
 
 from stitching.config.job_config import Job
-from stitching.config.job_files import read_job
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
+from stitching.runs.kinds import read_job
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
 from stitching.training.session import TrainRequest, train
 

@@ -1,0 +1,198 @@
+"""Job kinds: what a config.yml may ask for, and all that the other rooms need to know of it.
+
+A kind is one class. The command line, the launcher and the studies find it from the config and go through its methods;
+none of them knows how it trains.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from stitching.config.errors import UserError
+from stitching.config.job_config import JobSettings
+from stitching.config.job_files import read_settings
+from stitching.config.registries import Registry
+from stitching.config.yaml import Document, load_yaml
+from stitching.cutting.cost import Cost
+from stitching.runs.folder import RunFolder
+from stitching.runs.identity import identity
+from stitching.runs.stopping import StopRequest
+
+__all__ = [
+    "KINDS",
+    "EndedRun",
+    "JobKind",
+    "ProgressCallback",
+    "Remember",
+    "RunRequest",
+    "kind_of",
+    "load_job",
+    "marked_kind",
+    "read_job",
+    "recorded_job",
+]
+
+J = TypeVar("J", bound=JobSettings)
+ProgressCallback = Callable[[int, int, str], None]  # `done` of `total` steps of all runs together, and what is going on
+
+# What the second gives, found out once for everything that the first says it depends on (beside the code): plain data.
+Remember = Callable[[object, Callable[[], Any]], Any]
+
+
+@dataclass(frozen=True)
+class RunRequest(Generic[J]):
+    """A job, and the folder for what it leaves.
+
+    `hold` takes the folder for this process once everything is set up. It may settle for another one than was planned,
+    or raise where an earlier run's result would be lost; without it `folder` is held.
+    """
+
+    job: J
+    folder: RunFolder
+    hold: Callable[[], AbstractContextManager[RunFolder]] | None = None
+
+
+class EndedRun(Protocol):
+    """What a run has come to: a failure with its cause (one of `stitching.runs.causes`), or the results at its end."""
+
+    @property
+    def folder(self) -> RunFolder: ...
+
+    @property
+    def failure(self) -> str | None: ...
+
+    @property
+    def cause(self) -> str: ...
+
+    @property
+    def final(self) -> Mapping[str, float]: ...
+
+
+class JobKind(ABC, Generic[J]):
+    """One kind of job.
+
+    Attributes:
+        name: as registered; the names of a study's runs begin with it.
+        key: the key of the YAML that marks a job of this kind. None for `train`, which every other job is.
+        schema: of its YAML; `key` is one of its fields.
+    """
+
+    name: ClassVar[str]
+    key: ClassVar[str | None] = None
+    schema: type[J]
+
+    def read(self, document: Document) -> J:
+        """The document as a job, its paths absolute. Raises `UserError` with file, line and key."""
+        return read_settings(self.schema, document)
+
+    def identity(self, job: J) -> str:
+        """What makes two jobs the same (`stitching.runs.identity`): all keys of the schema that can change a result."""
+        return identity(job)
+
+    def networks(self, job: J) -> Sequence[Any]:
+        """The parts (in a config's sense) that its networks are made of: their weights are fetched before the queue."""
+        return ()
+
+    def data_sets(self, job: J) -> list[str]:
+        """The data sets that it reads, by name: they are looked for before the queue."""
+        return [task.dataset for task in job.train_config.task_list]
+
+    @abstractmethod
+    def check(self, job: J, remember: Remember) -> Cost | None:
+        """Find what is wrong with the job without its data or weights, and say what its network costs.
+
+        This is what a plan does with every job, so it must be quick: networks are built on the meta device, and what
+        takes time is asked of `remember`.
+
+        Raises:
+            UserError: with the keys that lead to what is wrong.
+        """
+
+    def share_key(self, job: J) -> str:
+        """Equal for jobs that may be run as a pack; by default none may."""
+        return self.identity(job)
+
+    @abstractmethod
+    def run(
+        self,
+        requests: Sequence[RunRequest[J]],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        skip_busy: bool = False,
+        progress: ProgressCallback | None = None,
+        stop: StopRequest | None = None,
+    ) -> Sequence[EndedRun]:
+        """Run jobs whose `share_key` is equal.
+
+        A result is the same whether a job is run alone or in a pack, and whether or not it was stopped and resumed on
+        the way. Each run holds its folder (`RunFolder.locked`) while it works. It leaves there a metadata.yml with what
+        was in it before, `identity`, `state` (running, stopped, failed, done) and, when done, `final` and the `digests`
+        of its result (`StepLog.save`).
+
+        Args:
+            requests: the jobs, each with a folder of its own.
+            resume: go on from the checkpoint in a run's folder where there is one.
+            overwrite: remove what an earlier run left, once everything is set up.
+            skip_busy: leave out runs that another process is at, and those that are done; else they are errors.
+            progress: called after every step.
+            stop: heeded at every step boundary.
+
+        Returns:
+            What each of the runs came to, in the order of `requests`.
+
+        Raises:
+            UserError: a job cannot be set up; nothing was run then.
+            Interrupted: `stop` was asked for; every run has a checkpoint.
+        """
+
+    @abstractmethod
+    def smoke_test(self, document: Document, progress: ProgressCallback) -> str:
+        """Try everything that the job does on a little data, in a folder that is removed; says what was tried."""
+
+
+KINDS: Registry[type[JobKind[Any]]] = Registry("job kind", "stitching.training.job")
+
+
+def marked_kind(document: Document) -> JobKind[Any]:
+    """The kind of the job in a document, by the key that marks it.
+
+    Raises:
+        UserError: there are keys of two kinds.
+    """
+    keys = document.data if isinstance(document.data, dict) else {}
+    marked = [kind for _, kind in KINDS.items() if kind.key in keys]
+    if len(marked) > 1:
+        names = " and ".join(f"`{kind.key}:`" for kind in marked)
+        error = UserError(f"the job has the keys {names}", allowed="one of them", path=(str(marked[1].key),))
+        raise document.locate(error)
+    return (marked or [kind for _, kind in KINDS.items() if kind.key is None])[0]()
+
+
+def kind_of(job: JobSettings) -> JobKind[Any]:
+    """The kind that a job was read as."""
+    return next(kind for _, kind in KINDS.items() if kind.schema is type(job))()
+
+
+def read_job(document: Document) -> Any:
+    """The document as a job of its kind, its paths absolute.
+
+    Raises:
+        UserError: with file, line and key, if anything is wrong with it.
+    """
+    return marked_kind(document).read(document)
+
+
+def recorded_job(config: Any) -> Any:
+    """A job from what its `to_yaml` gave. Raises `ValueError` if it is something else, or of another version."""
+    return marked_kind(Document(Path(), config)).schema.model_validate(config)
+
+
+def load_job(path: str | Path) -> Any:
+    """Load a job's YAML file. Raises `UserError` with file, line and key if anything is wrong with it."""
+    return read_job(load_yaml(path))

@@ -1,0 +1,123 @@
+"""What can be known of a job before its data is opened: its images, its names and arguments, its network's cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stitching.config.errors import UserError, at
+from stitching.config.job_config import Job, JobSettings
+from stitching.cutting.cost import Cost, cost
+from stitching.cutting.formats import Format
+from stitching.data.datasets import dataset_info
+from stitching.data.transforms import Preprocessing, make_transform, normalization
+from stitching.models.weights import read_weights
+from stitching.nets.build import build_network
+from stitching.nets.buildable import BuildOptions
+from stitching.training.losses import make_loss
+from stitching.training.metrics import make_metrics
+from stitching.training.network_outputs import HookedOutputs
+from stitching.training.optim import try_training
+
+__all__ = ["Images", "Normalization", "at_network", "images_of", "network_cost", "try_names"]
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a network is given: images of shape (C, H, W), of so many classes in each task."""
+
+    shape: tuple[int, int, int]
+    classes: tuple[int, ...]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Where there is one task, its classes."""
+        return self.classes[0] if len(self.classes) == 1 else None
+
+
+def images_of(job: JobSettings) -> Images:
+    """The images that the job is given. Raises `UserError` if there is no such data set."""
+    config = job.train_config
+    infos = []
+    for i, task in enumerate(config.task_list):
+        with at("train_config", *(("tasks", i) if config.tasks else ())):
+            infos.append(dataset_info(task.dataset, job.data_path))
+    size = config.data_preprocessing.image_size or infos[0].image_size
+    shape = (config.data_preprocessing.channels or infos[0].channels, size, size)
+    return Images(shape, tuple(info.num_classes for info in infos))
+
+
+def try_names(job: JobSettings) -> Normalization:
+    """Make everything once that a name in the job stands for, its network apart; gives the images' normalisation.
+
+    Raises:
+        UserError: with the keys that lead to a name that does not exist, or does not take its arguments.
+    """
+    config = job.train_config
+    classes = images_of(job).num_classes
+    with at("train_config"):
+        for i, task in enumerate(config.task_list):
+            with at(*(("tasks", i) if config.tasks else ())):
+                info = dataset_info(task.dataset, job.data_path)
+            with at("data_preprocessing"):
+                preprocessing = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
+                transform, _ = make_transform(info, preprocessing, train=True)
+        make_loss(config.loss_fn, config.loss_fn_args, classes)
+        for i, term in enumerate(config.aux_losses):
+            with at("aux_losses", i):
+                make_loss(term.loss_fn, term.loss_fn_args, classes)
+        # How many steps an epoch has is not known before the data is opened.
+        in_epochs = config.lr_scheduler_args is None or config.lr_scheduler_args.cadence == "epochs"
+        try_training(config, config.epochs if in_epochs and not config.max_steps else 1, None)
+    make_metrics(job.metrics)
+    if job.load_from:
+        with at("load_from"):
+            read_weights(job.load_from)
+    mean, std = normalization(transform)
+    return tuple(mean), tuple(std)
+
+
+@contextmanager
+def at_network(job: Job) -> Iterator[None]:
+    """Errors of the body are about the job's network: their paths begin where the job has it."""
+    with at(*(("model",) if job.model else ())):
+        try:
+            yield
+        except UserError as error:
+            if not job.model and error.path[:1] == ("Assembly",):  # the older form has no such key
+                error.path = ("assembly" if error.path[1:2] == ("parts",) else "head", *error.path[2:])
+            raise
+
+
+def network_cost(job: Job, images: Images) -> Cost:
+    """What the job's network costs, from building it on the meta device.
+
+    Raises:
+        UserError: it cannot be built (`at_network` says where), or its outputs do not fit the data's classes.
+    """
+    options = BuildOptions(
+        num_classes=images.num_classes, task_classes=images.classes, class_token=job.reformat_options.class_token,
+        unfrozen=job.unfrozen, meta=True,
+    )  # fmt: skip
+    in_format = Format.of("img", (1, *images.shape))
+    network = build_network(job.network, in_format, options)
+    hooked_outputs = HookedOutputs(network, job)
+    out: Any = network.eval()(torch.zeros(in_format.shape(1), device="meta"))
+    if hooked_outputs.names:
+        hooked_outputs.check()
+    heads = out if isinstance(out, list) else [out]
+    if isinstance(out, list) != (len(images.classes) > 1) or len(heads) != len(images.classes):
+        raise UserError(f"the network has {len(heads)} outputs, the data {len(images.classes)} tasks")
+    for scores, classes in zip(heads, images.classes, strict=True):
+        if scores.dim() != 2 or scores.shape[1] < classes:
+            raise UserError(
+                f"the network's output is {list(scores.shape[1:])} for each image, and the data has {classes} classes",
+                do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
+            )
+    return cost(network, in_format)
