@@ -27,6 +27,7 @@ class Metric(Schema):
 class JobSettings(Schema):
     """Everything in a job but its network: what a sweep passes on to every job."""
 
+    plugins: list[PathText] = []
     reformat_options: ReformatOptions = ReformatOptions()
     data_path: PathText | None = None
     save_dir: PathText | None = None

@@ -10,6 +10,7 @@ from stitching.config.errors import UserError, at
 from stitching.config.job_config import JobSettings
 from stitching.config.parts import BasePart, ModelFields
 from stitching.config.paths import resolved_path
+from stitching.config.plugins import absolute_plugin
 from stitching.config.schema import validated
 from stitching.config.yaml import Document, Keys
 
@@ -64,6 +65,7 @@ def with_paths(settings: S, document: Document) -> S:
         UserError: with file, line and key, if one of them is no path.
     """
     folder = document.folder
+    settings.plugins = [absolute_plugin(name, folder) for name in settings.plugins]
     settings.data_path = settings.data_path or str(project_root(folder) / "data")
     places: list[tuple[Keys, Any]] = [
         ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from stitching.config.errors import UserError, unknown_name
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "undo_if_it_fails"]
 
 T = TypeVar("T")
+
+_REGISTRIES: WeakSet[Registry[Any]] = WeakSet()
+
+
+@contextmanager
+def undo_if_it_fails() -> Iterator[None]:
+    """Take back what the body has registered anywhere if it raises."""
+    before = [(registry, dict(registry._entries)) for registry in _REGISTRIES]
+    try:
+        yield
+    except BaseException:
+        for registry, entries in before:
+            for name in registry._entries.keys() - entries.keys():
+                if not _is_ours(registry._origins[name]):  # our home, imported meanwhile, is not imported again
+                    del registry._entries[name]
+        raise
 
 
 class Registry(Generic[T]):
@@ -31,6 +50,7 @@ class Registry(Generic[T]):
         self._home = home
         self._entries: dict[str, T] = {}
         self._origins: dict[str, str] = {}  # the module that registered each
+        _REGISTRIES.add(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator that registers what it decorates, and leaves it as it is.
@@ -41,9 +61,12 @@ class Registry(Generic[T]):
 
         def add(entry: T) -> T:
             origin = getattr(entry, "__module__", "?")
+            if not _is_ours(origin):
+                self._fill()  # a name of ours is taken, whoever comes first
             if name in self._entries:
                 raise UserError(
-                    f"the {self.kind} {name!r} is registered twice: by {self._origins[name]} and by {origin}",
+                    f"the {self.kind} {name!r} is registered twice: by {_shown(self._origins[name])} and by "
+                    f"{_shown(origin)}",
                     allowed="a name that is not taken",
                 )
             self._entries[name] = entry
@@ -80,3 +103,13 @@ class Registry(Generic[T]):
         if self._home is not None:
             home, self._home = self._home, None
             import_module(home)
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == __name__.split(".")[0]
+
+
+def _shown(module: str) -> str:
+    """A module as its author knows it: ours by its name, a user's by its file."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return path if path and not _is_ours(module) else module

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError,
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from stitching.config.errors import UserError, nearest, shortened
+from stitching.config.plugins import load_plugins
 from stitching.config.yaml import Document
 
 __all__ = ["Neutral", "Schema", "complaint", "one_of", "validated"]
@@ -103,12 +104,14 @@ _WAYS = {"text": "a word", "list": "a list", "mapping": "a mapping"}
 
 
 def validated(schema: type[S], document: Document) -> S:
-    """The document as an instance of `schema`.
+    """The document as an instance of `schema`, after the plugins that it names have been imported.
 
     Raises:
         UserError: the first thing that is wrong, with its file and line; further ones are listed below it.
     """
     _check_values(document)
+    if "plugins" in schema.model_fields:
+        load_plugins(document)
     try:
         return schema.model_validate(document.data)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from stitching.config.errors import UserError
 from stitching.config.job_config import Job, JobSettings
 from stitching.config.parts import PARTS, BasePart, ModelFields
 from stitching.config.paths import check_regular_file
+from stitching.config.plugins import plugin_digests
 from stitching.config.schema import Schema
 from stitching.config.train_config import TrainConfig
 
@@ -64,7 +65,9 @@ def identity_config(job: JobSettings) -> dict[str, Any]:
 
 
 def _settings_config(settings: JobSettings) -> dict[str, Any]:
-    config = _canonical(settings, (*LEFT_OUT, *_NETWORKS))
+    config = _canonical(settings, (*LEFT_OUT, *_NETWORKS, "plugins"))
+    if settings.plugins:
+        config["plugins"] = plugin_digests(settings.plugins)
     if settings.load_from:
         config["load_from"] = file_digest(settings.load_from)
     if any(task.dataset == "image_folder" for task in settings.train_config.task_list):

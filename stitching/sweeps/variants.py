@@ -45,7 +45,7 @@ class Variant:
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
-_NOT_TO_VARY = {"save_dir", "metrics_output", "resume_from"}  # where results are does not make another run
+_NOT_TO_VARY = {"save_dir", "metrics_output", "resume_from", "plugins"}  # where results are does not make another run
 
 
 def make_variants(sweep: Sweep, mistakes: ErrorCollector) -> list[Variant]:
@@ -69,7 +69,9 @@ def make_variants(sweep: Sweep, mistakes: ErrorCollector) -> list[Variant]:
 
 
 _TESTED = ("dataset", "tasks", "batch_size", "loss_fn", "loss_fn_args", "validation")  # of train_config
-_ALSO_TESTED = ("data_path", "workers", "device", "deterministic", "precision", "channels_last", "metrics_output")
+_ALSO_TESTED = (
+    "data_path", "workers", "device", "deterministic", "precision", "channels_last", "metrics_output", "plugins",
+)  # fmt: skip
 _NOT_TESTED = {"data_augmentation": "none", "train_crop": None}  # of the preprocessing
 
 

@@ -26,7 +26,7 @@ def test_a_name_is_registered_once():
     class Square:
         pass
 
-    with pytest.raises(UserError, match=f"'square' is registered twice: by {__name__} and by"):
+    with pytest.raises(UserError, match=f"'square' is registered twice: by {__file__} and by"):
         shapes.register("square")(type("Other", (), {}))
     assert shapes["square"] is Square
 
