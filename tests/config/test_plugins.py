@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from stitching.config.errors import UserError
-from stitching.config.job_files import load_job, read_job
 from stitching.config.parts import PARTS
 from stitching.config.yaml import Document
 from stitching.nets.build import build_network
 from stitching.nets.parts import BuildOptions, Format
 from stitching.runs.identity import identity, identity_config
+from stitching.runs.kinds import load_job, read_job
 
 PART = '''
 from typing import ClassVar
