@@ -54,9 +54,9 @@ P = TypeVar("P", bound=type[BasePart])
 class _Parts(Registry[type[BasePart]]):
     """The schemas of all parts; a schema learns its name when it is registered."""
 
-    def register(self, name: str) -> Callable[[P], P]:  # type: ignore[override]
+    def register(self, name: str, origin: str | None = None) -> Callable[[P], P]:  # type: ignore[override]
         def add(part: P) -> P:
-            super(_Parts, self).register(name)(part)
+            super(_Parts, self).register(name, origin)(part)
             part.kind = name
             return part
 

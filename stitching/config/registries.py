@@ -52,25 +52,28 @@ class Registry(Generic[T]):
         self._origins: dict[str, str] = {}  # the module that registered each
         _REGISTRIES.add(self)
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, origin: str | None = None) -> Callable[[T], T]:
         """A decorator that registers what it decorates, and leaves it as it is.
+
+        Args:
+            origin: the module that the entry comes from; by default the one that defines the entry.
 
         Raises:
             UserError: the name is taken.
         """
 
         def add(entry: T) -> T:
-            origin = getattr(entry, "__module__", "?")
-            if not _is_ours(origin):
+            module = str(origin or getattr(entry, "__module__", "?"))
+            if not _is_ours(module):
                 self._fill()  # a name of ours is taken, whoever comes first
             if name in self._entries:
                 raise UserError(
                     f"the {self.kind} {name!r} is registered twice: by {_shown(self._origins[name])} and by "
-                    f"{_shown(origin)}",
+                    f"{_shown(module)}",
                     allowed="a name that is not taken",
                 )
             self._entries[name] = entry
-            self._origins[name] = origin
+            self._origins[name] = module
             return entry
 
         return add

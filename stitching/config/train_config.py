@@ -15,6 +15,8 @@ __all__ = ["MONITORS", "LRSchedulerArgs", "LossTerm", "Preprocessing", "TaskConf
 class Preprocessing(Schema):
     """How images become tensors. What is left out is as the data set's registry entry says."""
 
+    model_config = {"frozen": True}
+
     image_size: Pixels | None = None
     data_augmentation: Annotated[Literal[True, False, "default", "none"] | None, Neutral("none")] = None
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
@@ -23,6 +25,18 @@ class Preprocessing(Schema):
     channels: Literal[1, 3] | None = None
     mean: Annotated[list[float], Field(min_length=1)] | None = None
     std: Annotated[list[Positive], Field(min_length=1)] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether training images get random changes."""
+        return self.data_augmentation in (True, "default")
+
+    def of_tests(self) -> Preprocessing:
+        """The same without augmentation: how test images become tensors."""
+        return self.model_copy(update={"data_augmentation": "none", "train_crop": None})
 
 
 class Validation(Schema):
@@ -154,7 +168,8 @@ class TrainConfig(Schema):
             )
         wanted = inner if self.data_augmentation is None else self.data_augmentation
         names = {True: "default", False: "none", None: "none"}
-        self.data_preprocessing.data_augmentation = names.get(wanted, wanted)  # type: ignore[assignment,arg-type]
+        augmentation = names.get(wanted, wanted)  # type: ignore[arg-type]
+        self.data_preprocessing = self.data_preprocessing.model_copy(update={"data_augmentation": augmentation})
         self.data_augmentation = None
         if self.lr_scheduler_args:
             self.lr_scheduler_args.spread_cadence()

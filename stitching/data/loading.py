@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError, at
+from stitching.config.train_config import Preprocessing
 from stitching.data.datasets import ImageDataset, UnreadableImage, dataset_info, open_dataset
-from stitching.data.transforms import Preprocessing, is_random, make_transform, normalization
+from stitching.data.transforms import is_random, make_transform, normalization
 from stitching.processes import cpus_of_process
 
 __all__ = ["Batches", "Split", "derive_seed"]

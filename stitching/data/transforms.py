@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-from stitching.config.errors import UserError, reason_of, unknown_name
+from stitching.config.errors import UserError, reason_of
+from stitching.config.train_config import Preprocessing
 from stitching.data.datasets import DatasetInfo
 
 __all__ = ["Preprocessing", "is_random", "make_transform", "normalization"]
@@ -26,35 +25,6 @@ INTERPOLATIONS = {
 RANDOM_STEPS = (v2.RandomResizedCrop, v2.RandomCrop, v2.RandomHorizontalFlip, v2.AutoAugment)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images become tensors. None means what suits the data set.
-
-    Attributes:
-        image_size: side of the square that goes into the network, in pixels; default: the data set's.
-        data_augmentation: True or "default": training images get a flip and the AutoAugment policy of the data set,
-            those of them that it has, and `train_crop`. Anything else: they are treated as test images are.
-        interpolation: default: bicubic for sets of big images, since ImageNet's networks are mostly evaluated
-            with it; bilinear for sets of small ones.
-        crop_pct: a test image is resized so that its shorter side is `image_size / crop_pct`, and its centre is cut
-            out. Default: 0.875 from 96 pixels on; below, it is resized to the square, with nothing cut off.
-        train_crop: the random crop of augmentation. "random_resized": 8% to 100% of the area (Szegedy et al.,
-            arXiv:1409.4842); "pad": a shift by up to an eighth of the side, 4 pixels
-            of 32 (He et al., arXiv:1512.03385); "none", the default: they are cut as test images are.
-        channels: 3 turns grey images into RGB, 1 the other way round; default: the data set's.
-        mean, std: of each channel, or one for all of them, after scaling to 0..1; default: the data set's.
-    """
-
-    image_size: int | None = None
-    data_augmentation: bool | Literal["default", "none"] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    crop_pct: float | None = None
-    train_crop: Literal["random_resized", "pad", "none"] | None = None
-    channels: Literal[1, 3] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-
-
 def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool) -> tuple[v2.Compose, list[str]]:
     """What turns a PIL image of the data set into a normalised float32 tensor (C, H, W), H = W = the image size.
 
@@ -62,16 +32,14 @@ def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool)
         the transform, and what to tell the user: a line for each setting that is ignored.
 
     Raises:
-        UserError: a setting that is not known, or a mean or std of another number of channels.
+        UserError: a mean or std of another number of channels, or with which images are not finite.
     """
     size = preprocessing.image_size or info.image_size
     channels = preprocessing.channels or info.channels
     mode = preprocessing.interpolation or ("bicubic" if info.image_size >= BIG else "bilinear")
-    if mode not in INTERPOLATIONS:
-        raise unknown_name("interpolation", mode, INTERPOLATIONS, path=("interpolation",))
     interpolation = INTERPOLATIONS[mode]
     crop, notes = _training_crop(info, preprocessing) if train else (None, [])
-    augmented = train and preprocessing.data_augmentation in (True, "default")
+    augmented = train and preprocessing.is_augmented
 
     steps: list[nn.Module] = [v2.RGB() if channels == 3 else v2.Grayscale(1)]
     if crop == "random_resized":
@@ -103,14 +71,8 @@ def is_random(transform: v2.Compose) -> bool:
 
 def _training_crop(info: DatasetInfo, preprocessing: Preprocessing) -> tuple[str | None, list[str]]:
     """The random crop of the training images, None without one; and the settings that are ignored."""
-    wanted, crop = preprocessing.data_augmentation, preprocessing.train_crop
-    if wanted not in (None, True, False, "default", "none"):
-        raise unknown_name(
-            "data augmentation", wanted, ("default", "none", "true", "false"), path=("data_augmentation",)
-        )
-    if crop not in (None, "random_resized", "pad", "none"):
-        raise unknown_name("training crop", crop, ("random_resized", "pad", "none"), path=("train_crop",))
-    if wanted not in (True, "default"):
+    crop = preprocessing.train_crop
+    if not preprocessing.is_augmented:
         ignored = crop not in (None, "none")
         return None, [f"train_crop: {crop} is ignored: data_augmentation is off"] if ignored else []
     if crop not in (None, "none"):

@@ -17,9 +17,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stitching.config.train_config import Preprocessing
 from stitching.cutting.shapes import Shape3, meta_copy
 from stitching.data.loading import Batches
-from stitching.data.transforms import Preprocessing
 
 __all__ = ["STATISTICS_IMAGES", "ImageSample", "measure_statistics", "open_branches"]
 

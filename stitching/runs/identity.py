@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from stitching.config.errors import UserError
@@ -65,13 +63,16 @@ def identity_config(job: JobSettings) -> dict[str, Any]:
 
 
 def _settings_config(settings: JobSettings) -> dict[str, Any]:
+    from stitching.data.datasets import files_digest  # not above: results are read without loading torch
+
     config = _canonical(settings, (*LEFT_OUT, *_NETWORKS, "plugins"))
     if settings.plugins:
         config["plugins"] = plugin_digests(settings.plugins)
     if settings.load_from:
         config["load_from"] = file_digest(settings.load_from)
-    if any(task.dataset == "image_folder" for task in settings.train_config.task_list):
-        config["image_folder"] = _names_below(settings.data_path or "")
+    for task in settings.train_config.task_list:
+        if digest := files_digest(task.dataset, settings.data_path or ""):
+            config[task.dataset] = digest
     return config
 
 
@@ -132,18 +133,6 @@ def _neutral_values(schema: type[Schema]) -> dict[str, Any]:
 
 def _hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-@lru_cache(maxsize=16)
-def _names_below(data_path: str) -> str:
-    """SHA-256 of the names of all files of an `image_folder`, in hexadecimal."""
-    digest = hashlib.sha256()
-    for root in (Path(data_path) / "image_folder", Path(data_path)):
-        for split in ("train", "test", "val", "valid"):
-            for folder, folders, files in os.walk(root / split):
-                folders.sort()
-                digest.update(json.dumps([os.path.relpath(folder, root), sorted(files)]).encode())
-    return digest.hexdigest()
 
 
 def file_digest(path: str) -> str:

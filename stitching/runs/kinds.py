@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from stitching.config.errors import UserError
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import read_settings
+from stitching.config.plugins import load_plugins
 from stitching.config.registries import Registry
 from stitching.config.yaml import Document, load_yaml
 from stitching.cutting.cost import Cost
@@ -185,6 +186,7 @@ def read_job(document: Document) -> Any:
     Raises:
         UserError: with file, line and key, if anything is wrong with it.
     """
+    load_plugins(document)  # a kind of the user's own, too
     return marked_kind(document).read(document)
 
 

@@ -17,7 +17,7 @@ from stitching.config.sweep import Sweep
 from stitching.config.train_config import TrainConfig
 from stitching.config.yaml import Document
 from stitching.data.datasets import dataset_info
-from stitching.data.transforms import Preprocessing, make_transform, normalization
+from stitching.data.transforms import make_transform, normalization
 from stitching.models.weights import read_weights
 from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
@@ -172,8 +172,7 @@ def _tried(job: JobSettings) -> tuple[Images, tuple[tuple[float, ...], tuple[flo
         with at(*(("tasks", 0) if config.tasks else ())):
             info = dataset_info(config.task_list[0].dataset, job.data_path)
         with at("data_preprocessing"):
-            given = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
-            transform, _ = make_transform(info, given, train=True)
+            transform, _ = make_transform(info, config.data_preprocessing, train=True)
         make_loss(config.loss_fn, config.loss_fn_args, info.num_classes)
         for i, term in enumerate(config.aux_losses):
             with at("aux_losses", i):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from stitching.config.errors import at
 from stitching.config.job_config import JobSettings
 from stitching.data.loading import Batches, Split
-from stitching.data.transforms import Preprocessing
 from stitching.nets.build import forget_models
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import Fit
@@ -98,10 +97,9 @@ def chosen_images(job: JobSettings, count: int, split: Split) -> Batches:
     """
     config = job.train_config
     (task,) = config.task_list
-    given = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
     with at("train_config", *(("tasks", 0) if config.tasks else ()), "dataset"):
         return Batches(
-            task.dataset, job.data_path, preprocessing=replace(given, data_augmentation="none", train_crop=None),
+            task.dataset, job.data_path, preprocessing=config.data_preprocessing.of_tests(),
             batch_size=_BATCH, seed=config.seed, split=split, validation=held_out(config), only=count, drop_last=False,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from stitching.config.job_config import Job, JobSettings
 from stitching.cutting.cost import Cost, cost
 from stitching.cutting.formats import Format
 from stitching.data.datasets import dataset_info
-from stitching.data.transforms import Preprocessing, make_transform, normalization
+from stitching.data.transforms import make_transform, normalization
 from stitching.models.weights import read_weights
 from stitching.nets.build import build_network
 from stitching.nets.buildable import BuildOptions
@@ -66,7 +66,7 @@ def try_names(job: JobSettings) -> Normalization:
             with at(*(("tasks", i) if config.tasks else ())):
                 info = dataset_info(task.dataset, job.data_path)
             with at("data_preprocessing"):
-                preprocessing = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
+                preprocessing = config.data_preprocessing
                 transform, _ = make_transform(info, preprocessing, train=True)
         make_loss(config.loss_fn, config.loss_fn_args, classes)
         for i, term in enumerate(config.aux_losses):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +12,6 @@ from stitching.config.errors import UserError, at
 from stitching.config.job_config import Job
 from stitching.config.train_config import TrainConfig
 from stitching.data.loading import Batches, Split, derive_seed
-from stitching.data.transforms import Preprocessing
 from stitching.models.random_networks import ImageSample
 
 __all__ = ["TaskData", "held_out", "sample_of", "shared_key"]
@@ -42,9 +39,7 @@ def held_out(config: TrainConfig) -> tuple[float, int] | None:
 def sample_of(job: Job) -> ImageSample:
     """Images of the job's first task as it tests them, for what random networks need of the data."""
     config = job.train_config
-    given: dict[str, Any] = config.data_preprocessing.model_dump(exclude_none=True)
-    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
-    preprocessing = replace(Preprocessing(**given), data_augmentation="none", train_crop=None)
+    preprocessing = config.data_preprocessing.of_tests()
     return ImageSample(config.task_list[0].dataset, job.data_path, preprocessing, config.seed, held_out(config))
 
 
@@ -64,7 +59,7 @@ class TaskData:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         config = job.train_config
-        preprocessing = Preprocessing(**config.data_preprocessing.model_dump(exclude_none=True))
+        preprocessing = config.data_preprocessing
         self.names = [task.dataset for task in config.task_list]
         self.train: list[Batches] = []
         self.val: list[Batches] = []

@@ -13,7 +13,9 @@ import torchvision
 from PIL import Image
 
 from stitching.config.errors import UserError
-from stitching.data.datasets import DATASETS, dataset_info, imagenet_folder_names, open_dataset
+from stitching.data.datasets import DATASETS, dataset_info, look_for_dataset, open_dataset
+from stitching.runs.identity import identity_config
+from stitching.runs.kinds import load_job
 
 
 def write_images(folder: Path, classes: int = 2, each: int = 3, size: tuple[int, int] = (20, 16)) -> None:
@@ -133,8 +135,7 @@ def test_imagenet_from_plain_folders(tmp_path: Path, below: str) -> None:
             folder = tmp_path / below / part / f"n{i:08d}"
             folder.mkdir(parents=True)
             (folder / "a.JPEG").touch()
-    train, val = imagenet_folder_names(tmp_path)
-    assert (train, val) == (tmp_path / below / "train", tmp_path / below / "val")
+    assert len(open_dataset("imagenet", tmp_path)) == 1000
     assert len(open_dataset("imagenet", tmp_path, train=False)) == 1000
 
 
@@ -185,3 +186,43 @@ def test_broken_image_is_named_when_it_is_loaded(tmp_path: Path) -> None:
         dataset = open_dataset("image_folder", tmp_path)
         with pytest.raises(UserError, match=str(broken)):
             dataset[3]
+
+
+STRIPES = """
+from PIL import Image
+
+from stitching.data.datasets import dataset
+
+
+@dataset(
+    "{name}", num_classes=2, channels=1, image_size=8, mean=(0.5,), std=(0.5,), policy=None,
+    how_to_get="Ask the author.", digest=lambda data_path: "version 3",
+)
+def open_stripes(data_path, train):
+    if not (data_path / "stripes.txt").exists():
+        raise FileNotFoundError("no stripes.txt")
+    return [(Image.new("L", (8, 8), 255 * (i % 2)), i % 2) for i in range(64 if train else 16)]
+"""
+
+
+def test_a_data_set_of_a_plugin_is_used_like_ours(write, small_job) -> None:
+    write("sets.py", STRIPES.replace("{name}", "stripes_of_plugin"))
+    text = "plugins: [sets.py]\ndata_path: .\n" + small_job.replace("dataset: digits", "dataset: stripes_of_plugin")
+    path = write("config.yml", text)
+    job = load_job(path)
+    assert dataset_info("stripes_of_plugin").num_classes == 2
+    with pytest.raises(UserError, match="cannot be opened: no stripes") as told:
+        open_dataset("stripes_of_plugin", path.parent)
+    assert told.value.do == "Ask the author."
+    write("stripes.txt", "")
+    assert len(open_dataset("stripes_of_plugin", path.parent)) == 64
+    look_for_dataset("stripes_of_plugin", path.parent)
+    assert identity_config(job)["stripes_of_plugin"] == "version 3"
+
+
+def test_a_plugin_cannot_take_the_name_of_one_of_our_data_sets(write, small_job) -> None:
+    write("sets.py", STRIPES.replace("{name}", "digits"))
+    with pytest.raises(
+        UserError, match=r"'digits' is registered twice: by stitching.data.shipped.digits and by .*sets.py"
+    ):
+        load_job(write("config.yml", "plugins: [sets.py]\n" + small_job))

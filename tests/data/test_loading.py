@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from stitching.config.errors import UserError
+from stitching.config.train_config import Preprocessing
 from stitching.data import loading
 from stitching.data.datasets import open_dataset
 from stitching.data.loading import Batches, derive_seed
-from stitching.data.transforms import Preprocessing
 
 Epoch = list[tuple[Tensor, Tensor]]
 
@@ -333,7 +333,7 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     script = f"""
 import multiprocessing, os, signal
 from stitching.data.loading import Batches
-from stitching.data.transforms import Preprocessing
+from stitching.config.train_config import Preprocessing
 batches = Batches("image_folder", {str(folder)!r}, preprocessing=Preprocessing(image_size=16), batch_size=4, seed=0,
                   split="train", workers=2)
 next(batches.epoch(0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stitching.data.transforms import Preprocessing
+from stitching.config.train_config import Preprocessing
 from stitching.models.random_networks import ImageSample, measure_statistics, open_branches
 from stitching.models.sources import ModelSpec, build
 

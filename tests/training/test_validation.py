@@ -8,8 +8,8 @@ import yaml
 from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained, write_config
 
 from stitching.config.errors import UserError
+from stitching.config.train_config import Preprocessing
 from stitching.data.loading import Batches
-from stitching.data.transforms import Preprocessing
 from stitching.models.sources import ModelSpec, build
 from stitching.runs.folder import read_yaml
 
