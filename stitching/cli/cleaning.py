@@ -17,9 +17,11 @@ Examples: `stitching clean across-scales/digits.yml --dry-run`, `stitching clean
 )
 def clean(
     places: Places,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
 ) -> None:
-    """Remove copies of the code, and Slurm's logs, pickles and records, that no unfinished or queued run needs.
+    """Remove code snapshots, Slurm logs and records that no unfinished or queued run needs.
 
     Results are never removed. What Slurm still holds stays, and so does what the newest job of an unfinished run left.
     """

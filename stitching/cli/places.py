@@ -20,9 +20,9 @@ SweepFiles = Annotated[
 Places = Annotated[list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", help="Sweeps, or folders of their runs.")]
 Seeds = Annotated[
     list[int] | None,
-    typer.Option("--seeds", metavar="SEED...", help="Instead of the seeds in the files: 1 2 3, or 1,2,3."),
+    typer.Option("--seeds", metavar="SEED...", help="Override the sweeps' seeds: 1 2 3, or 1,2,3."),
 ]
-DataPath = Annotated[Path | None, typer.Option(help="The folder that data sets are in, instead of the files' own.")]
+DataPath = Annotated[Path | None, typer.Option(help="The folder that holds the data sets; overrides data_path.")]
 
 PACK = 8  # runs of a task, if nothing else is said
 

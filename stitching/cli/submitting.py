@@ -18,13 +18,18 @@ from stitching.config.errors import ErrorCollector, UserError, unknown_name
 from stitching.config.yaml import parse_assignments
 from stitching.progress import shown_progress
 
-Pack = Annotated[int, typer.Option(min=1, help="Runs that share one pass over the data, at most.")]
-Jobs = Annotated[int, typer.Option(min=1, help="With local: processes at once, one core each.")]
-ArrayParallelism = Annotated[int | None, typer.Option(min=1, help="On a cluster: tasks of an array that run at once.")]
-SlurmOptions = Annotated[
-    list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="Any key of the cluster's profile.")
+Pack = Annotated[
+    int, typer.Option(min=1, help="Train at most this many runs in one task; they share one pass over the data.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts, and write nothing.")]
+Jobs = Annotated[int, typer.Option(min=1, help="With --cluster local: processes at a time, one core each.")]
+ArrayParallelism = Annotated[
+    int | None, typer.Option(min=1, help="On a cluster: run at most this many tasks of an array at a time.")
+]
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Override a key of the cluster's profile; may be repeated."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts and submit nothing.")]
 
 STARTED_AGAIN = ("missing", "failed", "stopped", "stale")
 LIST_OPTIONS["--only"] = STARTED_AGAIN.__contains__
@@ -63,9 +68,9 @@ def submit(
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run what of the sweeps is not done yet; submitting again goes on where it stopped.
+    """Run everything in the sweeps that is not done yet. Submit again to resume.
 
-    On a cluster it is put into Slurm's queue; `stitching status` shows how it goes on. Everything is checked before
+    On a cluster the runs are queued in Slurm; `stitching status` shows their progress. Everything is checked before
     anything is written: networks, data sets, checkpoints, and whether Slurm would take the jobs.
     """
     launch = _Launch(cluster, pack, jobs, _changes(slurm, array_parallelism), dry_run)
@@ -84,13 +89,13 @@ Examples: `stitching retry across-scales/resnet-50.yml`, `stitching retry sweep.
 )
 def retry(
     sweeps: SweepFiles,
-    failed: Annotated[bool, typer.Option("--failed", help="Those that ended with an error, or were killed.")] = False,
-    timeout: Annotated[bool, typer.Option("--timeout", help="Those whose time was over.")] = False,
-    out_of_memory: Annotated[bool, typer.Option("--out-of-memory", help="Those that took too much memory.")] = False,
-    node_failure: Annotated[bool, typer.Option("--node-failure", help="Those whose node failed.")] = False,
-    diverged: Annotated[bool, typer.Option("--diverged", help="Those whose loss was not finite any more.")] = False,
-    cancelled: Annotated[bool, typer.Option("--cancelled", help="Those that were cancelled.")] = False,
-    cluster: Annotated[str | None, typer.Option(help="Where to run; by default where they were submitted to.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Runs that ended with an error or were killed.")] = False,
+    timeout: Annotated[bool, typer.Option("--timeout", help="Runs that reached the time limit.")] = False,
+    out_of_memory: Annotated[bool, typer.Option("--out-of-memory", help="Runs that ran out of memory.")] = False,
+    node_failure: Annotated[bool, typer.Option("--node-failure", help="Runs whose node failed.")] = False,
+    diverged: Annotated[bool, typer.Option("--diverged", help="Runs whose loss became NaN or infinite.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Cancelled runs.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="Where to run; default: where they were submitted.")] = None,
     pack: Pack = PACK,
     jobs: Jobs = 1,
     seeds: Seeds = None,
@@ -99,10 +104,10 @@ def retry(
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Submit again what failed; without an option all of it but what was cancelled or diverged.
+    """Submit failed runs again: those that the options name, or all but cancelled and diverged ones.
 
-    A run whose loss was not finite any more would come to the same step and diverge again: change its config.
-    They go on from their checkpoints. Nodes that failed under runs of the sweep are left out.
+    A run that diverged would diverge again at the same step: change its config first.
+    Runs resume from their checkpoints. Nodes that failed under runs of the sweep are excluded.
     """
     wanted = {
         "error": failed, "killed": failed, "time limit": timeout, "out of memory": out_of_memory,
@@ -209,7 +214,7 @@ class _Launch:
             self._queue(found, names)
         if not self.dry_run:
             places = shlex.join(str(found.folder) for found, _ in chosen)
-            out.print(f"To see how they go on: stitching status {places}", markup=False, soft_wrap=True)
+            out.print(f"To see their progress: stitching status {places}", markup=False, soft_wrap=True)
 
     def _fetch_weights(self, chosen: Sequence[tuple[Any, set[str] | None]]) -> None:
         """Fetch what all runs that are to start need, before the first of them is queued."""
@@ -231,7 +236,7 @@ class _Launch:
                     found, "local", pack=self.pack, jobs=self.jobs, among=names, on_progress=on_progress
                 )
         except Interrupted:
-            err.print(f"Stopped; every run has a checkpoint. To go on: {again}", markup=False, soft_wrap=True)
+            err.print(f"Stopped; every run has a checkpoint. To resume: {again}", markup=False, soft_wrap=True)
             raise typer.Exit(130) from None
         done = len(outcome.started) - len(outcome.failures)
         out.print(

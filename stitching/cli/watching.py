@@ -27,7 +27,7 @@ Examples: `stitching status across-scales/digits.yml`, `stitching status experim
 def status(
     places: Places,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help=f"Look again every {_SECONDS:.0f} s, until all is done or failed.")
+        bool, typer.Option("--watch", "-w", help=f"Refresh every {_SECONDS:.0f} s until all runs are done or failed.")
     ] = False,
     every_run: Annotated[bool, typer.Option("--all", help=f"List all runs, not {_SHOWN} of each state.")] = False,
     as_json: AsJson = False,
@@ -56,7 +56,9 @@ def status(
 @app.command(epilog="Examples: `stitching logs experiments/demo/digits/RUN`, `stitching logs RUN --follow`")
 def logs(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is done or failed.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing until the run is done or failed.")
+    ] = False,
 ) -> None:
     """Print a run's log and its Slurm output."""
     from stitching.launch.logs import followed_log, log_files

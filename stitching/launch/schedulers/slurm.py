@@ -107,7 +107,7 @@ def settle_records(folder: Path) -> None:
         if job := held_jobs().get(job_name(path.stem)):
             raise UserError(
                 f"{path} is damaged, and Slurm still holds the job {job}: which runs it trains is not known",
-                do=f"`scancel {job}` ends it, or wait until it is over. Runs go on from their checkpoints.",
+                do=f"`scancel {job}` ends it, or wait until it is over. Runs resume from their checkpoints.",
             )
     cut_off = [record for record in read_records(folder) if record.job is None]
     jobs = _jobs_of(cut_off)
