@@ -1,4 +1,4 @@
-"""The command `clean`: what sweeps left beside their results and need no more."""
+"""The command `clean`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ Examples: `stitching clean across-scales/digits.yml --dry-run`, `stitching clean
 )
 def clean(
     places: Places,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
 ) -> None:
-    """Remove code snapshots, Slurm logs and records that no unfinished or queued run needs.
+    """Remove copies of the code, and logs and records of submitted jobs, that no unfinished or queued run needs.
 
-    Results are never removed. What Slurm still holds stays, and so does what the newest job of an unfinished run left.
+    Results are never removed. The files of queued jobs stay, and so do those of an unfinished run's newest job.
     """
     from stitching.launch.leftovers import remove_leftovers
 
     total = 0
     for place in places:
         folder, runs = expected_of(place)
-        found = remove_leftovers(folder, runs, dry_run=dry_run)
-        for leftover in found.removed:
+        leftovers = remove_leftovers(folder, runs, dry_run=dry_run)
+        for leftover in leftovers.removed:
             verb = "would remove" if dry_run else "removed"
             out.print(f"{verb} {leftover.words} ({_size(leftover.bytes)})", markup=False, soft_wrap=True)
-        for words in found.kept:
+        for words in leftovers.kept:
             out.print(f"kept {words}", markup=False, soft_wrap=True)
-        total += sum(leftover.bytes for leftover in found.removed)
+        total += sum(leftover.bytes for leftover in leftovers.removed)
     out.print(f"{_size(total)} {'would be freed' if dry_run else 'freed'}")
 
 

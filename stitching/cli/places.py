@@ -1,4 +1,4 @@
-"""What commands for sweeps are given: YAML files, folders of them, patterns, and folders of runs."""
+"""The arguments of commands for sweeps: YAML files, folders of them, patterns, and folders of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml
 from stitching.progress import shown_progress
 
-__all__ = ["PACK", "DataPath", "Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "sweep_files"]
+__all__ = [
+    "PACK", "DataPath", "Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "run_folder_of", "sweep_files",
+]  # fmt: skip
 
 SweepFiles = Annotated[
     list[Path], typer.Argument(metavar="SWEEP.yml...", help="Sweeps: YAML files, folders of them, or 'patterns*.yml'.")
@@ -20,9 +22,9 @@ SweepFiles = Annotated[
 Places = Annotated[list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", help="Sweeps, or folders of their runs.")]
 Seeds = Annotated[
     list[int] | None,
-    typer.Option("--seeds", metavar="SEED...", help="Override the sweeps' seeds: 1 2 3, or 1,2,3."),
+    typer.Option("--seeds", metavar="SEED...", help="Seeds to use instead of those in the files: 1 2 3, or 1,2,3."),
 ]
-DataPath = Annotated[Path | None, typer.Option(help="The folder that holds the data sets; overrides data_path.")]
+DataPath = Annotated[Path | None, typer.Option(help="Folder of the data sets, instead of the one in the files.")]
 
 PACK = 8  # runs of a task, if nothing else is said
 
@@ -30,7 +32,7 @@ _MARKS = {"models", "stages", "src_stages"}  # a YAML file with one of these key
 
 
 def sweep_files(places: list[Path]) -> list[Path]:
-    """The files of sweeps that are meant, in order and each once.
+    """The files of the sweeps that these arguments name, in order and each once.
 
     Raises:
         UserError: a folder or pattern has no sweep.
@@ -38,22 +40,22 @@ def sweep_files(places: list[Path]) -> list[Path]:
     files: list[Path] = []
     for place in places:
         if place.is_dir():
-            found = [path for path in sorted((*place.glob("*.yml"), *place.glob("*.yaml"))) if _is_sweep(path)]
+            of_place = [path for path in sorted((*place.glob("*.yml"), *place.glob("*.yaml"))) if _is_sweep(path)]
         elif any(mark in place.name for mark in "*?[") and not place.exists():
-            found = sorted(path for path in place.parent.glob(place.name) if _is_sweep(path))
+            of_place = sorted(path for path in place.parent.glob(place.name) if _is_sweep(path))
         else:
-            found = [place]
-        if not found:
+            of_place = [place]
+        if not of_place:
             raise UserError(
                 f"there is no sweep in {place}", allowed="a YAML file with `models:`, `stages:` or `src_stages:`",
                 do="Results are looked at with `stitching status FOLDER` and `stitching results FOLDER`.",
             )  # fmt: skip
-        files += found
+        files += of_place
     return list(dict.fromkeys(files))
 
 
 def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | None = None, data: bool = False) -> Any:
-    """The plan of a sweep's file, with progress; what was found out about its networks is kept for the next time.
+    """The plan of a sweep's file, with progress; what it learns about the networks is cached.
 
     Args:
         path: the sweep's YAML file.
@@ -65,7 +67,7 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
         UserError: with file and line; several where several things are wrong.
     """
     from stitching.config.sweep import read_sweep
-    from stitching.launch.submit import look_for_data
+    from stitching.launch.orders import look_for_data
     from stitching.sweeps.plan import make_plan
     from stitching.sweeps.plan_cache import PlanCache, cache_file
 
@@ -74,15 +76,15 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
         document.override(("seeds",), seeds, "command line (--seeds)")
     if data_path:
         document.override(("data_path",), str(data_path.absolute()), "command line (--data-path)")
-    known = PlanCache(cache_file())
+    cache = PlanCache(cache_file())
     try:
-        with located(document), shown_progress(err, "cells") as on_progress:
-            found = make_plan(read_sweep(document), document.path, on_progress, known)
+        with located(document), shown_progress(err, "stitches") as on_progress:
+            plan = make_plan(read_sweep(document), document.path, on_progress, cache)
             if data:
-                look_for_data(found)
-            return found
+                look_for_data(plan)
+            return plan
     finally:
-        known.save()
+        cache.save()
 
 
 def expected_of(place: Path) -> tuple[Path, list[Any]]:
@@ -91,8 +93,25 @@ def expected_of(place: Path) -> tuple[Path, list[Any]]:
 
     if place.is_dir():
         return place, expected_in(place)
-    found = plan_of(place)
-    return found.folder, [found.expected(run) for run in found.runs]
+    plan = plan_of(place)
+    return plan.folder, [plan.expected(run) for run in plan.runs]
+
+
+def run_folder_of(place: Path) -> Path:
+    """The folder of a sweep's runs, from its YAML alone or as it is given; nothing is planned.
+
+    Raises:
+        UserError: the file is no sweep, or the folder has no run in it.
+    """
+    from stitching.config.sweep import folder_of, read_sweep
+    from stitching.runs.state import expected_in
+
+    if place.is_dir():
+        expected_in(place)
+        return place
+    document = load_yaml(place)
+    with located(document):
+        return folder_of(read_sweep(document), document.path)
 
 
 def _is_sweep(path: Path) -> bool:

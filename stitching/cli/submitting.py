@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stitching.cli.console import LIST_OPTIONS, ListCommand, app, err, out
-from stitching.cli.places import PACK, DataPath, Places, Seeds, SweepFiles, expected_of, plan_of, sweep_files
+from stitching.cli.places import PACK, DataPath, Places, Seeds, SweepFiles, plan_of, run_folder_of, sweep_files
 from stitching.cli.planning import print_outdated
-from stitching.config.clusters import Profile, load_profile
-from stitching.config.errors import ErrorCollector, UserError, unknown_name
+from stitching.config.errors import UserError, unknown_name
 from stitching.config.yaml import parse_assignments
 from stitching.progress import shown_progress
 
-Pack = Annotated[
-    int, typer.Option(min=1, help="Train at most this many runs in one task; they share one pass over the data.")
-]
-Jobs = Annotated[int, typer.Option(min=1, help="With --cluster local: processes at a time, one core each.")]
-ArrayParallelism = Annotated[
-    int | None, typer.Option(min=1, help="On a cluster: run at most this many tasks of an array at a time.")
-]
+if TYPE_CHECKING:
+    from stitching.launch.orders import Order
+    from stitching.launch.retry import Retry
+    from stitching.launch.submit import Submission
+    from stitching.sweeps.plan import Plan
+
+Pack = Annotated[int, typer.Option(min=1, help="Runs that share one pass over the data, at most.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="On this machine (local): processes at once; 1 by default.")]
+ArrayParallelism = Annotated[int | None, typer.Option(min=1, help="On Slurm: tasks of an array that run at once.")]
 SlurmOptions = Annotated[
     list[str] | None,
-    typer.Option("--slurm", metavar="KEY=VALUE", help="Override a key of the cluster's profile; may be repeated."),
+    typer.Option("--slurm", metavar="KEY=VALUE", help="Change any key of the cluster's profile: minutes=600."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="On a cluster: print the sbatch scripts and submit nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, and write nothing.")]
 
 STARTED_AGAIN = ("missing", "failed", "stopped", "stale")
 LIST_OPTIONS["--only"] = STARTED_AGAIN.__contains__
@@ -53,9 +53,11 @@ Examples: `stitching submit across-scales/digits.yml --cluster local --pack 16`,
 )
 def submit(
     sweeps: SweepFiles,
-    cluster: Annotated[str, typer.Option(help="Where to run: local (this machine), or a name in sbatch/clusters.yml.")],
+    cluster: Annotated[
+        str, typer.Option(help="Where to run: local (this machine), or a profile in sbatch/clusters.yml.")
+    ],
     pack: Pack = PACK,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,16 +70,22 @@ def submit(
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run everything in the sweeps that is not done yet. Submit again to resume.
+    """Run all runs that are not done; submitted again, sweeps resume where they stopped.
 
-    On a cluster the runs are queued in Slurm; `stitching status` shows their progress. Everything is checked before
-    anything is written: networks, data sets, checkpoints, and whether Slurm would take the jobs.
+    On a cluster the runs are queued, and `stitching status` shows their progress. Everything is checked before anything
+    is written: networks, data sets, checkpoints, and whether the cluster would take the jobs.
     """
-    launch = _Launch(cluster, pack, jobs, _changes(slurm, array_parallelism), dry_run)
-    plans = launch.checked(sweep_files(sweeps), seeds, data_path)
-    launch.start(
-        [(found, _in_states(found, only)) for found in plans], _again("submit", sweeps, cluster, seeds, data_path)
+    from stitching.launch.orders import load_orders
+
+    orders = load_orders(
+        sweep_files(sweeps), cluster, _changes(jobs, array_parallelism, slurm), _planner(seeds, data_path)
     )
+    if only:
+        orders = [order.only(only) for order in orders]
+    if dry_run:
+        _print_scripts(orders, pack)
+    elif not _submit(orders, pack, _again("submit", sweeps, cluster, seeds, data_path)):
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -90,244 +98,184 @@ Examples: `stitching retry across-scales/resnet-50.yml`, `stitching retry sweep.
 def retry(
     sweeps: SweepFiles,
     failed: Annotated[bool, typer.Option("--failed", help="Runs that ended with an error or were killed.")] = False,
-    timeout: Annotated[bool, typer.Option("--timeout", help="Runs that reached the time limit.")] = False,
-    out_of_memory: Annotated[bool, typer.Option("--out-of-memory", help="Runs that ran out of memory.")] = False,
-    node_failure: Annotated[bool, typer.Option("--node-failure", help="Runs whose node failed.")] = False,
-    diverged: Annotated[bool, typer.Option("--diverged", help="Runs whose loss became NaN or infinite.")] = False,
-    cancelled: Annotated[bool, typer.Option("--cancelled", help="Cancelled runs.")] = False,
-    cluster: Annotated[str | None, typer.Option(help="Where to run; default: where they were submitted.")] = None,
+    timeout: Annotated[bool, typer.Option("--timeout", help="Runs that reached their time limit.")] = False,
+    out_of_memory: Annotated[bool, typer.Option("--out-of-memory", help="Runs that needed too much memory.")] = False,
+    node_failure: Annotated[
+        bool, typer.Option("--node-failure", help="Runs whose node failed, or that were preempted for good.")
+    ] = False,
+    diverged: Annotated[bool, typer.Option("--diverged", help="Runs whose loss became infinite or NaN.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Runs that were cancelled.")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Where to run; by default where the runs were submitted to.")
+    ] = None,
     pack: Pack = PACK,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     seeds: Seeds = None,
     data_path: DataPath = None,
     array_parallelism: ArrayParallelism = None,
     slurm: SlurmOptions = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Submit failed runs again: those that the options name, or all but cancelled and diverged ones.
+    """Submit failed runs again; without an option, all but those that were cancelled or diverged.
 
-    A run that diverged would diverge again at the same step: change its config first.
-    Runs resume from their checkpoints. Nodes that failed under runs of the sweep are excluded.
+    Runs resume from their checkpoints, and nodes that failed are excluded. A run that diverged would diverge again at
+    the same step: change its config.
     """
-    wanted = {
+    from stitching.launch.retry import load_retries
+
+    asked = {
         "error": failed, "killed": failed, "time limit": timeout, "out of memory": out_of_memory,
         "node failure": node_failure, "preempted": node_failure, "cancelled": cancelled,
         "diverged": diverged,
     }  # fmt: skip
-    causes = {cause for cause, asked in wanted.items() if asked} or set(wanted) - {"cancelled", "diverged"}
-    files = sweep_files(sweeps)
-    plans = [plan_of(path, seeds=seeds, data_path=data_path) for path in files]
-    launches, unknown = [], 0
-    for path, found, runs in zip(files, plans, _statuses_of(plans), strict=True):
-        unknown_here = _print_unknown(path, runs)
-        unknown += unknown_here
-        names = {run.name for run in runs if run.state in ("failed", "stopped") and run.cause in causes}
-        left_out = sum(run.cause == "diverged" and "diverged" not in causes for run in runs)
-        if left_out:
-            out.print(f"{left_out} runs diverged, and would again: they are left out; --diverged retries them")
-        if not names:
-            if not unknown_here:
-                out.print(f"{path}: no failed runs to retry", markup=False, soft_wrap=True)
-            continue
-        launch = _Launch(cluster or _cluster_of(found, names), pack, jobs, _changes(slurm, array_parallelism), dry_run)
-        _leave_out_failed_nodes(launch, found)
-        launch.checked([path], seeds, data_path)
-        launches.append((launch, found, names))
-    for launch, found, names in launches:
-        launch.start([(found, names)], _again("retry", sweeps, launch.cluster, seeds, data_path))
-    if unknown:
+    causes = {cause for cause, is_asked in asked.items() if is_asked} or set(asked) - {"cancelled", "diverged"}
+    plan = _planner(seeds, data_path)
+    plans = [(path, plan(path)) for path in sweep_files(sweeps)]
+    retries = load_retries(plans, causes, cluster, _changes(jobs, array_parallelism, slurm))
+    for each in retries:
+        _print_retry(each)
+    went_well = not any(each.unknown for each in retries)
+    for order in (each.order for each in retries if each.order):
+        if dry_run:
+            _print_scripts([order], pack)
+        else:
+            again = _again("retry", sweeps, order.cluster.name, seeds, data_path)
+            went_well = _submit([order], pack, again) and went_well
+    if not went_well:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Examples: `stitching cancel across-scales/digits.yml`")
-def cancel(places: Places) -> None:
-    """Cancel queued and running jobs. `submit` resumes them later."""
-    from stitching.launch.schedulers.slurm_queue import cancel as cancel_jobs
-    from stitching.launch.status import in_queue
+@app.command(
+    epilog="""
+Examples: `stitching cancel across-scales/digits.yml`, `stitching cancel experiments/demo/digits --only '*-seed-2'`
+"""
+)
+def cancel(
+    places: Places,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this run, or 'pattern*' of names; may be repeated.")
+    ] = None,
+) -> None:
+    """Cancel queued and running jobs. `submit` resumes them later.
+
+    A job is cancelled as a whole: runs that were packed together with a named one are cancelled, too.
+    """
+    from stitching.launch.cancel import cancel as cancel_runs
 
     for place in places:
-        folder, _ = expected_of(place)
-        held = in_queue(folder)
-        ids = list(dict.fromkeys(task.id for task in held.values()))
-        cancel_jobs(ids)
-        out.print(f"{len(held)} runs in {len(ids)} tasks cancelled")
+        folder = run_folder_of(place)
+        cancelled = cancel_runs(folder, only or [])
+        out.print(f"{len(cancelled.runs)} runs in {cancelled.tasks} tasks cancelled")
+        for name in cancelled.along:
+            out.print(f"  {name}: cancelled too, in the same task", markup=False, soft_wrap=True)
+        if cancelled.running_here:
+            out.print(
+                f"{len(cancelled.running_here)} runs are in no queue and go on: press Ctrl-C where they were started",
+                markup=False, soft_wrap=True,
+            )  # fmt: skip
 
 
-class _Launch:
-    """Where and how runs are started."""
+def _planner(seeds: list[int] | None, data_path: Path | None) -> Callable[[Path], Plan]:
+    return lambda path: plan_of(path, seeds=seeds, data_path=data_path, data=True)
 
-    def __init__(self, cluster: str, pack: int, jobs: int, changes: dict[str, Any], dry_run: bool) -> None:
-        self.cluster = cluster
-        self.pack = pack
-        self.jobs = jobs
-        self.changes = changes  # to the cluster's profile
-        self.dry_run = dry_run
-        self.profiles: dict[Path, Profile] = {}  # by the folder of the plan
 
-    def checked(self, files: list[Path], seeds: list[int] | None, data_path: Path | None) -> list[Any]:
-        """The plans, once all that can be known before the queue is right; else everything that is wrong at once."""
-        from stitching.launch.schedulers.slurm import check_path, check_profile
-        from stitching.launch.schedulers.slurm_commands import check_controller
-        from stitching.launch.status import in_queue
-        from stitching.launch.submit import not_done
+def _print_scripts(orders: Sequence[Order], pack: int) -> None:
+    from stitching.launch.orders import scripts
 
-        mistakes = ErrorCollector()
-        plans, profiles = [], {}
-        settled = set()  # files of which nothing is to be submitted: Slurm need not take them
-        if self.cluster != "local":
-            for path in files:
-                with mistakes.collect():
-                    profiles[path] = load_profile(self.cluster, path, self.changes)
-        if profiles:
-            check_controller()
-        for path in files:
-            with mistakes.collect():
-                found = plan_of(path, seeds=seeds, data_path=data_path, data=True)
-                plans.append(found)
-                if path in profiles:
-                    check_path(found.folder)
-                    self.profiles[found.folder] = profiles[path]
-                    if {run.name for run in not_done(found)} <= in_queue(found.folder).keys():
-                        settled.add(path)
-        asked = set()
-        for path, profile in profiles.items():
-            if path not in settled and profile.model_dump_json() not in asked:
-                asked.add(profile.model_dump_json())
-                with mistakes.collect():
-                    check_profile(self.cluster, profile)
-        mistakes.raise_all()
-        return plans
+    for script in (script for order in orders for script in scripts(order, pack=pack)):
+        print(script)
 
-    def start(self, chosen: Sequence[tuple[Any, set[str] | None]], again: str) -> None:
-        """Run or queue the plans' runs that have the given names (None: all) and are not done."""
-        if self.dry_run and self.cluster == "local":
-            raise UserError("there is no script of the cluster local", do="`stitching plan` shows what would run.")
-        if not self.dry_run:
-            self._fetch_weights(chosen)
-        if self.cluster == "local":
-            went_well = [self._run_here(found, names, again) for found, names in chosen]
-            if not all(went_well):
-                out.print(f"To retry the failed runs: {again}", markup=False, soft_wrap=True)
-                raise typer.Exit(1)
-            return
-        for found, names in chosen:
-            self._queue(found, names)
-        if not self.dry_run:
-            places = shlex.join(str(found.folder) for found, _ in chosen)
-            out.print(f"To see their progress: stitching status {places}", markup=False, soft_wrap=True)
 
-    def _fetch_weights(self, chosen: Sequence[tuple[Any, set[str] | None]]) -> None:
-        """Fetch what all runs that are to start need, before the first of them is queued."""
-        from stitching.launch.prefetch_weights import fetch_weights
-        from stitching.launch.submit import not_done
+def _submit(orders: Sequence[Order], pack: int, again: str) -> bool:
+    """Submit orders and print what became of them; False if a run failed or was refused."""
+    from stitching.launch.submit import submit_all
+    from stitching.runs.stopping import Interrupted
 
-        with shown_progress(err, "weights") as on_progress:
-            fetch_weights([run for found, names in chosen for run in not_done(found, names)], on_progress)
+    submissions = []
+    try:
+        for submission in submit_all(orders, pack=pack, show_progress=lambda unit: shown_progress(err, unit)):
+            submissions.append(submission)
+            _print_submission(submission)
+    except Interrupted:
+        err.print(f"Stopped; every run has a checkpoint. To go on: {again}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    in_queue = [each.order.plan.folder for each in submissions if each.queued or each.queued_before]
+    if in_queue:
+        folders = shlex.join(map(str, in_queue))
+        out.print(f"To see how they go on: stitching status {folders}", markup=False, soft_wrap=True)
+    if any(submission.failures for submission in submissions):
+        out.print(f"To retry the failed runs: {again}", markup=False, soft_wrap=True)
+    return not any(submission.failures or submission.refused for submission in submissions)
 
-    def _run_here(self, found: Any, names: set[str] | None, again: str) -> bool:
-        """Run a plan on this machine; False if a run of it failed."""
-        from stitching.launch.status import sweep_status
-        from stitching.launch.submit import submit as submit_plan
-        from stitching.runs.stopping import Interrupted
 
-        try:
-            with shown_progress(err, "steps") as on_progress:
-                outcome = submit_plan(
-                    found, "local", pack=self.pack, jobs=self.jobs, among=names, on_progress=on_progress
-                )
-        except Interrupted:
-            err.print(f"Stopped; every run has a checkpoint. To resume: {again}", markup=False, soft_wrap=True)
-            raise typer.Exit(130) from None
-        done = len(outcome.started) - len(outcome.failures)
-        out.print(
-            f"{done} runs done, {len(outcome.done_before)} done before, {len(outcome.failures)} failed; in "
-            f"{found.folder}",
-            soft_wrap=True,
-        )
-        for name, reason in outcome.failures.items():
-            out.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
-        checks = [found.expected(run) for run in found.runs if run.stitch.control == "self"]
-        for status in sweep_status(found.folder, checks):
-            if status.state == "done" and status.words:
-                out.print(f"  {status.name}: {status.words}", style="bold red", markup=False, soft_wrap=True)
-        return not outcome.failures
-
-    def _queue(self, found: Any, names: set[str] | None) -> None:
-        from stitching.launch.submit import scripts_for_slurm, submit_to_slurm
-
-        profile = self.profiles[found.folder]
-        if self.dry_run:
-            for script in scripts_for_slurm(found, profile, pack=self.pack, among=names):
-                print(script)
-            return
-        with shown_progress(err, "runs") as on_progress:
-            queued = submit_to_slurm(found, self.cluster, profile, pack=self.pack, among=names, on_progress=on_progress)
-        runs = sum(len(task.runs) for task in queued.tasks)
-        ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in queued.tasks))
-        out.print(
-            f"{runs} runs submitted in {len(queued.tasks)} tasks" + (f" (Slurm's {ids})" if ids else ""),
-            f"{len(queued.done_before)} done before, {len(queued.in_queue_before)} in the queue before",
-            sep="; ", soft_wrap=True,
+def _print_submission(submission: Submission) -> None:
+    plan = submission.order.plan
+    for scheduler, reason in submission.no_answer.items():
+        err.print(
+            f"note: {reason}; runs that {scheduler} still holds may be in its queue and here",
+            markup=False, soft_wrap=True,
         )  # fmt: skip
-        print_outdated([run.name for run in queued.outdated], found.folder)
+    out.print(_summary(submission), soft_wrap=True)
+    for name, reason in (submission.failures | submission.refused).items():
+        out.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
+    for name, words in _failed_checks(submission):
+        out.print(f"  {name}: {words}", style="bold red", markup=False, soft_wrap=True)
+    print_outdated([run.name for run in submission.outdated], plan.folder)
 
 
-def _changes(slurm: list[str] | None, array_parallelism: int | None) -> dict[str, Any]:
+def _failed_checks(submission: Submission) -> Iterator[tuple[str, str]]:
+    from stitching.launch.status import sweep_status
+
+    plan = submission.order.plan
+    names = {run.name for run in submission.ended}
+    checks = [plan.expected(run) for run in plan.runs if run.name in names and run.stitch.control == "self"]
+    for status in sweep_status(plan.folder, checks):
+        if status.state == "done" and status.words:
+            yield status.name, status.words
+
+
+def _summary(submission: Submission) -> str:
+    """`5 runs done, 0 done before, 0 failed; in FOLDER`, or `5 runs submitted in 3 tasks (jobs 12, 13); ...`."""
+    waiting = len(submission.queued_before)
+    refused = f", {len(submission.refused)} not started" if submission.refused else ""
+    if not submission.order.cluster.scheduler.has_queue:
+        done = len(submission.ended) - len(submission.failures)
+        queued = f", {waiting} left to the queue that they are in" if waiting else ""
+        counts = f"{done} runs done, {len(submission.done_before)} done before, {len(submission.failures)} failed"
+        return f"{counts}{refused}{queued}; in {submission.order.plan.folder}"
+    runs = sum(len(task.runs) for task in submission.queued)
+    ids = ", ".join(dict.fromkeys(task.id.partition("_")[0] for task in submission.queued))
+    submitted = f"{runs} runs submitted in {len(submission.queued)} tasks{ids and f' (jobs {ids})'}"
+    return f"{submitted}; {len(submission.done_before)} done before, {waiting} in the queue before{refused}"
+
+
+def _print_retry(retry: Retry) -> None:
+    """What is left out of a retry, and why."""
+    if retry.unknown:
+        reason = retry.unknown[0].words.partition("; ")[2]
+        err.print(
+            f"{retry.file}: the state of {len(retry.unknown)} runs is unknown, because their scheduler "
+            f"cannot be asked: {reason}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    if retry.diverged:
+        out.print(f"{retry.diverged} runs diverged, and would again: they are left out; --diverged retries them")
+    if not retry.order and not retry.unknown:
+        out.print(f"{retry.file}: no failed runs to retry", markup=False, soft_wrap=True)
+    if retry.failed_nodes:
+        out.print(
+            f"Excluded, because they failed before: {', '.join(retry.failed_nodes)}", markup=False, soft_wrap=True
+        )
+
+
+def _changes(jobs: int | None, array_parallelism: int | None, slurm: list[str] | None) -> dict[str, Any]:
+    """What the command line says of the cluster's profile."""
+    options = {"jobs": jobs, "array_parallelism": array_parallelism}
     changes = parse_assignments(slurm or [], "--slurm", "partition=long")
-    return changes | ({"array_parallelism": array_parallelism} if array_parallelism else {})
+    return changes | {key: value for key, value in options.items() if value is not None}
 
 
 def _again(command: str, sweeps: list[Path], cluster: str, seeds: list[int] | None, data_path: Path | None) -> str:
     more = ["--seeds", *map(str, seeds)] if seeds else []
     more += ["--data-path", str(data_path)] if data_path else []
     return shlex.join(["stitching", command, *map(str, sweeps), "--cluster", cluster, *more])
-
-
-def _in_states(found: Any, only: list[str] | None) -> set[str] | None:
-    if not only:
-        return None
-    (runs,) = _statuses_of([found])
-    return {run.name for run in runs if run.state in only}
-
-
-def _statuses_of(plans: Sequence[Any]) -> list[list[Any]]:
-    """The status of every run of every plan; Slurm is asked once for all of them."""
-    from stitching.launch.status import status_of_all
-
-    expected = [[found.expected(run) for run in found.runs] for found in plans]
-    statuses = iter(status_of_all([(found.folder, runs) for found, runs in zip(plans, expected, strict=True)]))
-    return [list(itertools.islice(statuses, len(runs))) for runs in expected]
-
-
-def _print_unknown(path: Path, runs: Sequence[Any]) -> int:
-    """Say of how many runs it cannot be known whether they failed, and why; returns their number."""
-    unknown = [run for run in runs if run.state == "unknown"]
-    if unknown:
-        reason = unknown[0].words.partition("; ")[2]
-        err.print(
-            f"{path}: the state of {len(unknown)} runs is unknown, because Slurm cannot be asked: {reason}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-    return len(unknown)
-
-
-def _cluster_of(found: Any, names: set[str]) -> str:
-    """The cluster that the runs were submitted to."""
-    from stitching.launch.status import newest_tasks
-
-    newest = newest_tasks(found.folder)
-    clusters = sorted({newest[name].cluster if name in newest else "local" for name in names})
-    if len(clusters) > 1:
-        raise UserError(f"the failed runs were submitted to {' and '.join(clusters)}", do="Choose one with --cluster.")
-    return clusters[0]
-
-
-def _leave_out_failed_nodes(launch: _Launch, found: Any) -> None:
-    """Have Slurm keep off the nodes that failed under runs of the sweep."""
-    from stitching.launch.status import failed_nodes
-
-    nodes = failed_nodes(found.folder) if launch.cluster != "local" else []
-    if nodes:
-        known = launch.changes.get("sbatch.exclude")
-        launch.changes["sbatch.exclude"] = ",".join(dict.fromkeys([*([str(known)] if known else []), *nodes]))
-        out.print(f"Excluded, because they failed before: {', '.join(nodes)}", markup=False, soft_wrap=True)

@@ -27,9 +27,9 @@ Examples: `stitching status across-scales/digits.yml`, `stitching status experim
 def status(
     places: Places,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help=f"Refresh every {_SECONDS:.0f} s until all runs are done or failed.")
+        bool, typer.Option("--watch", "-w", help=f"Update every {_SECONDS:.0f} s until all runs are done or failed.")
     ] = False,
-    every_run: Annotated[bool, typer.Option("--all", help=f"List all runs, not {_SHOWN} of each state.")] = False,
+    every_run: Annotated[bool, typer.Option("--all", help=f"List all runs, not only {_SHOWN} of each state.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the state of every run: done, running, pending or failed, and why."""
@@ -39,16 +39,16 @@ def status(
     if watch and not as_json:
         _watch(sweeps)
         return
-    found = status_of_all([(folder, expected) for _, folder, expected in sweeps])
+    statuses = status_of_all([(folder, expected) for _, folder, expected in sweeps])
     _print_damaged(folder for _, folder, _ in sweeps)
     if as_json:
         places_of_runs = [place for place, _, expected in sweeps for _ in expected]
-        rows = [{"sweep": str(place), **run.as_json()} for place, run in zip(places_of_runs, found, strict=True)]
+        rows = [{"sweep": str(place), **run.as_json()} for place, run in zip(places_of_runs, statuses, strict=True)]
         print(json.dumps(rows, indent=1))
         return
-    print_table("Runs", _COLUMNS, _rows(found, len(found) if every_run else _SHOWN))
-    out.print(summary(found))
-    for line in other_code(found):
+    print_table("Runs", _COLUMNS, _rows(statuses, len(statuses) if every_run else _SHOWN))
+    out.print(summary(statuses))
+    for line in other_code(statuses):
         out.print(line, markup=False, soft_wrap=True)
     _print_forgotten(sweeps)
 
@@ -56,9 +56,7 @@ def status(
 @app.command(epilog="Examples: `stitching logs experiments/demo/digits/RUN`, `stitching logs RUN --follow`")
 def logs(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep printing until the run is done or failed.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the run has ended.")] = False,
 ) -> None:
     """Print a run's log and its Slurm output."""
     from stitching.launch.logs import followed_log, log_files
@@ -92,13 +90,12 @@ def _rows(runs: Sequence[Any], most: int) -> list[list[str]]:
 
 
 def _print_damaged(folders: Iterable[Path]) -> None:
-    from stitching.launch.records import damaged_records
-    from stitching.launch.status import SLURM_FOLDER
+    from stitching.launch.records import RECORDS, damaged_records
 
     for folder in folders:
-        for path in damaged_records(folder / SLURM_FOLDER):
+        for path in damaged_records(folder / RECORDS):
             err.print(
-                f"note: {path} is damaged: the job that it is about is not known here",
+                f"note: {path} is damaged: its job is not known here",
                 markup=False, soft_wrap=True,
             )  # fmt: skip
 
@@ -116,7 +113,7 @@ def _watch(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
     """The table again and again in a terminal; elsewhere a line whenever something has changed."""
     from stitching.launch.status import status_of_all, summary
 
-    said = ""
+    shown = ""
     with Live(console=out, auto_refresh=False, transient=False) as live:
         while True:
             runs = status_of_all([(folder, expected) for _, folder, expected in sweeps])
@@ -125,9 +122,9 @@ def _watch(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
             if out.is_terminal:
                 room = max(1, out.height - 6)
                 live.update(table_of(words, _COLUMNS, _rows(moving, room)[:room]), refresh=True)
-            elif summary(runs) != said:
+            elif summary(runs) != shown:
                 out.print(words)
-            said = summary(runs)
+            shown = summary(runs)
             if not moving:
                 return
             time.sleep(_SECONDS)

@@ -1,21 +1,24 @@
-"""The schema of sbatch/clusters.yml: named profiles that say what a job asks Slurm for."""
+"""The file sbatch/clusters.yml: named profiles that say what a task asks for, and the schema of those for Slurm."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from stitching.config.bounds import Count, Positive
-from stitching.config.errors import unknown_name
+from stitching.config.errors import UserError
 from stitching.config.job_files import project_root
-from stitching.config.schema import Schema, complaint, validated
+from stitching.config.plugins import load_plugins
+from stitching.config.schema import Schema, complaint
 from stitching.config.script_text import ScriptText, check_script_text
 from stitching.config.yaml import Document, load_yaml
 
-__all__ = ["Profile", "load_profile"]
+__all__ = ["ClusterProfile", "ClustersFile", "Profile"]
 
 # Options that the launcher needs for itself. With another value it would not hear of the job that it has submitted,
 # or not find its log.
@@ -47,8 +50,14 @@ Machinery = Annotated[Count, Field(le=10_000)]
 SignalSeconds = Annotated[Count, Field(le=65_535)]  # as sbatch's --signal takes them
 
 
-class Profile(Schema):
-    """What every task of a sweep asks for. What is left out is as the cluster's defaults say."""
+class ClusterProfile(Schema):
+    """What a profile of any scheduler may say."""
+
+    scheduler: str = "slurm"  # that runs the tasks: `slurm`, or one that a plugin registers
+
+
+class Profile(ClusterProfile):
+    """What every task of a sweep asks Slurm for. What is left out is as the cluster's defaults say."""
 
     partition: ScriptText | None = None
     constraint: ScriptText | None = None
@@ -64,22 +73,60 @@ class Profile(Schema):
     sbatch: Options = {}  # any other option of sbatch: {qos: long, nice: 100}
 
 
-def load_profile(name: str, sweep: Path, changes: dict[str, object]) -> Profile:
-    """The profile `name` of the checkout that `sweep` lies in, with values that the command line changes.
+@dataclass(frozen=True)
+class ClustersFile:
+    """The profiles of a checkout. Its key `plugins` names files that register schedulers of the user's own."""
 
-    Raises:
-        UserError: with file and line: there is no such file or profile, or something in it is wrong.
-    """
-    path = project_root(sweep.parent) / "sbatch" / "clusters.yml"
-    if not path.is_file():
-        unknown = unknown_name("cluster", name, ["local"], path=("--cluster",))
-        unknown.do = f"profiles of Slurm clusters are looked for in {path}, which does not exist"
-        raise unknown
-    document = load_yaml(path)
-    known = document.data if isinstance(document.data, dict) else {}
-    if name not in known:
-        raise unknown_name("cluster", name, ["local", *known], path=("--cluster",))
-    for key, value in changes.items():
-        document.override((name, *key.split(".")), value, f"command line ({key})")
-    places = {keys[1:]: place for keys, place in document.places.items() if keys[:1] == (name,)}
-    return validated(Profile, Document(document.path, known[name] or {}, places))
+    document: Document
+    exists: bool
+
+    @classmethod
+    def of_project(cls, folder: Path) -> ClustersFile:
+        """The file of the checkout that `folder` lies in; one without profiles if there is none."""
+        path = project_root(folder) / "sbatch" / "clusters.yml"
+        if not path.is_file():
+            return cls(Document(path, {}, {}), exists=False)
+        return cls(load_yaml(path), exists=True)
+
+    @classmethod
+    def empty(cls) -> ClustersFile:
+        """A file without profiles."""
+        return cls(Document(Path("clusters.yml"), {}, {}), exists=False)
+
+    @property
+    def path(self) -> Path:
+        return self.document.path
+
+    @property
+    def profiles(self) -> list[str]:
+        """The names of the profiles."""
+        data = self.document.data
+        return [name for name in data if name != _PLUGINS] if isinstance(data, dict) else []
+
+    def scheduler_of(self, name: str) -> str:
+        """The name of the scheduler that the profile `name` is for."""
+        profile = self.document.data[name]
+        scheduler = profile.get("scheduler") if isinstance(profile, dict) else None
+        return scheduler if isinstance(scheduler, str) else ClusterProfile().scheduler
+
+    def profile(self, name: str, changes: Mapping[str, object]) -> Document:
+        """The profile `name` as a document of its own, with values of the command line; empty if there is none."""
+        for key, value in changes.items():
+            self.document.override((name, *key.split(".")), value, f"command line ({key})")
+        places = {keys[1:]: place for keys, place in self.document.places.items() if keys[:1] == (name,)}
+        return Document(self.path, self.document.data.get(name) or {}, places)
+
+    def located(self, error: UserError) -> UserError:
+        """The error with the line that its path leads to."""
+        return self.document.locate(error)
+
+    def load_plugins(self) -> None:
+        """Import the files that `plugins` names, relative to this file's folder. Raises `UserError` as that does."""
+        data = self.document.data
+        names = data.get(_PLUGINS) if isinstance(data, dict) else None
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise self.located(UserError("expected a list of Python files", path=(_PLUGINS,)))
+        load_plugins(self.document)
+
+
+_PLUGINS = "plugins"  # the one name that no profile can have

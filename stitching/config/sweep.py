@@ -11,13 +11,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from stitching.config.bounds import Blocks, Downsamplings, Seed
 from stitching.config.errors import UserError, shortened
 from stitching.config.job_config import JobSettings
-from stitching.config.job_files import read_settings
+from stitching.config.job_files import project_root, read_settings
 from stitching.config.parts import ModelFields, PartField
 from stitching.config.schema import Schema, complaint, one_of
 from stitching.config.script_text import ScriptText
 from stitching.config.yaml import Document, load_yaml
 
-__all__ = ["Gap", "ModelEntry", "Sweep", "load_sweep", "read_sweep"]
+__all__ = ["Gap", "ModelEntry", "Sweep", "folder_of", "load_sweep", "read_sweep"]
 
 PairField = Annotated[list[str], Field(min_length=2, max_length=2)]
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Sweep(JobSettings):
             raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
         if self.resume_from:
             raise complaint(
-                "a checkpoint to resume from is of one run", do="`submit` resumes every run from its own.",
+                "a checkpoint to go on from is of one run", do="`submit` goes on with every run from its own.",
                 key="resume_from",
             )  # fmt: skip
         if "/" in self.project or self.project in ("", ".", ".."):
@@ -142,3 +142,9 @@ def read_sweep(document: Document) -> Sweep:
 def load_sweep(path: str | Path) -> Sweep:
     """Load a sweep's YAML file; raises as `read_sweep` does."""
     return read_sweep(load_yaml(path))
+
+
+def folder_of(sweep: Sweep, path: Path) -> Path:
+    """Where the sweep in the file `path` keeps its runs."""
+    root = project_root(path.parent) / "experiments" / sweep.project / path.stem
+    return Path(sweep.save_dir) if sweep.save_dir else root

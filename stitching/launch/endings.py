@@ -84,10 +84,10 @@ def read_end(path: Path, size: int = 4000) -> str:
 def count_oom_kills() -> int:
     """How many processes the kernel has killed for memory since it started, in containers (cgroups) too."""
     try:
-        found = re.search(r"^oom_kill (\d+)$", _VMSTAT.read_text(), re.MULTILINE)
+        counter = re.search(r"^oom_kill (\d+)$", _VMSTAT.read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return int(found[1]) if found else 0
+    return int(counter[1]) if counter else 0
 
 
 def _last_lines(output: str) -> str:

@@ -45,21 +45,21 @@ class Estimate:
 
 def paces_of_finished(plan: Plan, done: Collection[str]) -> dict[Pair, Pace]:
     """The median pace of the finished runs (`done`, by name) of each pair; of the first few where there are many."""
-    found: dict[Pair, list[Pace]] = {}
+    paces_of: dict[Pair, list[Pace]] = {}
     for run in plan.runs:
-        if run.name not in done or len(found.get(_pair(run), [])) >= LOOKED_AT:
+        if run.name not in done or len(paces_of.get(_pair(run), [])) >= LOOKED_AT:
             continue
-        known = plan.folder_of(run).read_metadata(brief=True) or {}
-        seconds, epochs, steps = (known.get(key) or 0 for key in ("seconds", "epoch", "steps"))
+        metadata = plan.folder_of(run).read_metadata(brief=True) or {}
+        seconds, epochs, steps = (metadata.get(key) or 0 for key in ("seconds", "epoch", "steps"))
         if seconds and epochs and steps:
-            pace = Pace(seconds / epochs, steps / epochs, str(known.get("device", "unknown")))
-            found.setdefault(_pair(run), []).append(pace)
+            pace = Pace(seconds / epochs, steps / epochs, str(metadata.get("device", "unknown")))
+            paces_of.setdefault(_pair(run), []).append(pace)
     return {
         pair: Pace(
             median(pace.seconds_per_epoch for pace in paces), median(pace.steps_per_epoch for pace in paces),
             paces[-1].device,
         )
-        for pair, paces in found.items()
+        for pair, paces in paces_of.items()
     }  # fmt: skip
 
 
@@ -74,14 +74,14 @@ def calibrated(plan: Plan, on_progress: Callable[[int, int, str], None]) -> dict
         if run.stitch.only_tests:
             continue
         by_pair.setdefault(_pair(run), []).append(run)
-    found = {}
+    tried = {}
     for number, (pair, runs) in enumerate(by_pair.items()):
         on_progress(number, len(by_pair), f"trying {pair[0]} to {pair[1]}")
-        found[pair] = _tried(sorted(runs, key=lambda run: run.cost.macs if run.cost else 0)[len(runs) // 2])
-    return found
+        tried[pair] = _try(sorted(runs, key=lambda run: run.cost.macs if run.cost else 0)[len(runs) // 2])
+    return tried
 
 
-def _tried(run: PlannedRun) -> Pace:
+def _try(run: PlannedRun) -> Pace:
     assert run.job is not None
     data = TaskData(run.job)
     steps, tests = data.batches_per_epoch, [len(batches) for _, sets in data.tests for batches in sets]
@@ -90,7 +90,7 @@ def _tried(run: PlannedRun) -> Pace:
     with tempfile.TemporaryDirectory(prefix="stitching-trial-") as path:
         (trial,) = train([TrainRequest(job, RunFolder(Path(path)))], max_test_batches=TRIAL_TESTS)
     if trial.failure:
-        raise UserError(f"{run.name} cannot be tried: {trial.failure}")
+        raise UserError(f"{run.name} failed its trial: {trial.failure}")
     frame = trial.log.dataframe()
     step_seconds = frame["Time/Step"] + frame["Time/Data"]
     per_step = float(step_seconds.iloc[min(WARM_UP, len(step_seconds) - 1) :].median())

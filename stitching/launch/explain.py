@@ -21,7 +21,7 @@ __all__ = ["explain"]
 
 
 def explain(plan: Plan, name: str) -> list[str]:
-    """What there is to say of the run (or cell) called `name`, a line each.
+    """What there is to say of the run (or stitch) called `name`, a line each.
 
     Raises:
         UserError: the plan has no such run.
@@ -71,21 +71,21 @@ def _reasons(plan: Plan, run: PlannedRun, status: RunStatus) -> Iterator[str]:
 
 
 def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | None:
-    """The finished run of the same cell from which the fewest keys differ, and these keys."""
+    """The finished run of the same stitch from which the fewest keys differ, and these keys."""
     assert run.job is not None
-    found = []
+    differences_of = []
     alike = [each for each in plan.runs if each.stitch == run.stitch and each.name != run.name]
-    places = [plan.folder_of(each) for each in alike]
-    places += [
+    folders = [plan.folder_of(each) for each in alike]
+    folders += [
         RunFolder.found_in(plan.folder / name) for name in forgotten_runs(plan.folder, (r.name for r in plan.runs))
     ]
-    for place in places:
-        metadata = place.read_metadata() or {}
+    for folder in folders:
+        metadata = folder.read_metadata() or {}
         names = ("first_deleted_block", "last_deleted_block", "adapter", "control")
-        cell = tuple(metadata.get(name) for name in names)
-        if metadata.get("state") == "done" and cell == (*run.stitch.gap, run.stitch.stitcher, run.stitch.control):
-            found.append((place.path.name, _differences(metadata, run.job)))
-    return min(found, key=lambda each: len(each[1]), default=None)
+        stitch = tuple(metadata.get(name) for name in names)
+        if metadata.get("state") == "done" and stitch == (*run.stitch.gap, run.stitch.stitcher, run.stitch.control):
+            differences_of.append((folder.path.name, _differences(metadata, run.job)))
+    return min(differences_of, key=lambda named: len(named[1]), default=None)
 
 
 def _differences(metadata: Mapping[str, Any], job: JobSettings) -> list[str]:

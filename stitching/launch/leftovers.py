@@ -1,4 +1,4 @@
-"""What sweeps leave beside their runs, and no run needs any more: snapshots of the code; Slurm's logs and records."""
+"""What sweeps leave beside their runs that no run needs: snapshots of the code; logs and records of what was queued."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stitching.config.errors import UserError
-from stitching.launch.records import Record, damaged_records, one_submit_at_a_time, read_records
-from stitching.launch.schedulers.slurm_queue import job_states
+from stitching.launch.records import RECORDS, Record, damaged_records, one_submit_at_a_time, read_records
 from stitching.launch.snapshots import SNAPSHOTS, nobody_submits
-from stitching.launch.status import SLURM_FOLDER, newest_tasks
+from stitching.launch.submitted import Held, ask_schedulers, newest_tasks
 from stitching.runs.folder import RunFolder
 from stitching.runs.state import ExpectedRun, state_on_disk
 
@@ -39,9 +38,9 @@ class Leftovers:
 def remove_leftovers(folder: Path, runs: Sequence[ExpectedRun], *, dry_run: bool = False) -> Leftovers:
     """Remove the records, pickles and logs of a sweep's tasks, and its project's snapshots, that no run needs any more.
 
-    A task is needed while Slurm holds it, and while it is the newest of a run that is not done: its log says why. Where
-    Slurm cannot be asked, every task of a run that is not done is. A snapshot is needed by the tasks of all sweeps that
-    lie beside this one. Results are not touched.
+    A task is needed while a scheduler holds it, and while it is the newest of a run that is not done: its log says why.
+    Where the scheduler cannot be asked, every task of a run that is not done is needed. A snapshot is needed by the
+    tasks of all sweeps that lie beside this one. Results are not touched.
 
     Args:
         folder: of the sweep.
@@ -51,41 +50,38 @@ def remove_leftovers(folder: Path, runs: Sequence[ExpectedRun], *, dry_run: bool
     Raises:
         UserError: something cannot be removed.
     """
-    found = Leftovers()
+    leftovers = Leftovers()
     folder = Path(os.path.abspath(folder))  # `..` has no parent by its name
     if not folder.is_dir():
-        return found
+        return leftovers
     with one_submit_at_a_time(folder):
-        sweeps = sorted(path.parent for path in folder.parent.glob(f"*/{SLURM_FOLDER}"))
-        held = _held_tasks(sweeps, found)
+        sweeps = sorted(path.parent for path in folder.parent.glob(f"*/{RECORDS}"))
+        held = _held_tasks(sweeps, leftovers)
         for record, needed in _needed_tasks(folder, runs, held):
-            _look_at_record(folder / SLURM_FOLDER, record, needed, found)
-        _remove(found, dry_run)
+            _look_at_record(folder / RECORDS, record, needed, leftovers)
+        _remove(leftovers, dry_run)
         snapshots = folder.parent / SNAPSHOTS
         if snapshots.is_dir():
             with nobody_submits(snapshots) as free:
                 if free:
-                    before = len(found.removed)
-                    _look_at_snapshots(snapshots, sweeps, {folder: runs}, held, found)
-                    _remove(Leftovers(found.removed[before:]), dry_run)
+                    before = len(leftovers.removed)
+                    _look_at_snapshots(snapshots, sweeps, {folder: runs}, held, leftovers)
+                    _remove(Leftovers(leftovers.removed[before:]), dry_run)
                 else:
                     users = "a submit or a local sweep is using them, or the disk has no locks"
-                    found.kept.append(f"the snapshots in {snapshots}: {users}")
-    return found
+                    leftovers.kept.append(f"the snapshots in {snapshots}: {users}")
+    return leftovers
 
 
-def _held_tasks(sweeps: Iterable[Path], found: Leftovers) -> set[str] | None:
-    """The ids of the tasks that Slurm holds; None if it cannot be asked. It is not asked for nothing."""
-    if not any(read_records(sweep / SLURM_FOLDER) for sweep in sweeps):
-        return set()
-    try:
-        return set(job_states())
-    except UserError as error:
-        found.kept.append(f"all tasks of runs that are not done: {error.problem}")
-        return None
+def _held_tasks(sweeps: Iterable[Path], leftovers: Leftovers) -> Held:
+    """What the schedulers hold; those that cannot be asked are noted under `leftovers.kept`."""
+    records = [record for sweep in sweeps for record in read_records(sweep / RECORDS)]
+    held = ask_schedulers(records, next(iter(sweeps), Path()))
+    leftovers.kept.extend(f"all tasks of runs that are not done: {reason}" for reason in held.no_answer.values())
+    return held
 
 
-def _needed_tasks(sweep: Path, runs: Sequence[ExpectedRun], held: set[str] | None) -> list[tuple[Record, set[str]]]:
+def _needed_tasks(sweep: Path, runs: Sequence[ExpectedRun], held: Held) -> list[tuple[Record, set[str]]]:
     """The records of a sweep, each with the ids of those of its tasks that are needed."""
     expected = {run.name: run for run in runs}
     newest = newest_tasks(sweep)
@@ -95,15 +91,15 @@ def _needed_tasks(sweep: Path, runs: Sequence[ExpectedRun], held: set[str] | Non
         return run.folder.path.is_dir() and state_on_disk(run)[0] != "done"
 
     needed = []
-    for record in read_records(sweep / SLURM_FOLDER):
+    for record in read_records(sweep / RECORDS):
         ids = set()
-        for number, names in enumerate(record.tasks):
-            id = record.task_id(number)
+        for id, names in zip(record.ids(), record.tasks, strict=True):
             unfinished = [name for name in names if is_unfinished(name)]
-            if held is None:
+            if record.scheduler in held.no_answer:
                 is_needed = bool(unfinished)
             else:
-                is_needed = id in held or any(newest[name].id == id for name in unfinished if name in newest)
+                is_newest = any(newest[name].id == id for name in unfinished if name in newest)
+                is_needed = (record.scheduler, id) in held.states or is_newest
             # One whose submission was cut off may be in the queue; the next submit finds out.
             if is_needed or record.job is None:
                 ids.add(id)
@@ -111,30 +107,30 @@ def _needed_tasks(sweep: Path, runs: Sequence[ExpectedRun], held: set[str] | Non
     return needed
 
 
-def _look_at_record(slurm: Path, record: Record, needed: set[str], found: Leftovers) -> None:
+def _look_at_record(slurm: Path, record: Record, needed: set[str], leftovers: Leftovers) -> None:
     logs = slurm / record.name
     if not needed:
-        found.removed.append(
+        leftovers.removed.append(
             _leftover(f"record, pickles and logs of job {record.job}", [slurm / f"{record.name}.json", logs])
         )
         return
-    over = [id for id in (record.task_id(number) for number in range(len(record.tasks))) if id not in needed]
-    files = [path for id in over for path in logs.glob(f"{id}_*")]
+    over = [id for id in record.ids() if id not in needed]
+    files = [path for id in over for path in (*logs.glob(f"{id}_*"), *logs.glob(f"{id}.*"))]
     if files:
-        found.removed.append(_leftover(f"pickles and logs of {len(over)} tasks of job {record.job}", files))
-    found.kept.append(f"{len(needed)} tasks of job {record.job}: in Slurm's queue, or of runs that are not done")
+        leftovers.removed.append(_leftover(f"pickles and logs of {len(over)} tasks of job {record.job}", files))
+    leftovers.kept.append(f"{len(needed)} tasks of job {record.job}: queued, or of runs that are not done")
 
 
 def _look_at_snapshots(
     snapshots: Path,
     sweeps: Sequence[Path],
     runs: dict[Path, Sequence[ExpectedRun]],
-    held: set[str] | None,
-    found: Leftovers,
+    held: Held,
+    leftovers: Leftovers,
 ) -> None:
-    damaged = [path for sweep in sweeps for path in damaged_records(sweep / SLURM_FOLDER)]
+    damaged = [path for sweep in sweeps for path in damaged_records(sweep / RECORDS)]
     if damaged:
-        found.kept.append(f"all snapshots: {damaged[0]} is damaged, and it is not known which of them it needs")
+        leftovers.kept.append(f"all snapshots: {damaged[0]} is damaged, and it is not known which of them it needs")
         return
     needed = {
         record.code
@@ -144,9 +140,9 @@ def _look_at_snapshots(
     }  # fmt: skip
     for path in sorted(snapshots.iterdir()):
         if path.is_dir() and path.name not in needed:
-            found.removed.append(_leftover(f"code {path.name.strip('.')}", [path]))
+            leftovers.removed.append(_leftover(f"code {path.name.strip('.')}", [path]))
         elif path.is_dir():
-            found.kept.append(f"code {path.name}: needed by tasks that were kept")
+            leftovers.kept.append(f"code {path.name}: needed by tasks that were kept")
 
 
 def _leftover(words: str, paths: list[Path]) -> Leftover:
@@ -154,8 +150,8 @@ def _leftover(words: str, paths: list[Path]) -> Leftover:
     return Leftover(words, paths, sum(file.stat().st_size for file in files))
 
 
-def _remove(found: Leftovers, dry_run: bool) -> None:
-    for path in (path for leftover in found.removed for path in leftover.paths if not dry_run):
+def _remove(leftovers: Leftovers, dry_run: bool) -> None:
+    for path in (path for leftover in leftovers.removed for path in leftover.paths if not dry_run):
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""What a run has said: its own log, and what its job printed in Slurm."""
+"""A run's log, and the output of its newest task in a queue."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stitching.config.errors import UserError
-from stitching.launch.status import newest_tasks
+from stitching.launch.submitted import newest_tasks
 from stitching.runs.folder import RunFolder
 
 __all__ = ["followed_log", "log_files"]
 
 
 def log_files(run: Path) -> list[Path]:
-    """The logs of the run in the folder `run` that there are: its own first, then that of its newest job in Slurm.
+    """The logs of the run in the folder `run` that there are: its own first, then that of its newest task.
 
     Raises:
         UserError: there is no such folder, no run in it, or no log yet.
     """
     _is_run(run)
     task = newest_tasks(run.parent).get(run.name)
-    found = [path for path in (*sorted(run.glob("log*.txt")), *([task.log] if task else [])) if path.is_file()]
-    if not found:
+    logs = [path for path in (*sorted(run.glob("log*.txt")), *([task.log] if task else [])) if path.is_file()]
+    if not logs:
         raise UserError(
             f"{run} has no log yet: the run has not begun",
             do=f"`stitching status {run.parent}` says what it waits for.",
         )
-    return found
+    return logs
 
 
 def followed_log(run: Path, every: float = 0.5) -> Iterator[str]:

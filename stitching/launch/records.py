@@ -1,4 +1,4 @@
-"""Records of what was submitted to Slurm, in the folder `slurm` of a sweep: a file for each call of sbatch.
+"""Records of what was submitted to a queue, in the folder `slurm` of a sweep: a file for each call of sbatch.
 
 A record is written before the call, without the job's id, and again after it. Its name is in the job's name, so that a
 job whose submission was cut off between the two is found again. No record holds a path that it depends on: a sweep's
@@ -21,6 +21,7 @@ from stitching.runs.folder import write_whole
 from stitching.runs.locks import file_lock
 
 __all__ = [
+    "RECORDS",
     "Record",
     "Submitted",
     "damaged_records",
@@ -28,65 +29,93 @@ __all__ = [
     "new_record",
     "one_submit_at_a_time",
     "read_records",
+    "task_ids",
     "write_record",
 ]
 
+RECORDS = "slurm"  # within a sweep's folder: the records, and beside each a folder with the logs of its tasks
 _NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")  # other people's files in the folder have other names
 _JOB = "stitching-"  # begins the names of our jobs
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """One element of an array that was submitted: its id in Slurm, and its runs by name."""
+    """A task that was submitted: its id in the scheduler, and its runs by name."""
 
     id: str
     cluster: str
+    scheduler: str
     runs: tuple[str, ...]
-    log: Path
+    log: Path  # its output, once it has begun
     code: str = ""  # the digest of the snapshot that it runs
     left_behind: str = ""  # the sweep's folder when it was submitted, if it is not this one: it will not find this one
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one call of sbatch submits: tasks in their order, each with the names of its runs."""
+    """What is submitted in one call: tasks in their order, each with the names of its runs."""
 
     name: str  # of its file, of the folder with its pickles and logs, and within the job's name
     cluster: str
     code: str
     sweep: str  # the sweep's folder when it was submitted, which the tasks look for
     tasks: tuple[tuple[str, ...], ...]
-    job: str | None = None  # the array's id in Slurm; None until sbatch has answered
+    job: str | None = None  # its id in the scheduler; None until that has answered
+    scheduler: str = "slurm"  # these two are in no record of before there were others
+    log_name: str = "{id}_0_log.out"
 
     @property
     def job_name(self) -> str:
         return job_name(self.name)
 
-    def task_id(self, number: int) -> str:
-        """A task's id in Slurm; a job of one task is no array."""
-        return f"{self.job}_{number}" if len(self.tasks) > 1 else str(self.job)
+    def ids(self) -> list[str]:
+        """The ids of its tasks in the scheduler."""
+        return task_ids(str(self.job), len(self.tasks))
 
     def submitted(self, folder: Path) -> list[Submitted]:
-        """Its tasks; `folder` is the one that the record lies in."""
+        """Its tasks, once they have ids; `folder` is the one that the record lies in."""
         if self.job is None:
             return []
         left_behind = "" if _same_folder(self.sweep, folder.parent) else self.sweep
-        ids = [self.task_id(number) for number in range(len(self.tasks))]
+        logs = folder / self.name
         return [
-            Submitted(id, self.cluster, runs, folder / self.name / f"{id}_0_log.out", self.code, left_behind)
-            for id, runs in zip(ids, self.tasks, strict=True)
+            Submitted(
+                id, self.cluster, self.scheduler, runs, logs / self.log_name.replace("{id}", id), self.code, left_behind
+            )
+            for id, runs in zip(self.ids(), self.tasks, strict=True)
         ]
 
 
+def task_ids(job: str, count: int) -> list[str]:
+    """The ids of the tasks of a job: `123_0`, `123_1`, ..., or the job's own if there is but one."""
+    return [f"{job}_{number}" for number in range(count)] if count > 1 else [job]
+
+
 def job_name(name: str) -> str:
-    """The job's name in Slurm that goes with a record's name."""
+    """The name of the job that goes with a record's name."""
     return _JOB + name
 
 
-def new_record(folder: Path, cluster: str, code: str, tasks: Sequence[Iterable[str]]) -> Record:
+def new_record(
+    folder: Path,
+    cluster: str,
+    code: str,
+    tasks: Sequence[Iterable[str]],
+    *,
+    scheduler: str = Record.scheduler,
+    log_name: str = Record.log_name,
+) -> Record:
     """A record of tasks that are about to be submitted; `folder` is the one that it will lie in."""
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"
-    return Record(name, cluster, code, str(folder.absolute().parent), tuple(tuple(runs) for runs in tasks))
+    return Record(
+        name=name,
+        cluster=cluster,
+        code=code,
+        sweep=str(folder.absolute().parent),
+        tasks=tuple(tuple(runs) for runs in tasks),
+        scheduler=scheduler,
+        log_name=log_name,
+    )
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -1,7 +1,6 @@
-"""What Slurm starts: one task, which saves and goes back to the queue when its time is over.
+"""What Slurm starts: one task, which saves and goes back to the queue before its time limit.
 
-All that it is given are paths. Everything else is on disk, so a task that Slurm starts again, hours later, does the
-same thing.
+It is given nothing but paths. Everything else is on disk, so a task that Slurm starts again does the same thing.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def run_slurm_task(folders: Sequence[str]) -> None:
             if is_first:
                 print("stopped; every run has a checkpoint", flush=True)
                 if stop.number == signal.SIGUSR2:
-                    _go_on_later(runs, progress=_steps(runs) > before)
+                    _requeue(runs, progress=_steps(runs) > before)
             sys.exit(0)
     if failures and process_group().first_to_tell():
         for name, reason in failures.items():
@@ -45,8 +44,8 @@ def run_slurm_task(folders: Sequence[str]) -> None:
     sys.exit(1 if failures else 0)
 
 
-def _go_on_later(runs: Sequence[RunFolder], *, progress: bool) -> None:
-    """Go back to the queue, unless this would go on forever without coming to an end."""
+def _requeue(runs: Sequence[RunFolder], *, progress: bool) -> None:
+    """Go back to the queue, unless the task made no step and would be requeued forever."""
     if not progress:
         for run in runs:
             reason = "its time was over before it had made a single step; give the tasks more minutes"

@@ -1,183 +1,141 @@
-"""Submitting a plan: what is already there, the run folders, and handing the tasks to a cluster."""
+"""Submitting orders: run folders with their configs, and handing the tasks to a scheduler."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
-from stitching.config.clusters import Profile
-from stitching.config.errors import ErrorCollector, UserError, at, unknown_name
-from stitching.data.datasets import look_for_dataset
-from stitching.launch.packing import packed
+from stitching.config.errors import UserError, reason_of
+from stitching.launch.orders import Order, tasks_of
 from stitching.launch.prefetch_weights import fetch_weights
-from stitching.launch.records import Submitted, one_submit_at_a_time
-from stitching.launch.schedulers.local import run_locally
-from stitching.launch.schedulers.slurm import sbatch_scripts, settle_records, submit_arrays
-from stitching.launch.status import SLURM_FOLDER, in_queue
+from stitching.launch.records import RECORDS, Submitted, one_submit_at_a_time
+from stitching.launch.schedulers import ProgressCallback, Started
+from stitching.launch.submitted import queued_runs
 from stitching.runs.folder import FolderBusy, RunFolder, write_yaml
-from stitching.runs.kinds import kind_of
 from stitching.runs.state import state_on_disk
-from stitching.sweeps.plan import Plan, PlannedRun, ProgressCallback
+from stitching.sweeps.plan import Plan, PlannedRun
 
-__all__ = [
-    "CLUSTERS", "Cluster", "Queued", "Submission", "look_for_data", "not_done", "scripts_for_slurm", "state_of",
-    "submit", "submit_to_slurm",
-]  # fmt: skip
+__all__ = ["Submission", "state_of", "submit", "submit_all"]
 
-
-class Cluster(Protocol):
-    """Where tasks run: takes lists of run folders, gives the names of the runs that failed and why."""
-
-    def __call__(self, tasks: list[list[RunFolder]], *, jobs: int, on_progress: ProgressCallback) -> dict[str, str]:
-        """Run every task, at most `jobs` at once."""
-
-
-CLUSTERS: dict[str, Cluster] = {"local": run_locally}
+ShowProgress = Callable[[str], AbstractContextManager[ProgressCallback]]  # given the unit of what is counted
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of a plan."""
+    """What became of an order."""
 
-    started: list[PlannedRun]  # those that have come to an end here, `failures` included
+    order: Order
+    ended: list[PlannedRun]  # those that were run here, `failures` included
+    queued: list[Submitted]  # tasks that are in a queue now
     done_before: list[PlannedRun]
-    elsewhere: list[PlannedRun]  # those that another process is training
+    queued_before: list[PlannedRun]
+    outdated: list[PlannedRun]  # of these, those that were queued with another config than the plan's
+    elsewhere: list[PlannedRun]  # those that another process is training, or has finished meanwhile
     failures: dict[str, str]  # reasons, by the run's name
+    refused: dict[str, str] = field(default_factory=dict)  # runs that were not started, each with the reason
+    no_answer: dict[str, str] = field(default_factory=dict)  # other schedulers that cannot be asked, with the reason
 
 
 def state_of(plan: Plan, run: PlannedRun) -> str:
-    """What the run's folder says of it, as `state_on_disk` has it."""
+    """What the run's folder says of it now, as `state_on_disk` has it."""
     return state_on_disk(plan.expected(run))[0]
 
 
-def look_for_data(plan: Plan) -> None:
-    """Make sure that the data sets of the plan are there.
-
-    Raises:
-        UserError: they are not; says what was looked for and where.
-    """
-    mistakes = ErrorCollector()
-    jobs = [run.job for run in plan.runs if run.job]
-    data_sets = ((name, job.data_path) for job in jobs for name in kind_of(job).data_sets(job))
-    for name, data_path in dict.fromkeys(data_sets):
-        with mistakes.collect(), at("train_config", "dataset"):
-            look_for_dataset(name, data_path)
-    mistakes.raise_all()
-
-
-def submit(
-    plan: Plan,
-    cluster: str,
-    *,
-    pack: int,
-    jobs: int,
-    among: Collection[str] | None = None,
-    on_progress: ProgressCallback = lambda *_: None,
-) -> Submission:
-    """Run what of the plan is not done yet.
-
-    Runs made with another config are moved to the folder `stale` beside them and run again: an old result never
-    stands for a new config, and none is lost. Published weights that are not on this machine yet are fetched first.
+def submit_all(
+    orders: Sequence[Order], *, pack: int, show_progress: ShowProgress = lambda _: nullcontext(lambda *_: None)
+) -> Iterator[Submission]:
+    """Submit orders one after the other, published weights that this machine lacks fetched before the first.
 
     Args:
-        plan: what there is to do.
-        cluster: a name in `CLUSTERS`.
+        orders: what to submit.
         pack: runs that share one pass over the data, at most.
-        jobs: processes at once.
-        among: only these runs, by name; None: all of them.
+        show_progress: makes a progress bar that counts in the given unit.
+
+    Raises:
+        UserError: weights cannot be had, or as `submit` does.
+    """
+    with show_progress("weights") as on_progress:
+        fetch_weights([run for order in orders for run in order.unfinished], on_progress)
+    for order in orders:
+        with show_progress("steps") as on_progress:
+            submission = submit(order, pack=pack, on_progress=on_progress)
+        yield submission
+
+
+def submit(order: Order, *, pack: int, on_progress: ProgressCallback = lambda *_: None) -> Submission:
+    """Start what of an order is neither done nor in a queue.
+
+    Runs made with another config are moved to the folder `stale` beside them and run again: an old result never stands
+    for a new config, and none is lost. Two of these at once take turns, so that no run is queued twice.
+
+    Args:
+        order: what to submit; a run that was done when the order was made counts as done.
+        pack: runs that share one pass over the data, at most.
         on_progress: shows progress.
 
     Raises:
-        UserError: there is no such cluster, weights cannot be had, or the folders cannot be written.
+        UserError: the scheduler cannot be asked or takes nothing, or the sweep's folder cannot be written to.
     """
-    if cluster not in CLUSTERS:
-        raise unknown_name("cluster", cluster, CLUSTERS, path=("--cluster",))
-    done = {run.name for run in plan.runs if state_of(plan, run) == "done"}
-    open_ones = [run for run in _chosen(plan, among) if run.name not in done]
-    fetch_weights(open_ones, on_progress)
-    todo = [run for run in open_ones if _prepared(plan, run)]
-    tasks = _tasks(plan, todo, pack)
-    failures = CLUSTERS[cluster](tasks, jobs=jobs, on_progress=on_progress) if tasks else {}
+    plan, cluster = order.plan, order.cluster
+    records = plan.folder / RECORDS
+    with one_submit_at_a_time(plan.folder):
+        cluster.scheduler.settle(records)
+        held, no_answer = queued_runs(plan.folder)
+        if cluster.scheduler.name in no_answer:
+            raise UserError(no_answer.pop(cluster.scheduler.name))
+        prepared, refused = _prepare_all(order, [run for run in order.unfinished if run.name not in held], on_progress)
+        tasks = tasks_of(plan, prepared, pack)
+        started = cluster.scheduler.start(tasks, records, cluster, on_progress) if tasks else Started()
+    failures = started.run()
+    queued = {name for task in started.tasks for name in task.runs}
     # Another `submit` of the same plan may have been faster with some of them, and be at them still.
-    ended = {run.name for run in todo if run.name in failures or state_of(plan, run) == "done"}
+    ended = {
+        run.name
+        for run in prepared
+        if run.name not in queued and (run.name in failures or state_of(plan, run) == "done")
+    }
+    queued_before = [run for run in plan.runs if run.name in held]
+    settled = {*ended, *queued, *held, *refused}
     return Submission(
-        started=[run for run in plan.runs if run.name in ended],
-        done_before=[run for run in plan.runs if run.name in done],
-        elsewhere=[run for run in open_ones if run.name not in ended],
+        order=order,
+        ended=[run for run in plan.runs if run.name in ended],
+        queued=started.tasks,
+        done_before=[run for run in plan.runs if order.survey.state_of(run) == "done"],
+        queued_before=queued_before,
+        outdated=[run for run in queued_before if order.survey.state_of(run) == "stale"],
+        elsewhere=[run for run in order.unfinished if run.name not in settled],
         failures=failures,
+        refused=refused,
+        no_answer=no_answer,
     )
 
 
-@dataclass(frozen=True)
-class Queued:
-    """What became of a plan that was handed to Slurm."""
-
-    tasks: list[Submitted]
-    done_before: list[PlannedRun]
-    in_queue_before: list[PlannedRun]
-    outdated: list[PlannedRun]  # of these, those that were queued with another config than the plan's
-
-
-def submit_to_slurm(
-    plan: Plan,
-    cluster: str,
-    profile: Profile,
-    *,
-    pack: int,
-    among: Collection[str] | None = None,
-    on_progress: ProgressCallback = lambda *_: None,
-) -> Queued:
-    """Put what of the plan is neither done nor in the queue into Slurm's queue, and return.
-
-    Two of these at once take turns, so that no run is in the queue twice. Arguments are as for `submit`.
+def _prepare_all(
+    order: Order, runs: Sequence[PlannedRun], on_progress: ProgressCallback
+) -> tuple[list[PlannedRun], dict[str, str]]:
+    """Prepare the folders of runs; returns the runs to start, and why others cannot be, by name.
 
     Raises:
-        UserError: Slurm cannot be had or refuses, weights cannot be had, or the folders cannot be written.
+        UserError: none of them can be: it is not one run's folder that is wrong.
     """
-    with one_submit_at_a_time(plan.folder):
-        settle_records(plan.folder / SLURM_FOLDER)
-        waiting = in_queue(plan.folder)
-        states = {run.name: state_of(plan, run) for run in plan.runs}
-        done = [run for run in plan.runs if states[run.name] == "done"]
-        held = [run for run in plan.runs if run.name in waiting]
-        outdated = [run for run in held if states[run.name] == "stale"]
-        settled = {run.name for run in (*done, *held)}
-        todo = []
-        others = [run for run in _chosen(plan, among) if run.name not in settled]
-        fetch_weights(others, on_progress)  # the jobs may have no internet
-        for number, run in enumerate(others):
-            on_progress(number, len(others), "writing configs")
-            if _prepared(plan, run):
-                todo.append(run)
-        tasks = _tasks(plan, todo, pack)
-        submitted = submit_arrays(tasks, plan.folder / SLURM_FOLDER, cluster, profile) if tasks else []
-    return Queued(submitted, done, held, outdated)
+    prepared = []
+    errors: dict[str, UserError] = {}
+    for number, run in enumerate(runs):
+        on_progress(number, len(runs), "writing configs")
+        try:
+            if _prepare(order.plan, run):
+                prepared.append(run)
+        except UserError as error:
+            errors[run.name] = error
+    if errors and len(errors) == len(runs):
+        raise next(iter(errors.values()))
+    return prepared, {name: str(error) for name, error in errors.items()}
 
 
-def scripts_for_slurm(plan: Plan, profile: Profile, *, pack: int, among: Collection[str] | None = None) -> list[str]:
-    """The sbatch scripts that `submit_to_slurm` would submit; nothing is written."""
-    waiting = in_queue(plan.folder)
-    todo = [run for run in not_done(plan, among) if run.name not in waiting]
-    return sbatch_scripts(_tasks(plan, todo, pack), plan.folder / SLURM_FOLDER, profile)
-
-
-def not_done(plan: Plan, among: Collection[str] | None = None) -> list[PlannedRun]:
-    """The runs of the plan (by name among `among`) that have no finished result."""
-    return [run for run in _chosen(plan, among) if state_of(plan, run) != "done"]
-
-
-def _chosen(plan: Plan, among: Collection[str] | None) -> list[PlannedRun]:
-    return plan.runs if among is None else [run for run in plan.runs if run.name in among]
-
-
-def _tasks(plan: Plan, runs: list[PlannedRun], pack: int) -> list[list[RunFolder]]:
-    return [[plan.folder_of(run) for run in each] for each in packed(runs, pack)]
-
-
-def _prepared(plan: Plan, run: PlannedRun) -> bool:
-    """Make the run's folder with its config and what is known of it; False if another process is at it, or was."""
+def _prepare(plan: Plan, run: PlannedRun) -> bool:
+    """Write a run's config and metadata; False if another process trains it, or has finished it."""
     assert run.job is not None
     folder = plan.folder_of(run)
     try:
@@ -216,4 +174,4 @@ def _move_aside(plan: Plan, folder: RunFolder) -> None:
             if not file.name.startswith("."):  # not the lock, which is held
                 shutil.move(file, aside / file.name)
     except OSError as error:
-        raise UserError(f"cannot move the old result in {folder.path} to {aside}: {error.strerror}") from None
+        raise UserError(f"cannot move the old result in {folder.path} to {aside}: {reason_of(error)}") from None

@@ -18,12 +18,18 @@ from stitching.config.yaml import yaml_text
 from stitching.runs.locks import Locked, file_lock, is_locked
 from stitching.runs.metadata import UnreadableMetadata, metadata_of, text_of
 
-__all__ = ["FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
+__all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads thousands of runs in seconds
 _DIGEST = "# sha256 of all above: "
 _MENDING = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
-_LONG = re.compile(r"^(?:config|versions|weights):.*\n(?:[ -].*\n)*", re.MULTILINE)  # blocks of metadata.yml
+
+# What says how a run stands. The blocks of metadata.yml that begin with these keys are a small part of it.
+BRIEF_KEYS = (
+    "state", "identity", "failure", "cause", "control", "epoch", "steps", "first_step", "total_steps", "seconds",
+    "device", "final", "digests", "code",
+)  # fmt: skip
+_BRIEF = re.compile(rf"^(?:{'|'.join(BRIEF_KEYS)}):.*\n(?:(?:[ -].*)?\n)*", re.MULTILINE)
 
 
 class FolderBusy(UserError):
@@ -63,7 +69,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: P
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"cannot write {path}: {reason}",
-            do="What was there before is still there. Make room, then try again: runs resume from their checkpoints.",
+            do="What was there before is still there. Make room, then try again: runs go on from their checkpoints.",
         ) from error
     except BaseException:
         with suppress(OSError):
@@ -100,12 +106,16 @@ def checked_text(path: Path) -> str:
 
 
 def _check_digest(path: Path, text: str) -> None:
-    content, mark, digest = text.rpartition(_DIGEST)
-    if not mark or digest != _sha256(content) + "\n":
+    if not _fits_digest(text):
         raise UserError(
             f"cannot read {path}: it is damaged, or was edited; the digest in its last line is not that of the rest",
             do=_MENDING,
         )
+
+
+def _fits_digest(text: str) -> bool:
+    content, mark, digest = text.rpartition(_DIGEST)
+    return bool(mark) and digest == _sha256(content) + "\n"
 
 
 def _sha256(text: str) -> str:
@@ -191,21 +201,25 @@ class RunFolder:
         """What a run left in metadata.yml; None before there is any.
 
         Args:
-            brief: leave out the config, the versions and the weights, which are most of it and take most of the time.
+            brief: only `BRIEF_KEYS`; of thousands of runs, parsing the rest would take most of the time.
 
         Raises:
             UserError: the file cannot be read, is not as it was written, or something in it is not what a run writes
                 there (`run_metadata`).
         """
+        path = self.metadata
         try:
-            text = text_of(self.metadata)
-            metadata = metadata_of(_LONG.sub("", text) if brief else text)
+            text = text_of(path)
+            if brief and _fits_digest(text):  # else the whole is looked at, to say what is wrong with it
+                with suppress(UnreadableMetadata):  # an alias of something in another block
+                    return metadata_of("".join(_BRIEF.findall(text)))
+            metadata = metadata_of(text)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnreadableMetadata) as error:
-            raise UserError(f"cannot read {self.metadata}: {error}", do=_MENDING) from None
-        _check_digest(self.metadata, text)
-        return metadata
+            raise UserError(f"cannot read {path}: {error}", do=_MENDING) from None
+        _check_digest(path, text)
+        return {key: value for key, value in metadata.items() if not brief or key in BRIEF_KEYS}
 
     def traces(self) -> Traces:
         """What of a run that is being trained has to stay in its folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
-from stitching.runs.step_log import is_whole
 
-__all__ = ["ExpectedRun", "expected_in", "forgotten_runs", "state_on_disk"]
+__all__ = ["ExpectedRun", "expected_in", "forgotten_runs", "is_whole", "state_on_disk"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def forgotten_runs(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def state_on_disk(run: ExpectedRun) -> tuple[str, dict[str, Any]]:
-    """What the run's folder says, and its metadata without the config.
+    """What the run's folder says, and what of its metadata says how it stands (`BRIEF_KEYS`).
 
     `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. Done is a whole
     result of this very config, not what a scheduler remembers. With metadata that cannot be read a run has failed.
@@ -63,3 +63,15 @@ def state_on_disk(run: ExpectedRun) -> tuple[str, dict[str, Any]]:
     if state == "done" and not is_whole(run.folder, metadata):
         return "missing", metadata
     return state, metadata
+
+
+def is_whole(folder: RunFolder, metadata: dict[str, Any]) -> bool:
+    """Whether both files of the result of a run that is done are there as they were written, by their digests."""
+    on_record = metadata.get("digests")
+    try:
+        return isinstance(on_record, dict) and all(
+            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == on_record.get(path.name)
+            for path in (folder.result, folder.steps)
+        )
+    except OSError:
+        return False

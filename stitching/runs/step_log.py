@@ -22,7 +22,7 @@ from stitching.config.errors import UserError, first_line
 from stitching.runs.folder import RunFolder, write_whole
 from stitching.text import printable
 
-__all__ = ["ACCURACY", "TIMING_COLUMNS", "StepLog", "is_whole", "read_result", "read_steps"]
+__all__ = ["ACCURACY", "TIMING_COLUMNS", "StepLog", "read_result", "read_steps"]
 
 ACCURACY = "Overall/Test Accuracy"  # the column of the test accuracy, 0 to 1
 TIMING_COLUMNS = ("Time/Data", "Time/Step", "Time/Img Per Sec", "Time/Per Epoch", "Proc Mem", "GPU Mem")
@@ -200,15 +200,3 @@ def read_result(path: str | Path) -> pd.DataFrame:
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{path} holds no dataframe")
     return frame
-
-
-def is_whole(folder: RunFolder, metadata: dict[str, Any]) -> bool:
-    """Whether both files of the result of a run that is done are there as they were written, by their digests."""
-    on_record = metadata.get("digests")
-    try:
-        return isinstance(on_record, dict) and all(
-            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == on_record.get(path.name)
-            for path in (folder.result, folder.steps)
-        )
-    except OSError:
-        return False

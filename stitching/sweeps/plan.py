@@ -14,10 +14,9 @@ from pydantic import TypeAdapter
 
 from stitching.config.errors import ErrorCollector, UserError
 from stitching.config.job_config import Job
-from stitching.config.job_files import project_root
 from stitching.config.parts import PartField
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
-from stitching.config.sweep import ModelEntry, Sweep
+from stitching.config.sweep import ModelEntry, Sweep, folder_of
 from stitching.cutting.cost import Cost, cost
 from stitching.cutting.formats import Format
 from stitching.models.sources import normalization_note
@@ -214,12 +213,6 @@ def _check_file_name(path: Path) -> None:
         raise UserError(
             f"the file's name {path.name!r} has the character {character!r}", allowed=ALLOWED, do=f"{WHY} Rename it."
         )
-
-
-def folder_of(sweep: Sweep, path: Path) -> Path:
-    """Where the sweep in the file `path` keeps its runs."""
-    root = project_root(path.parent) / "experiments" / sweep.project / path.stem
-    return Path(sweep.save_dir) if sweep.save_dir else root
 
 
 def _runs_of(

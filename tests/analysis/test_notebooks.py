@@ -9,10 +9,10 @@ import pytest
 import yaml
 from made_up import FAILURE, RUNS, make_project
 from nbclient import NotebookClient
+from small_sweeps import submit
 
 from stitching import load_results, self_stitch_check
 from stitching.cli.places import plan_of
-from stitching.launch.submit import submit
 from stitching.runs.step_log import ACCURACY, StepLog
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def digits(tmp_path_factory) -> Path:
         },
     }  # fmt: skip
     (folder / "digits.yml").write_text(yaml.safe_dump(sweep))
-    assert submit(plan_of(folder / "digits.yml"), "local", pack=16, jobs=1).failures == {}
+    assert submit(plan_of(folder / "digits.yml"), pack=16).failures == {}
     return folder / "runs"
 
 

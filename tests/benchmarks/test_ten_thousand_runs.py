@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from stitching.config.sweep import load_sweep
-from stitching.launch.schedulers.slurm import submitted_tasks
-from stitching.launch.status import SLURM_FOLDER
+from stitching.launch.records import RECORDS
+from stitching.launch.submitted import submitted_tasks
 from stitching.runs.folder import write_yaml
 from stitching.runs.step_log import StepLog
 from stitching.sweeps.plan import Plan, make_plan
@@ -93,9 +93,9 @@ def test_planning(timed, large, capsys):
 def test_submitting_and_looking_at_what_waits(timed, large, slurm):
     timed("submit", large, "--cluster", "gpu", "--pack", "1")
     folder = large.parent / "experiments" / "benchmarks" / "large"
-    tasks = submitted_tasks(folder / SLURM_FOLDER)
+    tasks = submitted_tasks(folder / RECORDS)
     assert len(tasks) == 10034
-    assert len(list((folder / SLURM_FOLDER).glob("*.json"))) <= 12  # one for each call of sbatch
+    assert len(list((folder / RECORDS).glob("*.json"))) <= 12  # one for each call of sbatch
     seconds, out = timed("status", folder)
     assert "10034 pending" in out
     assert seconds < 10

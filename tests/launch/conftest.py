@@ -1,5 +1,5 @@
-"""The fixtures of the tests of sweeps: a cluster without processes, and a small sweep to run on it."""
+"""The fixtures of the tests of sweeps: a small sweep, and running it in this process."""
 
-from cluster_here import here, sweep
+from cluster_here import sweep, without_processes
 
-__all__ = ["here", "sweep"]
+__all__ = ["sweep", "without_processes"]

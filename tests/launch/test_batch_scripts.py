@@ -12,10 +12,11 @@ import pytest
 import yaml
 from small_sweeps import ROW, write_sweep
 
-from stitching.config.clusters import Profile, load_profile
+from stitching.config.clusters import ClusterProfile, Profile
 from stitching.config.errors import UserError
 from stitching.config.sweep import load_sweep
-from stitching.launch.schedulers.slurm import sbatch_scripts
+from stitching.launch.schedulers import Cluster, load_cluster
+from stitching.launch.schedulers.slurm import Slurm
 from stitching.runs.folder import RunFolder
 from stitching.sweeps.names import Names
 from stitching.sweeps.plan import folder_of, make_plan
@@ -51,8 +52,14 @@ def run_script(tmp_path_factory, monkeypatch):
     return run
 
 
-def script_of(folder: Path, profile: Profile | None = None) -> str:
-    (script,) = sbatch_scripts([[RunFolder(folder / "run")]], folder / "slurm", profile or Profile())
+def load_profile(name: str, sweep: Path, changes: dict[str, object]) -> ClusterProfile:
+    return load_cluster(name, sweep, changes).profile
+
+
+def script_of(folder: Path, profile: ClusterProfile | None = None) -> str:
+    slurm = Slurm("slurm")
+    cluster = Cluster("c", slurm, profile or Profile())
+    (script,) = slurm.scripts([[RunFolder(folder / "run")]], folder / "slurm", cluster)
     return script
 
 

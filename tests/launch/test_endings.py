@@ -10,10 +10,9 @@ import pytest
 from small_sweeps import ROW, gaps, in_this_process, plan_of, write_sweep
 
 import stitching.launch.endings as endings
-import stitching.launch.submit as submitting
 from stitching.launch.endings import Ending, count_oom_kills, ending_of_log, ending_of_process, read_end
-from stitching.launch.schedulers.local import run_locally
-from stitching.launch.schedulers.slurm_accounting import _exit_code
+from stitching.launch.schedulers.slurm_accounting import exit_code
+from stitching.launch.schedulers.worker_pool import run_locally
 from stitching.launch.status import sweep_status
 from stitching.runs.folder import RunFolder
 
@@ -105,7 +104,7 @@ def test_logs_of_jobs_that_no_accounting_knows(tmp_path, words, cause):
 )  # fmt: skip
 def test_exit_codes_as_accounting_has_them(script, steps, code):
     """As sacct gave them for scripts and steps that exited, or that a signal ended."""
-    assert _exit_code(script, steps) == code
+    assert exit_code(script, steps) == code
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def test_a_memory_limit_is_on_record_and_retry_finds_it(cli, tmp_path, limited_p
     assert all(plan.folder_of(run).read_metadata()["cause"] == "out of memory" for run in plan.runs)
     assert "ImportError" in plan.folder_of(plan.runs[0]).log.read_text()
     assert "no failed runs to retry" in cli("retry", sweep, "--failed").out
-    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
+    monkeypatch.setattr("stitching.launch.schedulers.worker_pool.run_locally", in_this_process)
     assert "2 runs done, 0 done before" in cli("retry", sweep, "--out-of-memory").out
 
 

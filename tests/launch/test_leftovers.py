@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from made_runs_on_disk import put_record, put_run
 
-import stitching.launch.leftovers as leftovers
-from stitching.config.errors import UserError
+from stitching.launch.schedulers import TaskState
+from stitching.launch.schedulers.slurm import Slurm
 
 OLD, NEW = "0ld0ld0ld0ld", "a1b2c3d4e5f6"
 
@@ -33,15 +33,13 @@ def sweep(tmp_path: Path) -> Path:
 def held(monkeypatch) -> set[str]:
     """The tasks that Slurm says it holds."""
     ids: set[str] = set()
-    monkeypatch.setattr(leftovers, "job_states", lambda: dict.fromkeys(ids))
+    running = TaskState(is_waiting=False)
+    monkeypatch.setattr(Slurm, "states", lambda _: dict.fromkeys(ids, running))
     return ids
 
 
 def without_slurm(monkeypatch) -> None:
-    def fail():
-        raise UserError("Slurm does not answer")
-
-    monkeypatch.setattr(leftovers, "job_states", fail)
+    monkeypatch.setenv("PATH", "/nowhere")
 
 
 def files(folder: Path) -> set[str]:
@@ -82,7 +80,7 @@ def test_nothing_that_slurm_holds_is_removed(cli, sweep, held):
 def test_when_slurm_cannot_be_asked_all_tasks_of_unfinished_runs_are_left(cli, sweep, monkeypatch):
     without_slurm(monkeypatch)
     outcome = cli("clean", sweep)
-    assert "kept all tasks of runs that are not done: Slurm does not answer" in outcome.out
+    assert "kept all tasks of runs that are not done: there is no Slurm here" in outcome.out
     assert left(sweep) == {"7_1", "8_1", OLD, NEW}
 
 

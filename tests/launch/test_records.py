@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from made_runs_on_disk import put_record, put_run
 
-import stitching.launch.schedulers.slurm as launching
 from stitching.config.errors import UserError
 from stitching.launch.records import damaged_records, read_records
-from stitching.launch.schedulers.slurm import settle_records, submitted_tasks
-from stitching.launch.schedulers.slurm_queue import _by_name
+from stitching.launch.submitted import settle_records, submitted_tasks
 from stitching.runs.code import code_digest
 
 
@@ -24,12 +22,16 @@ def sweep(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def squeue(monkeypatch) -> list[str]:
-    """What Slurm would list; there is no accounting."""
-    lines: list[str] = []
-    monkeypatch.setattr(launching, "held_jobs", lambda: _by_name("\n".join(lines)))
-    monkeypatch.setenv("PATH", "")
-    return lines
+def queue(tmp_path: Path, monkeypatch) -> Path:
+    """A file with what Slurm's queue lists; there is no accounting."""
+    listed = tmp_path / "queue"
+    listed.touch()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "squeue").write_text(f'#!/bin/sh\nwhile read -r line; do echo "$line"; done < {listed}\n')
+    (programs / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    return listed
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_what_is_not_ours_is_left_alone(cli, sweep, name, content):
     assert (sweep / "slurm" / name).read_bytes() == content
 
 
-def test_a_damaged_record_is_told_and_not_used(cli, sweep, squeue):
+def test_a_damaged_record_is_told_and_not_used(cli, sweep, queue):
     record = put_record(sweep, "7", ["one"])
     path = sweep / "slurm" / f"{record.name}.json"
     whole = path.read_text()
@@ -62,17 +64,17 @@ def test_a_damaged_record_is_told_and_not_used(cli, sweep, squeue):
         assert submitted_tasks(sweep / "slurm") == []
         assert damaged_records(sweep / "slurm") == [path]
         outcome = cli("status", sweep, "--json")
-        assert outcome.err == f"note: {path} is damaged: the job that it is about is not known here\n"
+        assert outcome.err == f"note: {path} is damaged: its job is not known here\n"
         assert json.loads(outcome.out)[0]["state"] == "done"
     settle_records(sweep / "slurm")
-    squeue.append(f"12|{record.job_name}")
-    with pytest.raises(UserError, match="Slurm still holds the job 12"):
+    queue.write_text(f"12|{record.job_name}\n")
+    with pytest.raises(UserError, match="slurm still holds the job 12"):
         settle_records(sweep / "slurm")
 
 
-def test_a_submission_that_was_cut_off_is_completed_or_dropped(sweep, squeue):
+def test_a_submission_that_was_cut_off_is_completed_or_dropped(sweep, queue):
     came, lost = put_record(sweep, None, ["one"], ["two"]), put_record(sweep, None, ["three"])
-    squeue += ["12|interactive|x", f"77|{came.job_name}"]
+    queue.write_text(f"12|interactive|x\n77|{came.job_name}\n")
     slurm = sweep / "slurm"
     assert [(task.id, task.runs) for task in submitted_tasks(slurm)] == [("77_0", ("one",)), ("77_1", ("two",))]
     assert {record.job for record in read_records(slurm)} == {None}  # looking changes nothing

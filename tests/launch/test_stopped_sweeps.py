@@ -13,24 +13,28 @@ import time
 import pytest
 import yaml
 from small_sweeps import (
+    HERE,
     ROW,
     assert_same,
+    cluster_of,
     frames,
     gaps,
     go,
     plan_of,
     states,
     stitched_runs,
+    submit,
     times_started,
     write_sweep,
 )
 
-import stitching.launch.submit as submitting
-from stitching.launch.schedulers.local import run_locally
-from stitching.launch.submit import state_of, submit
+from stitching.launch.orders import Order
+from stitching.launch.schedulers.worker_pool import run_locally
+from stitching.launch.submit import state_of
+from stitching.launch.submit import submit as submit_order
 from stitching.launch.tasks import run_task
 from stitching.runs.stopping import Interrupted, StopRequest
-from stitching.sweeps.plan import Plan
+from stitching.sweeps.plan import Plan, PlannedRun
 
 
 def test_a_run_that_is_being_trained_is_left_alone(sweep):
@@ -39,9 +43,9 @@ def test_a_run_that_is_being_trained_is_left_alone(sweep):
     with plan.folder_of(busy).locked():
         _, outcome = go(sweep)
         assert [run.name for run in outcome.elsewhere] == [busy.name]
-        assert busy.name not in {run.name for run in outcome.started}
+        assert busy.name not in {run.name for run in outcome.ended}
     assert state_of(plan, busy) == "missing"
-    assert [run.name for run in go(sweep)[1].started] == [busy.name]
+    assert [run.name for run in go(sweep)[1].ended] == [busy.name]
 
 
 def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd):
@@ -52,30 +56,17 @@ def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd
         with busy.locked():
             return run_locally(tasks, jobs=jobs, on_progress=on_progress)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(submitting.CLUSTERS, "taking", take_one)
-        outcome = submit(plan, "taking", pack=8, jobs=1, among=[other.path.name, busy.path.name])
+    outcome = submit(plan, cluster_of(take_one), among=[other.path.name, busy.path.name])
     assert [run.name for run in outcome.elsewhere] == [busy.path.name]
     assert f"note: {busy.path.name} is left out: another process is training in" in capfd.readouterr().err
 
 
-def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep, monkeypatch):
-    plan, really = plan_of(sweep), submitting.state_of
-    looked = []
-
-    def other_is_faster(given: Plan, run) -> str:
-        found = really(given, run)
-        if len(looked) < len(plan.runs):  # what this submit sees first
-            looked.append(found)
-            if len(looked) == len(plan.runs):
-                monkeypatch.setattr(submitting, "state_of", really)
-                go(sweep)
-        return found
-
-    monkeypatch.setattr(submitting, "state_of", other_is_faster)
-    outcome = submit(plan, "here", pack=8, jobs=1)
-    assert looked == ["missing"] * 5
-    assert (outcome.started, len(outcome.elsewhere)) == ([], 5)
+def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep):
+    plan = plan_of(sweep)
+    order = Order.of(plan, HERE)  # what this submit sees first
+    go(sweep)
+    outcome = submit_order(order, pack=8)
+    assert (outcome.ended, len(outcome.elsewhere)) == ([], 5)
     assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 5
     assert states(plan) == {"done"}
 
@@ -110,7 +101,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     threading.Thread(target=stop_after_the_first_epoch, daemon=True).start()
     outcome = cli("submit", sweep, "--cluster", "local")
     assert outcome.code == 130
-    assert f"To resume: stitching submit {sweep} --cluster local" in outcome.err
+    assert f"To go on: stitching submit {sweep} --cluster local" in outcome.err
     assert "Traceback" not in outcome.err
     assert {state_of(plan, run) for run in stitched} == {"stopped"}
     assert state_of(plan, tested) == "submitted"  # its turn had not come
@@ -119,7 +110,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
         assert 23 <= metadata["steps"] < 30 * 23
     if number == signal.SIGTERM:
         return
-    assert len(go(sweep)[1].started) == 3
+    assert len(go(sweep)[1].ended) == 3
     assert all("resumed at" in (plan.folder / run.name / "log.txt").read_text() for run in stitched)
     assert times_started(plan.folder / tested.name) == 1
     stopped = frames(plan)
@@ -142,27 +133,28 @@ def test_a_task_stops_when_it_is_asked_to(sweep):
             run_task([folder.path for folder in task], asking, stop)
         return {}
 
-    submitting.CLUSTERS["asking"] = cluster
-    try:
-        with pytest.raises(Interrupted):
-            submit(plan, "asking", pack=8, jobs=1)
-    finally:
-        del submitting.CLUSTERS["asking"]
+    with pytest.raises(Interrupted):
+        submit(plan, cluster_of(cluster))
     assert [state_of(plan, run) for run in plan.runs] == ["stopped"] * 4 + ["submitted"]  # the last is a task apart
-    assert len(go(sweep)[1].started) == 5
+    assert len(go(sweep)[1].ended) == 5
+
+
+def write_configs(plan: Plan, run: PlannedRun) -> None:
+    """Submit one run to a cluster that does nothing."""
+    assert submit(plan, cluster_of(lambda *_, **__: {}), among=[run.name]).ended == []
 
 
 def test_a_whole_network_whose_test_was_stopped_is_tested_by_the_next_submit(sweep):
     plan = plan_of(sweep)
     tested = plan.runs[-1]
     assert tested.stitch.only_tests
-    assert submitting._prepared(plan, tested)
+    write_configs(plan, tested)
     stop = StopRequest()
     stop.asked = True
     with pytest.raises(Interrupted):
         run_task([plan.folder / tested.name], stop=stop)
     assert state_of(plan, tested) == "stopped"
-    assert len(go(sweep)[1].started) == 5
+    assert len(go(sweep)[1].ended) == 5
     assert times_started(plan.folder / tested.name) == 1
 
 
@@ -170,7 +162,7 @@ def test_a_task_whose_launcher_is_gone_saves_and_ends(tmp_path):
     long = ROW | {"train_config": {"epochs": 30, "batch_size": 32}, "gaps": gaps([1, 1]), "stitchers": ["affine"]}
     plan = plan_of(write_sweep(tmp_path / "small.yml", **long))
     (run,) = stitched_runs(plan)
-    assert submitting._prepared(plan, run)
+    write_configs(plan, run)
     command = [sys.executable, "-m", "stitching.launch.tasks", str(plan.folder / run.name)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from small_sweeps import (
     CONVNET,
     ROW,
     assert_same,
+    cluster_of,
     frame_of,
     frames,
     gaps,
@@ -22,17 +24,20 @@ from small_sweeps import (
     in_this_process,
     plan_of,
     states,
+    submit,
     write_sweep,
 )
 
 import stitching.launch.submit as submitting
+import stitching.sweeps.plan as planning
 from stitching.config.errors import UserError
 from stitching.launch.packing import packed
-from stitching.launch.schedulers.local import run_locally
-from stitching.launch.submit import state_of, submit
+from stitching.launch.schedulers import load_cluster
+from stitching.launch.schedulers.worker_pool import run_locally
+from stitching.launch.submit import state_of
 from stitching.launch.tasks import run_task
 from stitching.runs.code import PACKAGE, code_digest
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import RunFolder, read_yaml, write_yaml
 from stitching.runs.provenance import git_state
 
 # ------------------------------------------------------------------------ once each
@@ -72,14 +77,14 @@ def test_packs_of_any_size_give_the_same_results(tmp_path):
         path = write_sweep(tmp_path / f"pack-{pack}" / "small.yml", **ROW)
         plan, outcome = go(path, pack=pack)
         assert [len(pack) for pack in packed(plan.runs, 3)] == [3, 1, 1]  # the whole network is apart
-        assert len(outcome.started) == 5
+        assert len(outcome.ended) == 5
         results.append(frames(plan))
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
 
 
 def test_several_sweeps_are_all_planned_before_the_first_run(cli, tmp_path, monkeypatch):
-    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
+    monkeypatch.setattr("stitching.launch.schedulers.worker_pool.run_locally", in_this_process)
     paths = [write_sweep(tmp_path / f"{name}.yml", **{**ROW, "stitchers": ["affine"]}) for name in ("one", "two")]
     broken = write_sweep(tmp_path / "broken.yml", **{**ROW, "stitchers": ["afine"]})
     outcome = cli("submit", *paths, broken, "--cluster", "local")
@@ -98,7 +103,7 @@ def test_several_sweeps_are_all_planned_before_the_first_run(cli, tmp_path, monk
 def test_another_metrics_output_is_honoured(tmp_path):
     path = write_sweep(tmp_path / "small.yml", **ROW, metrics_output="numbers.pkl")
     plan, outcome = go(path)
-    assert len(outcome.started) == 5
+    assert len(outcome.ended) == 5
     assert states(plan) == {"done"}
     assert all((plan.folder / run.name / "numbers.pkl").exists() for run in plan.runs)
     assert len(go(path)[1].done_before) == 5
@@ -114,8 +119,8 @@ def test_runs_of_another_config_move_aside_and_run_again(tmp_path, sweep):
     plan = plan_of(changed)
     tested = plan.runs[-1].name
     assert {run.name: state_of(plan, run) for run in plan.runs} == dict.fromkeys(before, "stale") | {tested: "done"}
-    outcome = submit(plan, "here", pack=8, jobs=1)
-    assert (len(outcome.started), [run.name for run in outcome.done_before]) == (4, [tested])
+    outcome = submit(plan)
+    assert (len(outcome.ended), [run.name for run in outcome.done_before]) == (4, [tested])
     assert states(plan) == {"done"}
     pd.testing.assert_frame_equal(frame_of(plan.folder / tested), before.pop(tested))
     for name, old in before.items():
@@ -130,7 +135,7 @@ def test_only_the_runs_that_a_change_concerns_run_again(sweep):
     go(sweep)
     write_sweep(sweep, **ROW | {"gaps": gaps([1, 1], [1, 2], [2, 2])})
     _, outcome = go(sweep)
-    assert [run.stitch.gap for run in outcome.started] == [(2, 2), (2, 2)]
+    assert [run.stitch.gap for run in outcome.ended] == [(2, 2), (2, 2)]
     assert len(outcome.done_before) == 5
 
 
@@ -157,7 +162,7 @@ def test_a_damaged_result_is_no_result(sweep):
     result.write_bytes(result.read_bytes()[:100])
     (plan.folder / second.name / "result.pkl").unlink()
     plan, outcome = go(sweep)
-    assert [run.name for run in outcome.started] == [first.name, second.name]
+    assert [run.name for run in outcome.ended] == [first.name, second.name]
     assert_same(frames(plan), before)
 
 
@@ -175,8 +180,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_done_by_the_next_submit
         (plan.folder / victim.name / "config.yml").write_text("model: [")
         return in_this_process(tasks, jobs=jobs, on_progress=on_progress)
 
-    monkeypatch.setitem(submitting.CLUSTERS, "damaging", damaging)
-    outcome = submit(plan, "damaging", pack=8, jobs=1)
+    outcome = submit(plan, cluster_of(damaging))
     assert outcome.failures.keys() == {victim.name}
     assert "it is damaged" in outcome.failures[victim.name]
     assert state_of(plan, victim) == "failed"
@@ -185,7 +189,7 @@ def test_a_run_that_fails_leaves_the_others_alone_and_is_done_by_the_next_submit
     assert metadata["failure"] == outcome.failures[victim.name]
     assert metadata["failure"] in (plan.folder / victim.name / "log.txt").read_text()
     plan, outcome = go(sweep)
-    assert ([run.name for run in outcome.started], outcome.failures) == ([victim.name], {})
+    assert ([run.name for run in outcome.ended], outcome.failures) == ([victim.name], {})
     assert "failure" not in yaml.safe_load((plan.folder / victim.name / "metadata.yml").read_text())
     assert_same(frames(plan), undisturbed)
 
@@ -200,8 +204,7 @@ def test_a_run_that_cannot_be_set_up_does_not_take_its_pack_along(tmp_path, monk
         write_yaml(path, yaml.safe_load(path.read_text().replace("block_input: blocks.", "block_input: blocs.")))
         return in_this_process(tasks, jobs=jobs, on_progress=on_progress)
 
-    monkeypatch.setitem(submitting.CLUSTERS, "damaging", damaging)
-    outcome = submit(plan, "damaging", pack=8, jobs=1)
+    outcome = submit(plan, cluster_of(damaging))
     assert outcome.failures.keys() == {victim.name}
     assert "did you mean" in outcome.failures[victim.name]
     assert [state_of(plan, run) for run in plan.runs] == ["done", "failed", "done", "done", "done"]
@@ -227,7 +230,7 @@ def test_a_killed_worker_is_on_record_and_other_tasks_finish(cli, sweep, monkeyp
     assert f"stitching submit {sweep} --cluster local" in outcome.out
     assert [state_of(plan, run) for run in plan.runs] == ["failed", "failed", "done", "done", "done"]
     assert "killed by SIGKILL" in (plan.folder / victim.name / "log.txt").read_text()
-    assert len(go(sweep)[1].started) == 2
+    assert len(go(sweep)[1].ended) == 2
     assert states(plan) == {"done"}
 
 
@@ -235,17 +238,16 @@ def test_a_killed_worker_is_on_record_and_other_tasks_finish(cli, sweep, monkeyp
 
 
 def test_an_unknown_cluster_is_told_before_anything_is_written(sweep):
-    plan = plan_of(sweep)
     with pytest.raises(UserError, match="did you mean 'local'"):
-        submit(plan, "locl", pack=1, jobs=1)
-    assert not plan.folder.exists()
+        load_cluster("locl", sweep, {})
+    assert not plan_of(sweep).folder.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "taken").write_text("a file")
     plan = plan_of(write_sweep(tmp_path / "small.yml", **ROW, save_dir="taken"))
     with pytest.raises(UserError, match="cannot write to"):
-        submit(plan, "here", pack=1, jobs=1)
+        submit(plan)
 
 
 def test_no_tasks_need_no_processes():
@@ -267,7 +269,7 @@ def test_what_a_sweep_wrote_is_written_again_where_it_is_damaged(cli, sweep, nam
     assert "1 failed" in told
     assert "digest" in told
     plan, outcome = go(sweep)
-    assert [run.name for run in outcome.started] == [folder.name]
+    assert [run.name for run in outcome.ended] == [folder.name]
     assert_same(frames(plan), before)
     assert read_yaml(file)
     kept = list((plan.folder / "stale").glob("*-damaged/result.pkl"))
@@ -283,12 +285,44 @@ def test_a_run_that_lost_what_names_it_is_not_trained(sweep, name):
         (plan.folder / lost.name / name).unlink()
         return in_this_process(tasks, jobs=jobs, on_progress=on_progress)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(submitting.CLUSTERS, "losing", losing)
-        outcome = submit(plan, "losing", pack=8, jobs=1)
+    outcome = submit(plan, cluster_of(losing))
     assert outcome.failures.keys() == {lost.name}
     assert f"there is no file {plan.folder / lost.name / name}" in outcome.failures[lost.name]
     assert {state_of(plan, run) for run in others} == {"done"}
     assert state_of(plan, lost) == "failed"
-    assert len(go(sweep)[1].started) == 1
+    assert len(go(sweep)[1].ended) == 1
     assert states(plan) == {"done"}
+
+
+def test_a_run_that_cannot_be_set_aside_does_not_hold_up_the_others(cli, sweep, without_processes):
+    plan, _ = go(sweep)
+    first, second, *_ = plan.runs
+    for run in (first, second):
+        plan.folder_of(run).metadata.write_text("no metadata: [")
+    (plan.folder / "stale").mkdir()
+    (plan.folder / "stale" / f"{first.name}-damaged").write_text("a file, where its folder would be moved to")
+    outcome = cli("submit", sweep, "--cluster", "local")
+    assert outcome.code == 1
+    assert "1 runs done, 3 done before, 0 failed, 1 not started" in outcome.out
+    assert f"{first.name}: cannot move the old result in {plan.folder / first.name}" in outcome.out
+    assert state_of(plan, second) == "done"
+
+
+def test_plans_metadata_and_weights_are_looked_at_once(cli, sweep, monkeypatch, without_processes):
+    go(sweep)
+    calls: Counter[str] = Counter()
+
+    def count(owner: object, name: str) -> None:
+        really = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **more: calls.update([name]) or really(*args, **more))
+
+    count(planning, "make_plan")
+    count(submitting, "fetch_weights")
+    count(RunFolder, "read_metadata")
+    assert cli("submit", sweep, "--cluster", "local").code == 0
+    assert calls == {"make_plan": 1, "fetch_weights": 1, "read_metadata": 5}
+    metadata = plan_of(sweep).folder_of(plan_of(sweep).runs[0]).metadata
+    write_yaml(metadata, {**read_yaml(metadata), "state": "failed", "failure": "no", "cause": "error"})
+    calls.clear()
+    assert "1 runs done" in cli("retry", sweep).out
+    assert (calls["make_plan"], calls["fetch_weights"]) == (1, 1)

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_sweeps import CONVNET, gaps, go, plan_of, states, write_sweep
+from small_sweeps import CONVNET, cluster_of, gaps, go, plan_of, states, write_sweep
 from told import files_below
 from weights_server import SMALL, WeightsServer, as_safetensors, repository_of, serving, use_caches, weights_of
 
-import stitching.launch.submit as submitting
 from stitching.config.errors import UserError
-from stitching.launch import prefetch_weights
+from stitching.launch import orders, prefetch_weights
 from stitching.models.prefetch import is_cached
 from stitching.models.sources import ModelSpec
 
@@ -38,14 +37,13 @@ def test_weights_are_fetched_once_and_before_the_runs(server, sweep, monkeypatch
         assert is_cached(ModelSpec.parse(SMALL, pretrained=True))
         return {run.path.name: "not today" for task in tasks for run in task}
 
-    monkeypatch.setitem(submitting.CLUSTERS, "here", cluster)
     plan = plan_of(sweep)
     assert not server.asked, "planning is pure"
     assert len(plan.runs) == 3
-    go(sweep)
+    go(sweep, cluster_of(cluster))
     assert len(server.downloads) == 1
     asked = len(server.asked)
-    go(sweep)
+    go(sweep, cluster_of(cluster))
     assert len(server.asked) == asked
 
 
@@ -59,7 +57,7 @@ def test_without_the_weights_nothing_is_submitted(server, sweep, tmp_path) -> No
 
 
 def test_what_is_done_needs_no_weights(server, sweep, monkeypatch) -> None:
-    monkeypatch.setattr(submitting, "state_of", lambda *_: "done")
+    monkeypatch.setattr(orders, "state_on_disk", lambda _: ("done", {}))
     go(sweep)
     assert not server.asked
 

@@ -23,7 +23,6 @@ from small_sweeps import (
     write_sweep,
 )
 
-import stitching.launch.submit as submitting
 import stitching.sweeps.plan as planning
 from stitching.config.sweep import load_sweep
 from stitching.launch.records import new_record, write_record
@@ -39,7 +38,7 @@ AFFINE, BLOCK = "train-small-gap-1,1-adapter-affine", f"train-small-gap-1,2-adap
 @pytest.fixture(autouse=True)
 def _without_processes(monkeypatch):
     """What runs are left is what is asked here; that processes train them is tested elsewhere."""
-    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
+    monkeypatch.setattr("stitching.launch.schedulers.worker_pool.run_locally", in_this_process)
 
 
 def statuses(plan) -> dict[str, str]:
@@ -105,7 +104,7 @@ def test_a_damaged_result_is_not_done(tmp_path):
     result = plan.folder / AFFINE / "result.pkl"
     result.write_bytes(result.read_bytes()[:-10])
     assert statuses(plan) == {run.name: "missing" if run.name == AFFINE else "done" for run in plan.runs}
-    assert [run.name for run in go(sweep)[1].started] == [AFFINE]
+    assert [run.name for run in go(sweep)[1].ended] == [AFFINE]
     assert statuses(plan)[AFFINE] == "done"
 
 
@@ -192,7 +191,9 @@ def test_retry_says_that_it_cannot_know_where_slurm_cannot_be_asked(cli, sweep, 
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     outcome = cli("retry", sweep)
     assert outcome.code == 1
-    assert "the state of 2 runs is unknown, because Slurm cannot be asked: there is no Slurm here" in outcome.err
+    assert (
+        "the state of 2 runs is unknown, because their scheduler cannot be asked: there is no Slurm here" in outcome.err
+    )
     assert "no failed runs" not in outcome.out
     path = plan.folder / BLOCK / "metadata.yml"
     write_yaml(path, {**read_yaml(path), "state": "failed", "cause": "error"})

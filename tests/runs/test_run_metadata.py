@@ -56,7 +56,11 @@ def test_what_runs_write_comes_back_and_so_do_keys_of_other_versions(tmp_path):
     }  # fmt: skip
     write_yaml(folder.metadata, about)
     assert folder.read_metadata() == about
-    assert folder.read_metadata(brief=True) == {k: v for k, v in about.items() if k not in ("config", "versions")}
+    assert folder.read_metadata(brief=True) == {key: about[key] for key in ("state", "failure", "final")}
+    shared = {"a": 0.5}
+    aliases = {"first": shared, "state": "done", "final": shared, "failure": "some\n\nlines: of\nit"}
+    write_yaml(folder.metadata, aliases)
+    assert folder.read_metadata(brief=True) == {key: aliases[key] for key in ("state", "final", "failure")}
     assert metadata_of("") == metadata_of("seed:\nalso: null") == {}
 
 

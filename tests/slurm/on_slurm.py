@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from small_sweeps import submit
 
 from stitching.config.sweep import load_sweep
-from stitching.launch.schedulers.slurm import submitted_tasks
-from stitching.launch.schedulers.slurm_queue import job_states
-from stitching.launch.status import SLURM_FOLDER
-from stitching.launch.submit import submit
+from stitching.launch.records import RECORDS
+from stitching.launch.schedulers.slurm_queue import held_tasks
+from stitching.launch.submitted import submitted_tasks
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
 from stitching.sweeps.plan import make_plan
 
@@ -38,8 +38,8 @@ def wait(what: Callable[[], bool], seconds: float = 120) -> None:
 
 def wait_until_over(sweep: Path, seconds: float = 120) -> None:
     """Until none of the sweep's tasks is in the queue any more."""
-    ids = {task.id for task in submitted_tasks(folder_of(sweep) / SLURM_FOLDER)}
-    wait(lambda: not ids & job_states().keys(), seconds)
+    ids = {task.id for task in submitted_tasks(folder_of(sweep) / RECORDS)}
+    wait(lambda: not ids & held_tasks().keys(), seconds)
 
 
 def frames(sweep: Path) -> dict[str, pd.DataFrame]:
@@ -63,7 +63,7 @@ def finish_whole_networks_here(sweep: Path) -> None:
     """Have only the stitched runs, which have more to lose than a test, left for Slurm."""
     plan = make_plan(load_sweep(sweep), sweep)
     whole = [run.name for run in plan.runs if run.stitch.control == "base"]
-    assert [run.name for run in submit(plan, "local", pack=1, jobs=1, among=whole).started] == whole
+    assert [run.name for run in submit(plan, pack=1, among=whole).ended] == whole
 
 
 def trained(runs: dict[str, dict]) -> dict[str, dict]:

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, status, wait, wait_until_over
 
-from stitching.launch.records import read_records
-from stitching.launch.schedulers.slurm import submitted_tasks
-from stitching.launch.schedulers.slurm_queue import job_states
-from stitching.launch.status import SLURM_FOLDER
+from stitching.launch.records import RECORDS, read_records
+from stitching.launch.schedulers.slurm_queue import held_tasks
+from stitching.launch.submitted import submitted_tasks
 from stitching.runs.code import PACKAGE
 from stitching.runs.folder import read_yaml
 
@@ -25,7 +24,7 @@ HELD = ("--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true")
 
 
 def release(folder: Path) -> None:
-    for task in submitted_tasks(folder / SLURM_FOLDER):
+    for task in submitted_tasks(folder / RECORDS):
         subprocess.run(["scontrol", "release", task.id], check=True)
 
 
@@ -42,12 +41,12 @@ def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
     release(folder_of(path))
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
-    (digest,) = {record.code for record in read_records(folder_of(path) / SLURM_FOLDER)}
+    (digest,) = {record.code for record in read_records(folder_of(path) / RECORDS)}
     for metadata in folder_of(path).glob("*/metadata.yml"):
         assert read_yaml(metadata)["code"] == {"digest": digest}  # of a checkout without .git
     assert_each_ran_once(path)
     assert f"removed code {digest}" in cli("clean", path).out
-    assert [file.name for file in (folder_of(path) / SLURM_FOLDER).iterdir()] == []
+    assert [file.name for file in (folder_of(path) / RECORDS).iterdir()] == []
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
 
 
@@ -59,7 +58,7 @@ def test_a_damaged_snapshot_fails_its_runs_with_the_reason_in_the_log(cli, sweep
     release(folder_of(path))
     wait_until_over(path)
     wait(lambda: {run["state"] for run in status(cli, path).values()} == {"failed"})
-    for task in submitted_tasks(folder_of(path) / SLURM_FOLDER):
+    for task in submitted_tasks(folder_of(path) / RECORDS):
         assert f"the code in {snapshot} is damaged, so nothing was run" in task.log.read_text()
     assert "5 runs submitted" in cli("retry", path, "--pack", "4").out
     wait_until_over(path)
@@ -84,19 +83,19 @@ stitching.cli.main()
 )
 def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, point, queued):
     path = sweep()
-    before = set(job_states())
+    before = set(held_tasks())
     command = [sys.executable, "-c", KILLED.format(point=point), str(path), *HELD]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    (record,) = read_records(folder_of(path) / SLURM_FOLDER)
+    (record,) = read_records(folder_of(path) / RECORDS)
     assert record.job is None
-    held = set(job_states()) - before
+    held = set(held_tasks()) - before
     assert len(held) == (2 if queued else 0)
     assert [run["state"] for run in status(cli, path).values()] == ["pending" if queued else "missing"] * 5
     outcome = cli("submit", path, *HELD)
     assert f"{0 if queued else 5} runs submitted" in outcome.out, outcome
     assert f"{5 if queued else 0} in the queue before" in outcome.out
-    assert len(set(job_states()) - before) == 2
-    assert held <= set(job_states())
+    assert len(set(held_tasks()) - before) == 2
+    assert held <= set(held_tasks())
     release(folder_of(path))
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
@@ -106,7 +105,7 @@ def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, 
 def test_a_moved_folder_keeps_its_logs_and_does_not_count_on_its_queued_jobs(cli, sweep):
     path = sweep()
     assert cli("submit", path, *HELD).code == 0
-    ids = {task.id for task in submitted_tasks(folder_of(path) / SLURM_FOLDER)}
+    ids = {task.id for task in submitted_tasks(folder_of(path) / RECORDS)}
     moved = folder_of(path).with_name("moved")
     folder_of(path).rename(moved)
     outcome = cli("status", moved)
@@ -118,7 +117,7 @@ def test_a_moved_folder_keeps_its_logs_and_does_not_count_on_its_queued_jobs(cli
     wait_until_over(path)
     folder_of(path).rename(moved)
     assert "5 done" in cli("status", moved).out
-    assert {task.id for task in submitted_tasks(moved / SLURM_FOLDER)} == ids
+    assert {task.id for task in submitted_tasks(moved / RECORDS)} == ids
     assert (
         "Job completed" in cli("logs", next(moved.glob("train-*"))).out
         or "epoch" in cli("logs", next(moved.glob("train-*"))).out

@@ -20,12 +20,12 @@ from on_slurm import (
     wait_until_over,
 )
 
-import stitching.launch.schedulers.slurm as launching
+import stitching.launch.schedulers.slurm as slurm_scheduler
 import stitching.launch.schedulers.slurm_commands as slurm_commands
-from stitching.launch.schedulers.slurm import submitted_tasks
-from stitching.launch.schedulers.slurm_accounting import _elements
-from stitching.launch.schedulers.slurm_queue import job_states
-from stitching.launch.status import SLURM_FOLDER
+from stitching.launch.records import RECORDS
+from stitching.launch.schedulers.slurm_accounting import task_ids_of
+from stitching.launch.schedulers.slurm_queue import held_tasks
+from stitching.launch.submitted import submitted_tasks
 from stitching.runs.folder import read_yaml, write_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -60,8 +60,8 @@ def test_names_with_quotes_and_spaces_mean_themselves_to_slurm(cli, sweep, tmp_p
     path.write_text(path.read_text().replace("project: tests", "project: " + json.dumps(project)))
     assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.comment=it's # me").code == 0
     folder = tmp_path / "experiments" / project / "small"
-    tasks = submitted_tasks(folder / SLURM_FOLDER)
-    wait(lambda: not {task.id for task in tasks} & job_states().keys())
+    tasks = submitted_tasks(folder / RECORDS)
+    wait(lambda: not {task.id for task in tasks} & held_tasks().keys())
     assert [run["state"] for run in status(cli, path).values()] == ["done"] * 5
     assert len(tasks) == 2
     assert all(task.log.is_relative_to(folder) and task.log.is_file() for task in tasks)
@@ -69,20 +69,20 @@ def test_names_with_quotes_and_spaces_mean_themselves_to_slurm(cli, sweep, tmp_p
 
 
 def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch):
-    assert launching._max_array_size() == 1001
+    assert slurm_scheduler.largest_array() == 1001
     path = sweep()
-    monkeypatch.setattr(launching, "_max_array_size", lambda: 4)
+    monkeypatch.setattr(slurm_scheduler, "largest_array", lambda: 4)
     outcome = cli("submit", path, "--cluster", "test", "--pack", "1")
     assert outcome.code == 0, outcome.err
-    ids = [task.id for task in submitted_tasks(folder_of(path) / SLURM_FOLDER)]
+    ids = [task.id for task in submitted_tasks(folder_of(path) / RECORDS)]
     assert [each.partition("_")[2] for each in ids] == ["0", "1", "2", "3", ""]  # the last one is alone, and no array
     assert "5 runs in 5 tasks cancelled" in cli("cancel", path).out
 
 
 def test_tasks_that_sacct_tells_of_together():
-    assert _elements("7") == ["7"]
-    assert _elements("7_1") == ["7_1"]
-    assert _elements("7_[2-4,6,10-14:2%5]") == ["7_2", "7_3", "7_4", "7_6", "7_10", "7_12", "7_14"]
+    assert task_ids_of("7") == ["7"]
+    assert task_ids_of("7_1") == ["7_1"]
+    assert task_ids_of("7_[2-4,6,10-14:2%5]") == ["7_2", "7_3", "7_4", "7_6", "7_10", "7_12", "7_14"]
 
 
 def test_a_job_may_submit_others(cli, sweep, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_controller_that_is_down_is_told_at_once(cli, sweep, slurm):
     assert submitted.code == 2
     assert "Slurm's controller does not answer" in submitted.err
     assert retried.code == 1
-    assert "the state of 5 runs is unknown, because Slurm cannot be asked" in retried.err
+    assert "the state of 5 runs is unknown, because their scheduler cannot be asked" in retried.err
     assert states == {"unknown"}
     assert "5 runs in 2 tasks cancelled" in cli("cancel", path).out
 

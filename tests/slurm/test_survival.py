@@ -25,9 +25,9 @@ from on_slurm import (
     wait_until_over,
 )
 
-from stitching.launch.schedulers.slurm import submitted_tasks
-from stitching.launch.schedulers.slurm_queue import job_states
-from stitching.launch.status import SLURM_FOLDER, failed_nodes
+from stitching.launch.records import RECORDS
+from stitching.launch.schedulers.slurm_queue import held_tasks
+from stitching.launch.submitted import failed_nodes, submitted_tasks
 from stitching.runs.folder import write_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -91,7 +91,7 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
     """Preempted as a preempting scheduler does it, by USR2: saved, back in the queue, gone on with."""
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
-    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    (task,) = submitted_tasks(folder_of(path) / RECORDS)
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
     wait(lambda: any("stopped at epoch" in log for log in logs(path)))
     wait_until_over(path)
@@ -103,7 +103,7 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
 def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep):
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
-    (task,) = submitted_tasks(folder_of(path) / SLURM_FOLDER)
+    (task,) = submitted_tasks(folder_of(path) / RECORDS)
     subprocess.run(["scontrol", "requeue", task.id], check=True)
     wait(lambda: any("resumed at epoch" in log for log in logs(path)), 240)
     wait_until_over(path, 240)
@@ -179,7 +179,7 @@ def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
         assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
         _fill(small / "filling")
         held = _release(small / "runs")
-        wait(lambda: not held & job_states().keys())
+        wait(lambda: not held & held_tasks().keys())
         runs = status(cli, path)
         assert {run["state"] for run in runs.values()} == {"failed"}, runs
         assert not list((small / "runs").glob("*/result.pkl"))
@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
 
 def _release(folder: Path) -> set[str]:
     """Let the sweep's two tasks begin, which were submitted on hold; returns their ids."""
-    ids = {task.id for task in submitted_tasks(folder / SLURM_FOLDER)}
+    ids = {task.id for task in submitted_tasks(folder / RECORDS)}
     assert len(ids) == 2  # of the stitched runs, and of the whole network
     for each in ids:
         subprocess.run(["scontrol", "release", each], check=True)

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, frames, logs, status, wait, wait_until_over
 
-from stitching.launch.records import Submitted
-from stitching.launch.schedulers.slurm import submitted_tasks
-from stitching.launch.status import SLURM_FOLDER
+from stitching.launch.records import RECORDS, Submitted
+from stitching.launch.submitted import submitted_tasks
 from stitching.runs.folder import read_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -53,7 +52,7 @@ def test_two_processes_leave_what_one_leaves_here(cli, two_processes):
 
 def _task_of(path: Path, names: str) -> Submitted:
     """The one task whose runs have such names."""
-    (task,) = [each for each in submitted_tasks(folder_of(path) / SLURM_FOLDER) if each.runs[0].startswith(names)]
+    (task,) = [each for each in submitted_tasks(folder_of(path) / RECORDS) if each.runs[0].startswith(names)]
     return task
 
 

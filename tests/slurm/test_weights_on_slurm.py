@@ -10,7 +10,7 @@ import pytest
 import yaml
 from weights_server import SMALL, as_safetensors, repository_of, serving, use_caches, weights_of
 
-from stitching.launch.schedulers.slurm_queue import job_states
+from stitching.launch.schedulers.slurm_queue import held_tasks
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -45,7 +45,7 @@ def runs_of(folder: Path) -> list[Path]:
 
 def wait_for_the_queue() -> None:
     deadline = time.monotonic() + 120
-    while job_states():
+    while held_tasks():
         assert time.monotonic() < deadline, subprocess.run(["squeue"], capture_output=True, text=True).stdout
         time.sleep(0.3)
 

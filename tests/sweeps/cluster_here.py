@@ -1,4 +1,4 @@
-"""A cluster without processes, and a small sweep to run on it."""
+"""A small sweep to run in this process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from small_sweeps import ROW, in_this_process, write_sweep
 
-import stitching.launch.submit as submitting
 
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch):
-    monkeypatch.setitem(submitting.CLUSTERS, "here", in_this_process)
+@pytest.fixture
+def without_processes(monkeypatch):
+    """Have what is submitted to this machine run in this process."""
+    monkeypatch.setattr("stitching.launch.schedulers.worker_pool.run_locally", in_this_process)
 
 
 @pytest.fixture

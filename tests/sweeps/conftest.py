@@ -1,5 +1,5 @@
 """The fixtures of these tests, which those of tests/launch use, too."""
 
-from cluster_here import here, sweep
+from cluster_here import sweep, without_processes
 
-__all__ = ["here", "sweep"]
+__all__ = ["sweep", "without_processes"]

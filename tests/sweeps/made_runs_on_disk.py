@@ -31,7 +31,7 @@ def put_record(sweep: Path, job: str | None, *tasks: Sequence[str], code: str = 
     record = replace(new_record(slurm, "test", code, tasks), job=job)
     (slurm / record.name).mkdir(parents=True)
     write_record(slurm, record)
-    for number in range(len(tasks)):
+    for id in record.ids():
         for ending in ("submitted.pkl", "0_log.out"):
-            (slurm / record.name / f"{record.task_id(number)}_{ending}").write_text("x" * 1000)
+            (slurm / record.name / f"{id}_{ending}").write_text("x" * 1000)
     return record

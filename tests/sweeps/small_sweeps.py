@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pandas as pd
 import yaml
 
 from stitching.config.sweep import load_sweep
-from stitching.launch.submit import Submission, state_of, submit
+from stitching.launch.orders import Order
+from stitching.launch.schedulers import Cluster, Started
+from stitching.launch.schedulers.local import Local, LocalProfile
+from stitching.launch.submit import Submission, state_of, submit_all
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import RunFolder
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
@@ -92,9 +96,27 @@ def in_this_process(tasks: list[list[RunFolder]], *, jobs: int, on_progress) -> 
     return failures
 
 
-def go(path: Path, cluster: str = "here", pack: int = 8, jobs: int = 1) -> tuple[Plan, Submission]:
+def cluster_of(run: Callable[..., dict[str, str]], jobs: int = 1) -> Cluster:
+    """A cluster whose tasks are run by a function such as `in_this_process`."""
+
+    class Here(Local):
+        def start(self, tasks, folder, cluster, on_progress):
+            return Started(run=lambda: run(tasks, jobs=jobs, on_progress=on_progress))
+
+    return Cluster("here", Here("here"), LocalProfile())
+
+
+HERE = cluster_of(in_this_process)
+
+
+def submit(plan: Plan, cluster: Cluster = HERE, pack: int = 8, among: Collection[str] | None = None) -> Submission:
+    (submission,) = submit_all([Order.of(plan, cluster, among)], pack=pack)
+    return submission
+
+
+def go(path: Path, cluster: Cluster = HERE, pack: int = 8) -> tuple[Plan, Submission]:
     plan = plan_of(path)
-    return plan, submit(plan, cluster, pack=pack, jobs=jobs)
+    return plan, submit(plan, cluster, pack)
 
 
 def states(plan: Plan) -> set[str]:

@@ -20,7 +20,6 @@ from small_sweeps import (
 )
 from told import assert_told
 
-import stitching.launch.submit as submitting
 from stitching.analysis.load import load_results
 from stitching.cutting.formats import Format
 from stitching.nets.parts import dery
@@ -170,9 +169,7 @@ def results(tmp_path_factory):
         folder / "small.yml", models=[model], gaps=gaps([1, 1], [2, 2]), controls=ALL, save_dir=str(folder / "runs"),
         train_config={"validation": {"fraction": 0.1}, "data_preprocessing": {"image_size": 16}, "epochs": 2, "batch_size": 64, "optimizer_args": {"lr": 0.03}},
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(submitting.CLUSTERS, "local", in_this_process)
-        plan, submission = go(path, "local", pack=8)
+    plan, submission = go(path)
     assert submission.failures == {}
     return plan, load_results(folder / "runs")
 
@@ -265,7 +262,7 @@ def test_a_self_stitch_that_is_not_the_network_is_shouted(tmp_path, cli, monkeyp
     path = write_sweep(
         tmp_path / "small.yml", models=[model], controls=["self"], save_dir=str(tmp_path / "runs"), train_config=small
     )
-    monkeypatch.setitem(submitting.CLUSTERS, "local", in_this_process)
+    monkeypatch.setattr("stitching.launch.schedulers.worker_pool.run_locally", in_this_process)
     monkeypatch.setitem(dery.FUNCTIONS, "identity", (lambda x: x.flip(1), False))
     shown = cli("submit", path, "--cluster", "local")
     assert "self-small-convnet-cut-1: CHECK FAILED" in shown.out.replace("\n", " ")

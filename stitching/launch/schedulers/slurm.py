@@ -1,4 +1,4 @@
-"""Submitting tasks to Slurm as job arrays, through submitit.
+"""Slurm: tasks as job arrays, submitted through submitit.
 
 What is done is known from the run folders alone. Slurm is asked for one thing only: which tasks it still holds.
 """
@@ -8,204 +8,132 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stitching.config.clusters import Profile
 from stitching.config.errors import UserError
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
-from stitching.launch.records import (
-    Record,
-    Submitted,
-    damaged_records,
-    job_name,
-    new_record,
-    read_records,
-    write_record,
-)
-from stitching.launch.schedulers.slurm_commands import ask_slurm, need_program
-from stitching.launch.schedulers.slurm_queue import held_jobs
-from stitching.launch.snapshots import PYTHON_OPTIONS, current_snapshot, snapshot_path
+from stitching.launch.records import Submitted
+from stitching.launch.schedulers import SCHEDULERS, Batch, Cluster, TaskEnd, TaskState
+from stitching.launch.schedulers.queue import QueueScheduler
+from stitching.launch.schedulers.slurm_accounting import ends_by_id
+from stitching.launch.schedulers.slurm_commands import ask_slurm, check_controller, need_program
+from stitching.launch.schedulers.slurm_queue import cancel_tasks, held_jobs, held_tasks
+from stitching.launch.snapshots import PYTHON_OPTIONS
 from stitching.launch.start import run_slurm_task
-from stitching.runs.folder import RunFolder
 
-__all__ = ["check_path", "check_profile", "sbatch_scripts", "settle_records", "submit_arrays", "submitted_tasks"]
-
-
-def submit_arrays(
-    tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: str, profile: Profile
-) -> list[Submitted]:
-    """Submit every task, with one sbatch call for as many as the cluster allows in an array; returns at once.
-
-    Args:
-        tasks: run folders, whose configs are written.
-        folder: where logs and the record of what was submitted go; a record is written after every call of sbatch, so
-            that what is in the queue is known even if a later call fails.
-        cluster: the profile's name, for the record.
-        profile: what to ask for.
-
-    Raises:
-        UserError: Slurm is not there, or sbatch refuses; in sbatch's own words.
-    """
-    submitted: list[Submitted] = []
-    with current_snapshot(folder.parent) as snapshot:
-        for part in _arrays(tasks, _max_array_size()):
-            try:
-                record = _submit_array(part, folder, cluster, profile, snapshot)
-            except UserError as error:
-                error.do = f"{sum(len(each.runs) for each in submitted)} runs were submitted before. {error.do}"
-                raise
-            submitted += record.submitted(folder)
-    return submitted
+__all__ = ["Slurm", "largest_array"]
 
 
-def _submit_array(
-    tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: str, profile: Profile, snapshot: Path
-) -> Record:
-    """One call of sbatch. The record is there before it: a job whose submission is cut off is found by its name."""
-    from submitit.core.utils import FailedJobError
+@SCHEDULERS.register("slurm")
+class Slurm(QueueScheduler):
+    """Slurm, by its own commands and submitit."""
 
-    record = new_record(folder, cluster, snapshot.name, [[run.path.name for run in task] for task in tasks])
-    logs = folder / record.name
-    logs.mkdir(parents=True)
-    write_record(folder, record)
-    paths = [[str(run.path) for run in task] for task in tasks]
-    try:
-        with _outside_of_jobs():
-            jobs = _executor(logs, profile, snapshot).map_array(run_slurm_task, paths, [str(snapshot)] * len(paths))
-    except FailedJobError as error:
-        with suppress(UserError):
-            settle_records(folder)  # sbatch may have given up waiting for an answer, and Slurm have taken the job
-        settled = next((each for each in read_records(folder) if each.name == record.name and each.job), None)
-        if settled is None:
+    profile = Profile
+    log_name = "{id}_0_log.out"  # submitit's
+
+    def check_reachable(self) -> None:
+        """A ping says at once whether the controller answers; every other command takes long to give up."""
+        check_controller()
+
+    def check(self, cluster: Cluster, folder: Path, *, submits: bool) -> None:
+        """Ask sbatch whether it would take a job of this profile; one that would wait is fine."""
+        _check_path(folder)
+        need_program("sbatch")
+        if submits:
+            _test_submission(cluster, self.script(_ONE_TASK, cluster.profile))
+
+    def largest_batch(self) -> int:
+        """How many tasks an array may have."""
+        return largest_array()
+
+    def submit(self, batch: Batch, cluster: Cluster) -> str:
+        """One call of sbatch, through submitit; returns the id of the array, or of the one job."""
+        from submitit.core.utils import FailedJobError
+
+        assert isinstance(cluster.profile, Profile)
+        paths = [[str(path) for path in task] for task in batch.tasks]
+        snapshots = [str(batch.snapshot)] * len(paths)
+        try:
+            with _outside_of_jobs():
+                jobs = _executor(batch, cluster.profile).map_array(run_slurm_task, paths, snapshots)
+        except FailedJobError as error:
             raise UserError(
-                f"sbatch refuses the cluster {cluster!r}: {_words_of_sbatch(error)}",
+                f"sbatch refuses the cluster {cluster.name!r}: {_words_of_sbatch(error)}",
                 do="`--dry-run` prints the script; `--slurm KEY=VALUE` changes the profile.",
             ) from None
-        return settled
-    record = replace(record, job=str(jobs[0].job_id).partition("_")[0])
-    write_record(folder, record)
-    return record
+        return str(jobs[0].job_id).partition("_")[0]
+
+    def script(self, batch: Batch, profile: Any) -> str:
+        """The batch script."""
+        executor = _executor(batch, profile)
+        if len(batch.tasks) > 1:
+            executor.parameters["map_count"] = len(batch.tasks)
+        script: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+        return script
+
+    def complete(self, batch: Batch, job: str) -> None:
+        """Write what the tasks begin with, where submitit had no time to name it after the job's id."""
+        from submitit.core.utils import DelayedSubmission, JobPaths
+
+        for id, paths in zip(batch.ids(job), batch.tasks, strict=True):
+            pickle = JobPaths(batch.folder, id).submitted_pickle
+            if not pickle.exists():
+                task = DelayedSubmission(run_slurm_task, [str(path) for path in paths], str(batch.snapshot))
+                aside = pickle.with_suffix(".tmp")
+                task.dump(aside)
+                aside.replace(pickle)
+
+    def states(self) -> Mapping[str, TaskState]:
+        """Every task of this user's that Slurm holds."""
+        return held_tasks()
+
+    def ends(self, tasks: Sequence[Submitted]) -> Mapping[str, TaskEnd]:
+        """How tasks ended, as accounting has it; nothing where there is no accounting."""
+        return ends_by_id(tasks)
+
+    def jobs_by_name(self) -> Mapping[str, str]:
+        """The ids of this user's jobs, by the jobs' names."""
+        return held_jobs()
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Call scancel."""
+        cancel_tasks(ids)
+
+    def without_nodes(self, profile: Any, nodes: Sequence[str]) -> Any:
+        """Add the nodes to sbatch's option `exclude`."""
+        before = profile.sbatch.get("exclude")
+        excluded = dict.fromkeys([*([str(before)] if before else []), *nodes])
+        return profile.model_copy(update={"sbatch": {**profile.sbatch, "exclude": ",".join(excluded)}})
 
 
-def settle_records(folder: Path) -> None:
-    """Complete the records of submissions that were cut off, or remove those whose job is not in the queue.
-
-    Only for the one process that submits in the sweep's folder: what another is about to submit looks the same.
-
-    Args:
-        folder: as for `submit_arrays`.
-
-    Raises:
-        UserError: Slurm cannot be asked, or it holds a job whose record is damaged.
-    """
-    for path in damaged_records(folder):
-        if job := held_jobs().get(job_name(path.stem)):
-            raise UserError(
-                f"{path} is damaged, and Slurm still holds the job {job}: which runs it trains is not known",
-                do=f"`scancel {job}` ends it, or wait until it is over. Runs resume from their checkpoints.",
-            )
-    cut_off = [record for record in read_records(folder) if record.job is None]
-    jobs = _jobs_of(cut_off)
-    for record in cut_off:
-        if record.job_name in jobs:
-            record = replace(record, job=jobs[record.job_name])
-            _complete_pickles(folder, record)
-            write_record(folder, record)
-        else:
-            # Should sbatch still be under way, its job finds no pickle and ends: the runs are submitted anew.
-            shutil.rmtree(folder / record.name, ignore_errors=True)
-            (folder / f"{record.name}.json").unlink(missing_ok=True)
+_ONE_TASK = Batch("dry-run", Path("/NAME"), ((),), Path("/"))  # any folder: it does not run
 
 
-def _complete_pickles(folder: Path, record: Record) -> None:
-    """Write what a record's tasks begin with, where submitit had no time to give it the name with the job's id."""
-    from submitit.core.utils import DelayedSubmission, JobPaths
-
-    sweep = Path(record.sweep)
-    snapshot = snapshot_path(sweep).with_name(record.code)
-    for number, runs in enumerate(record.tasks):
-        pickle = JobPaths(folder / record.name, record.task_id(number)).submitted_pickle
-        if not pickle.exists():
-            task = DelayedSubmission(run_slurm_task, [str(sweep / run) for run in runs], str(snapshot))
-            aside = pickle.with_suffix(".tmp")
-            task.dump(aside)
-            aside.replace(pickle)
-
-
-def sbatch_scripts(tasks: Sequence[Sequence[RunFolder]], folder: Path, profile: Profile) -> list[str]:
-    """The scripts that `submit_arrays` would hand to sbatch; nothing is written."""
-    return [_script(folder, profile, len(part)) for part in _arrays(tasks, _max_array_size())]
-
-
-def _script(folder: Path, profile: Profile, tasks: int) -> str:
-    executor = _executor(folder / "NAME", profile, snapshot_path(folder.parent))
-    if tasks > 1:
-        executor.parameters["map_count"] = tasks
-    script: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
-    return script
-
-
-def check_profile(cluster: str, profile: Profile) -> None:
-    """Ask Slurm whether it would take a job of this profile, before anything is written; one that waits is fine.
-
-    Raises:
-        UserError: it would not, or Slurm cannot be asked.
-    """
-    need_program("sbatch")
+def _test_submission(cluster: Cluster, script: str) -> None:
     try:
-        ask_slurm(["sbatch", "--test-only"], given=_script(Path("/"), profile, 1))  # any folder: it does not run
+        ask_slurm(["sbatch", "--test-only"], given=script)
     except UserError as error:
         if not error.problem.startswith("sbatch --test-only failed"):
             raise
         words = error.problem.splitlines()[-1].removeprefix("sbatch --test-only failed: ")
         words = words.removeprefix("allocation failure: ")
         raise UserError(
-            f"Slurm would not take a job of the cluster {cluster!r}: {words}",
+            f"Slurm would not take a job of the cluster {cluster.name!r}: {words}",
             do="Change its profile in sbatch/clusters.yml, or for this time with --slurm KEY=VALUE.",
         ) from None
 
 
-def submitted_tasks(folder: Path) -> list[Submitted]:
-    """What was submitted from a sweep's folder, oldest first; `folder` as `submit_arrays` got it.
-
-    Slurm is asked only where a submission was cut off, and what it cannot say is left out.
-    """
-    records = read_records(folder)
-    jobs: dict[str, str] = {}
-    with suppress(UserError):
-        jobs = _jobs_of([record for record in records if record.job is None])
-    named = (replace(record, job=record.job or jobs.get(record.job_name)) for record in records)
-    return [task for record in named for task in record.submitted(folder)]
-
-
-def _jobs_of(records: Sequence[Record]) -> dict[str, str]:
-    """The ids of the jobs that were submitted with these records and that Slurm still holds, by name.
-
-    Raises:
-        UserError: Slurm cannot be asked.
-    """
-    jobs = held_jobs() if records else {}
-    return {record.job_name: jobs[record.job_name] for record in records if record.job_name in jobs}
-
-
-def _arrays(tasks: Sequence[Sequence[RunFolder]], most: int) -> Iterator[Sequence[Sequence[RunFolder]]]:
-    for start in range(0, len(tasks), most):
-        yield tasks[start : start + most]
-
-
-def _max_array_size() -> int:
+def largest_array() -> int:
     """How many tasks an array may have: the limit is on the index, which begins at 0."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm(["scontrol", "show", "config"]), re.MULTILINE)
     return int(found[1]) if found else 1001
 
 
-def check_path(folder: Path) -> None:
-    """Make sure that logs can be in `folder`. Raises `UserError` if batch scripts cannot have its path in them."""
+def _check_path(folder: Path) -> None:
     character = unfit_character(str(folder))
     if character is not None:
         raise UserError(
@@ -214,13 +142,13 @@ def check_path(folder: Path) -> None:
         )  # fmt: skip
 
 
-def _executor(logs: Path, profile: Profile, snapshot: Path) -> Any:
+def _executor(batch: Batch, profile: Profile) -> Any:
     from submitit import SlurmExecutor
 
-    check_path(logs)
-    executor = SlurmExecutor(logs)
+    _check_path(batch.folder)
+    executor = SlurmExecutor(batch.folder)
     executor.update_parameters(
-        job_name=job_name(logs.name),
+        job_name=batch.name,
         partition=profile.partition,
         constraint=profile.constraint,
         account=profile.account,
@@ -241,7 +169,8 @@ def _executor(logs: Path, profile: Profile, snapshot: Path) -> Any:
             f"export STITCHING_GPUS={profile.gpus}" if profile.gpus else "unset STITCHING_GPUS",
             "set -e",
             *profile.setup,
-            f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",  # before what setup sets
+            # before what setup sets
+            f"export PYTHONPATH={shlex.quote(str(batch.snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
             *(f"export {name}={value}" for name, value in PYTHON_OPTIONS.items()),
         ],
         stderr_to_stdout=True,
