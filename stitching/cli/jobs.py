@@ -24,27 +24,26 @@ Examples: `stitching train -c config.yml`, `stitching train -c config.yml --seed
 )
 def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="The job's YAML file.")],
-    seed: Annotated[int | None, typer.Option(help="Instead of train_config.seed.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of train_config.epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of train_config.batch_size.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Instead of the optimizer's learning rate.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the default is a GPU if there is one.")
-    ] = None,
-    data_path: Annotated[Path | None, typer.Option(help="The folder that data sets are in.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load images; by default as many as CPUs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Override train_config.seed.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Override train_config.epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Override train_config.batch_size.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Override the optimizer's learning rate.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a GPU if there is one.")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="The folder that holds the data sets.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load images; default: one for each CPU.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the config.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the config; may be repeated."),
     ] = None,
     smoke_test: Annotated[
-        bool, typer.Option("--smoke-test", help="Try a few batches of everything; keeps nothing.")
+        bool, typer.Option("--smoke-test", help="Run a few batches of everything and keep nothing.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again over an earlier result.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over and overwrite an earlier result.")] = False,
 ) -> None:
-    """Train one job; its result, log and checkpoint appear beside the config.
+    """Train one job. Its result, log and checkpoint are written beside the config.
 
-    Values given here win over the file. Ctrl-C leaves a checkpoint to go on from.
+    Options override the file. Ctrl-C saves a checkpoint; --resume continues from it.
     """
     from stitching.config.job_files import override
     from stitching.runs.one_job import run_job, smoke_test_job
@@ -81,17 +80,17 @@ Examples: `stitching inspect timm/resnet50`, `stitching inspect torchvision/swin
 def inspect(
     model: Annotated[str, typer.Argument(metavar="BACKEND/NAME", help="timm/..., torchvision/... or local/convnet.")],
     stages: Annotated[
-        bool, typer.Option("--stages", help="The stages that a sweep would use, not the cut points.")
+        bool, typer.Option("--stages", help="List the stages that a sweep would use, not the cut points.")
     ] = False,
     as_yaml: Annotated[
-        bool, typer.Option("--yaml", help="The stages as `stages:`, ready to paste into a sweep.")
+        bool, typer.Option("--yaml", help="Print the stages as YAML (`stages:`) to paste into a sweep.")
     ] = False,
     as_json: AsJson = False,
     image_size: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Pixels on a side; the default is the model's own.")
+        int | None, typer.Option(min=1, max=4096, help="Image size in pixels; default: the model's own.")
     ] = None,
     arguments: Annotated[
-        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the model's.")
+        list[str] | None, typer.Option("--arg", metavar="KEY=VALUE", help="An argument of the model; may be repeated.")
     ] = None,
 ) -> None:
     """List where a model can be cut: name, format, size, and what lies before and after.

@@ -27,14 +27,14 @@ def plan(
     seeds: Seeds = None,
     data_path: DataPath = None,
     explain: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Say why this run is new, stale, pending, failed or done.")
+        str | None, typer.Option(metavar="RUN", help="Explain why this run is new, stale, pending, failed or done.")
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Train one run of each pair for a few steps here, to tell the hours.")
+        bool, typer.Option("--calibrate", help="Time a few steps of each pair on this machine to estimate the hours.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what sweeps would run, which of it is done, and what their stitchers decline; writes nothing."""
+    """Show what sweeps would run, what is done and what stitchers decline. Writes nothing."""
     plans = [plan_of(path, seeds=seeds, data_path=data_path) for path in sweep_files(sweeps)]
     if explain:
         _print_explained(plans, explain)

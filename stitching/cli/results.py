@@ -26,7 +26,7 @@ def results(
         Path | None, typer.Option(help="Write a figure of accuracy by gap here (.png, .pdf or .svg).")
     ] = None,
 ) -> None:
-    """Print the accuracies of finished runs by pair, gap and stitcher; optionally draw them."""
+    """Print the accuracies of finished runs by pair, gap and stitcher."""
     import pandas as pd
 
     from stitching.analysis.checks import failed_checks
@@ -102,15 +102,15 @@ def plot(
     figure: Annotated[str, typer.Option(help="Which figure; --list names them.")] = "gap",
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Its file: .png, .pdf or .svg; without an ending, PDF and PNG."),
+        typer.Option("--output", "-o", help="Write it here (.png, .pdf or .svg; without an ending: PDF and PNG)."),
     ] = Path("figure.png"),
     base: Annotated[
         list[Path] | None, typer.Option("--base", help="The folder of a base network's run; may be repeated.")
     ] = None,
-    setting: Annotated[str | None, typer.Option(help="For the figure `setting`: which one, `lr` say.")] = None,
-    names: Annotated[bool, typer.Option("--list", help="Print the figures there are.")] = False,
+    setting: Annotated[str | None, typer.Option(help="For the figure `setting`: which key, `lr` for example.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="List the figures.")] = False,
 ) -> None:
-    """Draw one figure of what runs have left, finished or not."""
+    """Draw one figure of a folder's runs, finished or not."""
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.load import read_tables
     from stitching.analysis.plots.gallery import FIGURES, about, draw
@@ -135,14 +135,14 @@ Examples: `stitching report experiments/demo/digits -o report.html`,
 )
 def report(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, at any depth.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the page here.")] = Path("report.html"),
     base: Annotated[
         list[Path] | None, typer.Option("--base", help="The folder of a base network's run; may be repeated.")
     ] = None,
 ) -> None:
-    """Write one page for the browser about what runs have left, finished or not.
+    """Write one interactive HTML page about a folder's runs, finished or not.
 
-    It has interactive figures, sortable tables, the failed runs and the configuration, and needs no network.
+    It has figures, sortable tables, the failed runs and the configuration, and needs no network.
     """
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.load import load_results
@@ -164,10 +164,10 @@ def report(
 )
 def collect_runs(
     folder: Annotated[Path, typer.Argument(help="A folder of runs, at any depth.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .parquet or .csv.")],
-    steps: Annotated[bool, typer.Option("--steps", help="A row for every step, not for every epoch.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the table here (.parquet or .csv).")],
+    steps: Annotated[bool, typer.Option("--steps", help="Write a row for every step, not for every epoch.")] = False,
 ) -> None:
-    """Write one tidy table of all that runs have logged, finished or not: a row for each run and epoch."""
+    """Write everything that runs have logged to one table, a row for each run and epoch."""
     from stitching.analysis.collect import check_ending, save_table
     from stitching.analysis.load import read_results
 

@@ -20,13 +20,13 @@ Examples: `stitching score across-scales/digits.yml`, `stitching score sweep.yml
 """
 )
 def score(
-    sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yml", help="A sweep; its stitchers do not matter.")],
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP.yml", help="A sweep; its stitchers are ignored.")],
     images: Annotated[
-        int, typer.Option(min=4, help="Training images to fit to, and as many held-out images to try the fit on.")
+        int, typer.Option(min=4, help="Training images to fit on, and as many held-out images to test on.")
     ] = 500,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The table to write: .csv or .parquet; default: in the sweep's folder."),
+        typer.Option("--output", "-o", help="Write the table here (.csv or .parquet); default: the sweep's folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from stitching.launch.submit import Submission
     from stitching.sweeps.plan import Plan
 
-Pack = Annotated[int, typer.Option(min=1, help="Runs that share one pass over the data, at most.")]
+Pack = Annotated[
+    int, typer.Option(min=1, help="Train at most this many runs in one task; they share one pass over the data.")
+]
 Jobs = Annotated[int | None, typer.Option(min=1, help="On this machine (local): processes at once; 1 by default.")]
 ArrayParallelism = Annotated[int | None, typer.Option(min=1, help="On Slurm: tasks of an array that run at once.")]
 SlurmOptions = Annotated[
@@ -197,12 +199,12 @@ def _submit(orders: Sequence[Order], pack: int, again: str) -> bool:
             submissions.append(submission)
             _print_submission(submission)
     except Interrupted:
-        err.print(f"Stopped; every run has a checkpoint. To go on: {again}", markup=False, soft_wrap=True)
+        err.print(f"Stopped; every run has a checkpoint. To resume: {again}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     in_queue = [each.order.plan.folder for each in submissions if each.queued or each.queued_before]
     if in_queue:
         folders = shlex.join(map(str, in_queue))
-        out.print(f"To see how they go on: stitching status {folders}", markup=False, soft_wrap=True)
+        out.print(f"To see their progress: stitching status {folders}", markup=False, soft_wrap=True)
     if any(submission.failures for submission in submissions):
         out.print(f"To retry the failed runs: {again}", markup=False, soft_wrap=True)
     return not any(submission.failures or submission.refused for submission in submissions)

@@ -98,7 +98,7 @@ class Sweep(JobSettings):
             raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
         if self.resume_from:
             raise complaint(
-                "a checkpoint to go on from is of one run", do="`submit` goes on with every run from its own.",
+                "a checkpoint to resume from is of one run", do="`submit` resumes every run from its own.",
                 key="resume_from",
             )  # fmt: skip
         if "/" in self.project or self.project in ("", ".", ".."):

@@ -69,7 +69,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: P
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"cannot write {path}: {reason}",
-            do="What was there before is still there. Make room, then try again: runs go on from their checkpoints.",
+            do="What was there before is still there. Make room, then try again: runs resume from their checkpoints.",
         ) from error
     except BaseException:
         with suppress(OSError):

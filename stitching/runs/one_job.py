@@ -43,7 +43,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
         UserError: the config is wrong, or results of an earlier run would be lost; nothing was changed then.
     """
     if resume and overwrite:
-        raise UserError("--resume goes on with the earlier run, --overwrite removes it", allowed="one of them")
+        raise UserError("--resume continues the earlier run, --overwrite removes it", allowed="one of them")
     kind = marked_kind(document)
     job = kind.read(document)
     start = _Start(job, Path(job.save_dir) if job.save_dir else document.folder, resume, overwrite)
@@ -58,7 +58,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
             if stop.number == signal.SIGUSR2 and _steps(start.folder) <= start.steps_before:
                 # At 130 sbatch/train-preemptible.sbatch puts the job back into the queue; this one would never end.
                 return Report("Stopped: its time was over before it had made a single step. Give it more.", 1)
-            return Report(f"Stopped; the checkpoint is {start.folder.checkpoint}. To go on:\n  {again}", 130)
+            return Report(f"Stopped; the checkpoint is {start.folder.checkpoint}. To resume:\n  {again}", 130)
     final = {key: value for key, value in run.final.items() if key.startswith("Overall/Test")}
     words = ", ".join(f"{key.removeprefix('Overall/').lower()} {value:.4f}" for key, value in final.items())
     return Report(f"Done{': ' * bool(words)}{words}\nResult: {run.folder.result}")
@@ -154,7 +154,7 @@ def _nothing_lost(folder: RunFolder) -> None:
     if folder.has_checkpoint and state != "done":
         raise UserError(
             f"{folder.checkpoint} is of an unfinished run",
-            do="--resume goes on from it, --overwrite starts again.",
+            do="--resume continues from it, --overwrite starts over.",
         )
     if folder.result.exists():
         raise UserError(f"{folder.result} already exists", do="--overwrite replaces it; another save_dir keeps both.")
@@ -168,5 +168,5 @@ def _nothing_mistaken(job: JobSettings, folder: RunFolder) -> None:
         raise UserError(
             f"{folder.checkpoint} does not exist; the run in {folder.path} has the seed {seed}, this one "
             f"{job.train_config.seed}",
-            do=f"--seed {seed} goes on with that run; without --resume this seed begins.",
+            do=f"--seed {seed} continues that run; without --resume this seed starts a run of its own.",
         )

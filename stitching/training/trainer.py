@@ -206,7 +206,7 @@ class Trainer:
         if self.world.size > 1 and not self.world.first_to_tell():
             raise SystemExit(1) from None
         if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
-            error = UserError("another process of the job was lost", do="Its output may say why; then go on from here.")
+            error = UserError("another process of the job was lost", do="Its output may say why; then resume.")
         for run in self.runs:
             if run.failure is not None or run.ended:
                 continue

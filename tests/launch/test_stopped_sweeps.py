@@ -101,7 +101,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     threading.Thread(target=stop_after_the_first_epoch, daemon=True).start()
     outcome = cli("submit", sweep, "--cluster", "local")
     assert outcome.code == 130
-    assert f"To go on: stitching submit {sweep} --cluster local" in outcome.err
+    assert f"To resume: stitching submit {sweep} --cluster local" in outcome.err
     assert "Traceback" not in outcome.err
     assert {state_of(plan, run) for run in stitched} == {"stopped"}
     assert state_of(plan, tested) == "submitted"  # its turn had not come
