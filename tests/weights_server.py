@@ -16,7 +16,16 @@ import timm
 import torch
 from safetensors.torch import save
 
-from stitching.models.sources import ModelSpec, build
+from stitching.models.building import build
+from stitching.models.prefetch import weights_file
+from stitching.models.spec import ModelSpec
+
+
+def is_cached(spec: ModelSpec) -> bool:
+    """Whether a model can be built without a network."""
+    file = weights_file(spec)
+    return file is None or file.found() is not None
+
 
 SMALL = "timm/test_resnet.r160_in1k"  # half a million parameters
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,7 +10,8 @@ from stitching.config.yaml import parse_assignments, yaml_text
 from stitching.cutting import cut_points
 from stitching.cutting.cost import cut_costs
 from stitching.cutting.stages import find_stages
-from stitching.models import sources
+from stitching.models import building
+from stitching.models.spec import ModelSpec
 
 __all__ = ["Inspection", "inspect_model"]
 
@@ -68,7 +69,7 @@ def inspect_model(
     """Look at a model on the meta device: no weights are loaded.
 
     Args:
-        name: `timm/resnet50`, `torchvision/swin_t`, `local/convnet`.
+        name: `timm/resnet50`, `torchvision/swin_t`, `local/convnet`, `module:my_models.py:make_net`.
         arguments: `KEY=VALUE` for the model's constructor.
         image_size: pixels on a side; the model's own by default.
         stages: list the stages that a sweep would use, not every cut point.
@@ -77,15 +78,14 @@ def inspect_model(
         UserError: there is no such model or argument, or it cannot be cut.
     """
     args = parse_assignments(arguments, "--arg", "img_size=32")
-    spec = sources.ModelSpec.parse(name, **args)
-    traced = cut_points.trace(sources.build_meta(spec))
-    channels, height, width = sources.input_shape(spec)
+    spec = ModelSpec.parse(name, **args)
+    traced = cut_points.trace(building.build_meta(spec))
+    channels, height, width = traced.input_shape
     shape = (channels, image_size or height, image_size or width)
     costs = cut_costs(traced, shape)
     points = cut_points.cut_points(traced, shape)
     title = f"{spec.title} for images of {'x'.join(map(str, shape))}"
-    backend = {} if spec.backend == "local" else {"backend": {"torchvision": "pytorch"}.get(spec.backend, spec.backend)}
-    model = {**backend, "model_name": spec.name, **args}
+    model = {**spec.source.keys(spec.name), **args}
     if stages:
         found = find_stages(traced, "stages", shape)
         ends = [

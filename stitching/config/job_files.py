@@ -12,6 +12,7 @@ from stitching.config.parts import BasePart, ModelFields
 from stitching.config.paths import resolved_path
 from stitching.config.plugins import absolute_plugin
 from stitching.config.schema import validated
+from stitching.config.user_code import resolved_code
 from stitching.config.yaml import Document, Keys
 
 __all__ = ["checkpoints_of", "model_parts", "override", "project_root", "read_settings", "with_paths"]
@@ -71,16 +72,24 @@ def with_paths(settings: S, document: Document) -> S:
         ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
     ]
     for name in _NETWORKS:
-        places += [((*keys, "ckp_path"), part) for keys, part in _placed_models(getattr(settings, name, None), (name,))]
+        for keys, part in _placed_models(getattr(settings, name, None), (name,)):
+            places += [((*keys, "ckp_path"), part), ((*keys, "module"), part)]
     for keys, holder in places:
         name = str(keys[-1])
         if value := getattr(holder, name):
             try:
                 with at(*keys):
-                    setattr(holder, name, str(resolved_path(value, folder)))
+                    setattr(holder, name, _absolute(name, value, folder))
             except UserError as error:
                 raise document.locate(error) from None
     return settings
+
+
+def _absolute(key: str, value: str, folder: Path) -> str:
+    if key != "module":
+        return str(resolved_path(value, folder))
+    file, colon, function = value.rpartition(":")
+    return resolved_code(file, folder) + colon + function
 
 
 def checkpoints_of(job: JobSettings, *networks: Any) -> list[str]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter, model_serializer
+from pydantic import Field, GetCoreSchemaHandler, TypeAdapter, model_serializer, model_validator
 from pydantic_core import core_schema
 
 from stitching.config.bounds import PathText
 from stitching.config.errors import nearest, shortened
 from stitching.config.format_syntax import FormatField
+from stitching.config.model_sources import SOURCES, ModelSource
 from stitching.config.registries import Registry
 from stitching.config.schema import Schema, complaint
 
@@ -67,31 +68,73 @@ PARTS = _Parts("part", "stitching.nets.parts")
 
 
 class ModelFields(Schema):
-    """A trained model by name; further keys are passed to the model's constructor (`img_size`, `num_classes`, ...)."""
+    """A model by name; further keys are passed to the model's constructor (`img_size`, `num_classes`, ...)."""
 
     model_config = {"extra": "allow", "strict": True}
     open_to: ClassVar[str | None] = "model arguments"
 
-    backend: Literal["timm", "pytorch", "torchvision"] | None = None
-    model_name: str
+    backend: str | None = None  # its source: timm, torchvision (or pytorch); without one it is one of ours
+    model_name: Annotated[str, Field(min_length=1)] | None = None
+    module: Annotated[str, Field(min_length=1)] | None = None  # a user's own function: FILE:FUNCTION
     pretrained: bool | None = None
     weights: str | None = None  # which of torchvision's published weights, by the name that torchvision gives them
     ckp_path: PathText | None = None
 
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.model_name is None) == (self.module is None):
+            problem = "neither of model_name and module given" if self.module is None else "both model_name and module"
+            raise complaint(problem, "one of them: a model of a library, or a function of your own")
+        if self.module is not None:
+            if self.backend or self.pretrained:
+                key = "backend" if self.backend else "pretrained"
+                raise complaint(f"{key} is of a library's model", "`module` without it", key=key)
+            file, colon, function = self.module.rpartition(":")
+            if not colon or not file or not function.isidentifier():
+                raise complaint(
+                    f"{shortened(self.module)} names no function", "FILE:FUNCTION, e.g. my_models.py:make_net",
+                    key="module",
+                )  # fmt: skip
+        elif self.backend is not None and self.backend not in SOURCES:
+            best = nearest(self.backend, SOURCES)
+            hint = f"; did you mean {best!r}?" if best else ""
+            raise complaint(f"there is no backend {shortened(self.backend)}{hint}", ", ".join(SOURCES), key="backend")
+        return self
+
+    @property
+    def source_and_name(self) -> tuple[str, str]:
+        """The name of the model's source, and that of the model there."""
+        if self.module is not None:
+            return "module", self.module
+        assert self.model_name is not None
+        if self.backend is None and "/" in self.model_name:
+            source, _, name = self.model_name.partition("/")
+            return source, name
+        return self.backend or "local", self.model_name
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the model comes from. Raises `UserError` if there is no such backend."""
+        return SOURCES[self.source_and_name[0]]
+
     @property
     def title(self) -> str:
-        """`timm/resnet50`, `torchvision/swin_t`, `local/convnet`."""
-        backend = {"pytorch": "torchvision"}.get(self.backend or "", self.backend)
-        if backend:
-            return f"{backend}/{self.model_name}"
-        return self.model_name if "/" in self.model_name else f"local/{self.model_name}"
+        """`timm/resnet50`, `torchvision/swin_t`, `local/convnet`, `module/my_models.make_net`."""
+        source, name = self.source_and_name
+        return SOURCES[source].title(name) if source in SOURCES else f"{source}/{name}"
+
+    @property
+    def naming_keys(self) -> dict[str, Any]:
+        """The keys that name the model, in one spelling."""
+        return self.source.keys(self.source_and_name[1])
 
     @property
     def wants_pretrained(self) -> bool:
-        """Whether published weights are asked for: by default for all models but our own."""
+        """Whether published weights are asked for: by default where the model's source publishes some."""
         if self.pretrained is not None:
             return self.pretrained
-        return self.ckp_path is None and not self.title.startswith("local/")
+        source = self.source_and_name[0]
+        return self.ckp_path is None and source in SOURCES and SOURCES[source].publishes_weights
 
     @property
     def model_args(self) -> dict[str, Any]:

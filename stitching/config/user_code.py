@@ -28,7 +28,9 @@ from typing import Any
 from stitching.config.errors import UserError, reason_of
 from stitching.config.paths import check_regular_file, resolved_path
 
-__all__ = ["UserCode", "load_user_code", "user_code_digest", "user_code_files"]
+__all__ = [
+    "UserCode", "error_in_user_code", "load_user_code", "resolved_code", "user_code_digest", "user_code_files",
+]  # fmt: skip
 
 _ROOT = "stitching_user_code"  # the package that everything loaded from a file lies in
 _NEVER_BESIDE = {"stitching", *sys.stdlib_module_names}  # a folder of this name beside the file is not meant
@@ -42,11 +44,13 @@ class UserCode:
         module: the module.
         digest: 12 hexadecimal digits of the hash of its source and of what it imports from beside it.
         path: its file.
+        files: its file and those that it imports from beside it.
     """
 
     module: ModuleType
     digest: str
     path: Path
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,21 @@ def load_user_code(name: str, folder: Path) -> UserCode:
         UserError: it does not exist, is no Python, or raises while it is imported; names its file and line.
     """
     sources = _sources(name, folder)
-    path = sources.files[sources.main]
+    path, files = sources.files[sources.main], tuple(sources.files.values())
     try:
         module = importlib.import_module(_serve(sources) if _is_file(name) else name)
     except (Exception, SystemExit) as error:  # a user's code may raise anything
-        raise _import_error(error, path, [*sources.files.values()]) from None
-    return UserCode(module, sources.digest, path)
+        raise _user_error(error, path, files, "exits while it is imported") from None
+    return UserCode(module, sources.digest, path, files)
+
+
+def resolved_code(name: str, folder: Path) -> str:
+    """What means the same code wherever it is said: an absolute path, or a dotted name as it is.
+
+    Raises:
+        UserError: no path can be made of it.
+    """
+    return str(resolved_path(name, folder)) if _is_file(name) else name
 
 
 def user_code_digest(name: str, folder: Path) -> str:
@@ -271,17 +284,21 @@ def _serve(sources: _Sources) -> str:
     return f"{package}.{sources.main}"
 
 
-def _import_error(error: BaseException, path: Path, files: Sequence[Path]) -> UserError:
-    """What went wrong while `path` was imported, with the line of the user's code that was running."""
-    lines = {str(file) for file in files}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in lines]
+def error_in_user_code(error: BaseException, code: UserCode) -> UserError:
+    """An exception that a function of a user's raised, with the line of their code that was running."""
+    return _user_error(error, code.path, code.files, "exits")
+
+
+def _user_error(error: BaseException, path: Path, files: Sequence[Path], words_for_exit: str) -> UserError:
+    own = {str(file) for file in files}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno or 1}"
     if isinstance(error, UserError):  # of ours, such as a name that is registered twice
         return UserError(f"{where}: {error.problem}", allowed=error.allowed, do=error.do)
     if isinstance(error, SystemExit):
-        return UserError(f"{where}: exits ({error.code!r}) while it is imported")
+        return UserError(f"{where}: {words_for_exit} ({error.code!r})")
     words = reason_of(error)
     kind = type(error).__name__
     return UserError(f"{where}: {words if words.startswith(kind) else f'{kind}: {words}'}")

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stitching.cutting.cut_points import cut_points
 from stitching.cutting.formats import Format
-from stitching.cutting.shapes import Shape3, default_input_shape, meta_copy, run_on_meta
-from stitching.cutting.tracing import ModeGraph, TracedModel
+from stitching.cutting.shapes import meta_copy, run_on_meta
+from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel
 
 __all__ = ["Cost", "CutCost", "cost", "cut_costs"]
 
@@ -71,7 +71,7 @@ def cut_costs(traced: TracedModel, input_shape: Shape3 | None = None) -> dict[st
     Raises:
         UserError: if the model cannot take images of this shape, (C, H, W).
     """
-    shape = input_shape or default_input_shape(traced.model)
+    shape = input_shape or traced.input_shape
     graph = traced.graphs[False]
     done: dict[fx.Node, int] = {}
     with _counting() as counter:

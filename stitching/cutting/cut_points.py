@@ -12,9 +12,9 @@ from torch.fx.node import map_aggregate
 
 from stitching.config.errors import UserError, unknown_name
 from stitching.cutting.formats import Format
-from stitching.cutting.shapes import Shape3, default_input_shape, layouts, tensor_shapes
+from stitching.cutting.shapes import layouts, tensor_shapes
 from stitching.cutting.subnet import CutModule
-from stitching.cutting.tracing import ModeGraph, TracedModel, trace
+from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, trace
 
 __all__ = ["CutModule", "CutPoint", "TracedModel", "cut_points", "extract", "resolve", "trace"]
 
@@ -68,7 +68,7 @@ def cut_points(traced: TracedModel, input_shape: Shape3 | None = None) -> list[C
     Raises:
         UserError: if the model cannot take images of this shape.
     """
-    shape = input_shape or default_input_shape(traced.model)
+    shape = input_shape or traced.input_shape
     if ("cut points", shape) not in traced.cache:
         graph, train = traced.graphs[False], traced.graphs[True]
         in_train = {train.names[node] for node in train.only_values()}

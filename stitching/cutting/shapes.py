@@ -13,22 +13,12 @@ from torch.fx.node import map_aggregate
 
 from stitching.config.errors import UserError, reason_of
 from stitching.cutting.formats import Format
-from stitching.cutting.tracing import ModeGraph, TracedModel, all_tensors, made_from
+from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, all_tensors, made_from
 
-__all__ = ["Shape3", "Shapes", "default_input_shape", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
+__all__ = ["Shapes", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
 
 _BATCH = 5  # of the trial runs: unlikely to be another dimension's size
 Shapes = dict[fx.Node, tuple[int, ...]]
-Shape3 = tuple[int, int, int]
-
-
-def default_input_shape(model: nn.Module) -> Shape3:
-    """(C, H, W) of the images that a model is for: what its source noted, or timm and torchvision say, or 3x224x224."""
-    noted = getattr(model, "default_input_shape", None)
-    if noted:
-        return noted
-    side = getattr(model, "image_size", 224)
-    return tuple(getattr(model, "default_cfg", {}).get("input_size", (3, side, side)))  # type: ignore[return-value]
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

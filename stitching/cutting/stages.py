@@ -11,8 +11,7 @@ from stitching.config.errors import UserError, at
 from stitching.cutting.blocks import Block, area, find_blocks
 from stitching.cutting.cut_points import CutPoint, cut_points, resolve
 from stitching.cutting.formats import Format
-from stitching.cutting.shapes import Shape3
-from stitching.cutting.tracing import TracedModel
+from stitching.cutting.tracing import Shape3, TracedModel
 
 __all__ = ["Block", "Depths", "Stage", "find_blocks", "find_stages"]
 

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -25,9 +25,11 @@ from stitching.cutting.graph_passes import (
     without_in_place,
 )
 
-__all__ = ["ModeGraph", "TracedModel", "all_tensors", "made_from", "trace"]
+__all__ = ["ModeGraph", "Shape3", "TracedModel", "all_tensors", "default_input_shape", "made_from", "trace"]
 
-_LEAF_OPS = [found for _, found in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(found, nn.Module)]
+Shape3 = tuple[int, int, int]
+
+_LEAF_OPS = [op for _, op in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(op, nn.Module)]
 
 
 class ModeGraph:
@@ -91,12 +93,14 @@ class TracedModel:
         model: the model; its parameters are read, never changed.
         graphs: the graph of train mode under True, that of eval mode under False.
         constants: tensors that the model made while it was traced, by the name the graphs know them under.
+        input_shape: (C, H, W) of the images that shapes and formats are given for where nobody says otherwise.
         cache: what `cut_points` and the like have worked out already.
     """
 
     model: nn.Module
     graphs: dict[bool, ModeGraph]
     constants: dict[str, Tensor]
+    input_shape: Shape3
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -111,18 +115,33 @@ class TracedModel:
         return graph.names[graph.input]
 
 
-def trace(model: nn.Module) -> TracedModel:
+def default_input_shape(model: nn.Module) -> Shape3 | None:
+    """(C, H, W) of the images that a model is for: what its source noted, or timm and torchvision say; None: unsaid."""
+    if noted := getattr(model, "default_input_shape", None):
+        return tuple(noted)
+    if size := getattr(model, "default_cfg", {}).get("input_size"):
+        return tuple(size)
+    side = getattr(model, "image_size", None)
+    return (3, side, side) if isinstance(side, int) else None
+
+
+def trace(model: nn.Module, input_shape: Shape3 | None = None) -> TracedModel:
     """The train- and eval-mode graphs of `model`, whose main output is its output, or the first tensor in it.
 
     Forward arguments after the first are pinned at their defaults. Operations in place are traced as what they
     compute, so that no tensor of the graph is ever overwritten.
+
+    Args:
+        model: any network that takes images. Modules of the classes in its attribute `untraced_modules`, if it has
+            one, are one node each.
+        input_shape: (C, H, W) of images for it; by default those that it says it is for, or 3x224x224.
 
     Raises:
         UserError: if the model's forward cannot be followed (it branches on values of its input, say).
     """
     constants: dict[str, Tensor] = {}
     graphs = {mode: _trace_mode(model, mode, constants) for mode in (True, False)}
-    return TracedModel(model, graphs, constants)
+    return TracedModel(model, graphs, constants, input_shape or default_input_shape(model) or (3, 224, 224))
 
 
 def made_from(model: nn.Module) -> str:
@@ -146,9 +165,9 @@ class _Tracer(NodePathTracer):
     torchvision's `encoder_layer_0.ln_2` would become `ln_1`, the name of another module.
     """
 
-    def __init__(self, *, proxy_buffers: bool) -> None:
+    def __init__(self, untraced: Iterable[type[nn.Module]], *, proxy_buffers: bool) -> None:
         super().__init__(
-            leaf_modules=[*_LEAF_OPS, *get_notrace_modules()],
+            leaf_modules=[*_LEAF_OPS, *get_notrace_modules(), *untraced],
             autowrap_modules=(math, torchvision.ops),
             autowrap_functions=tuple(get_notrace_functions()),
         )
@@ -180,7 +199,7 @@ def _trace_mode(model: nn.Module, mode: bool, constants: dict[str, Tensor]) -> M
         shell = copy.deepcopy(model, {id(tensor): tensor for tensor in all_tensors(model)}).train(mode)
         for name, constant in constants.items():
             setattr(shell, name, constant)
-        tracer = _Tracer(proxy_buffers=proxy_buffers)
+        tracer = _Tracer(getattr(model, "untraced_modules", ()), proxy_buffers=proxy_buffers)
         try:
             graph = tracer.trace(shell, concrete_args=_defaults(model))
             break

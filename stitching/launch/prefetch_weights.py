@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from stitching.config.job_files import model_parts
 from stitching.models.prefetch import fetch
-from stitching.models.sources import ModelSpec
-from stitching.nets.build import model_spec
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import model_spec
 from stitching.runs.kinds import kind_of
 from stitching.sweeps.plan import PlannedRun
 

@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
-import timm
 import torch
-import torchvision
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils import (
@@ -31,15 +29,14 @@ from huggingface_hub.utils import (
     enable_progress_bars,
     get_session,
 )
-from timm.models._builder import _resolve_pretrained_source
-from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, download_cached_file, hf_split
+from timm.models._hub import download_cached_file
 
 from stitching.config.errors import UserError, first_line
 
 if TYPE_CHECKING:
-    from stitching.models.sources import ModelSpec
+    from stitching.models.spec import ModelSpec
 
-__all__ = ["fetch", "is_cached", "source_of"]
+__all__ = ["HubFile", "UrlFile", "WeightsFile", "fetch", "weights_file"]
 
 PATIENCE = 6  # seconds that a server has to answer at all, looking up its name included
 
@@ -129,42 +126,16 @@ class UrlFile:
         download_cached_file(self.url, check_hash=True, progress=not are_progress_bars_disabled(), cache_dir=self.cache)
 
 
-Source = HubFile | UrlFile
+WeightsFile = HubFile | UrlFile
 
 
-def source_of(spec: ModelSpec) -> Source | None:
+def weights_file(spec: ModelSpec) -> WeightsFile | None:
     """Where the weights come from that building `spec` will load; None if it needs no published ones.
 
     Raises:
         UserError: nobody has published weights of this model.
     """
-    if not spec.takes_published:
-        return None
-    if spec.backend == "torchvision":
-        return UrlFile(torchvision.models.get_model_weights(spec.name)[spec.weights or "DEFAULT"].url)
-    name = timm.models.get_deprecated_models().get(spec.name) or spec.name
-    try:
-        known = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # no such tag
-        known = None
-    kind, place = _resolve_pretrained_source(known.to_dict()) if known else ("", "")
-    if kind == "hf-hub":
-        repository, name = (place, HF_WEIGHTS_NAME) if isinstance(place, str) else place
-        names = (*_get_safe_alternatives(name), name)  # as timm looks for them
-        repository, revision = hf_split(repository)
-        return HubFile(repository, revision, names)
-    if kind == "url" and isinstance(place, str):
-        return UrlFile(place)
-    raise UserError(
-        "there are no published weights of this model",
-        do="Name others (the tag after the dot), give a file of weights as ckp_path, or set pretrained: false.",
-    )
-
-
-def is_cached(spec: ModelSpec) -> bool:
-    """Whether `spec` can be built without a network. Raises `UserError` if there are no published weights of it."""
-    source = source_of(spec)
-    return source is None or source.found() is not None
+    return spec.source.weights_file(spec.name, spec.weights) if spec.takes_published else None
 
 
 def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = None) -> None:
@@ -180,11 +151,11 @@ def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = Non
     Raises:
         UserError: names all that cannot be had, each with the reason, and says what to do.
     """
-    wanted: dict[Source, str] = {}  # the models' titles
+    wanted: dict[WeightsFile, str] = {}  # the models' titles
     failures: dict[str, list[str]] = {}  # the models' titles, by the reason
     for spec in specs:
         try:
-            source = source_of(spec)
+            source = weights_file(spec)
         except UserError as error:
             failures.setdefault(error.problem, []).append(spec.title)
             continue
@@ -202,7 +173,7 @@ def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = Non
         raise UserError("\n".join(["pretrained weights cannot be had:", *lines]), do=_advice(wanted))
 
 
-def _fetched(source: Source) -> str:
+def _fetched(source: WeightsFile) -> str:
     """Download; returns why it cannot be, or nothing."""
     if constants.HF_HUB_OFFLINE:
         return f"not in {source.cache}, and HF_HUB_OFFLINE=1 forbids to fetch"
@@ -213,11 +184,11 @@ def _fetched(source: Source) -> str:
     return ""
 
 
-def _silent(sources: Iterable[Source]) -> dict[str, str]:
+def _silent(sources: Iterable[WeightsFile]) -> dict[str, str]:
     """The servers that do not answer, and why. Asked all at once, as downloads are tried again and again for long."""
     answers: dict[str, str] = {}
 
-    def ask(source: Source) -> None:
+    def ask(source: WeightsFile) -> None:
         try:
             status = source.status()
             answers[source.server] = f"{source.server} answers with status {status}" if status >= 500 else ""
@@ -235,7 +206,7 @@ def _silent(sources: Iterable[Source]) -> dict[str, str]:
     return {server: answers.get(server, f"{server} does not answer within {PATIENCE} s") for server in asked}
 
 
-def _advice(sources: Iterable[Source]) -> str:
+def _advice(sources: Iterable[WeightsFile]) -> str:
     caches = {source.cache: source.moved_by for source in sources}
     places = " and ".join(f"{cache} ({moved_by} moves it)" for cache, moved_by in caches.items())
     fetching = (

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stitching.config.train_config import Preprocessing
-from stitching.cutting.shapes import Shape3, meta_copy
+from stitching.cutting.shapes import meta_copy
+from stitching.cutting.tracing import Shape3
 from stitching.data.loading import Batches
 
 __all__ = ["STATISTICS_IMAGES", "ImageSample", "measure_statistics", "open_branches"]
@@ -43,6 +44,12 @@ class ImageSample:
     preprocessing: Preprocessing
     seed: int
     validation: tuple[float, int] | None = None
+
+    @property
+    def shape(self) -> Shape3:
+        """(C, H, W) of the images."""
+        batches = self.batches()
+        return batches.channels, batches.image_size, batches.image_size
 
     def batches(self) -> Batches:
         """`STATISTICS_IMAGES` of them, or all if there are fewer; which ones depends on the seed."""
@@ -109,9 +116,9 @@ def measure_statistics(model: nn.Module, sample: ImageSample) -> int:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         return 0
-    batches = sample.batches()
-    if not _takes(model, (batches.channels, batches.image_size, batches.image_size)):
+    if not _takes(model, sample.shape):
         return 0
+    batches = sample.batches()
     mode, momenta = model.training, [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:

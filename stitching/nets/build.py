@@ -8,47 +8,20 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from torch import nn
 
 from stitching.config.errors import UserError, at, reason_of
-from stitching.config.parts import BasePart, ModelFields
-from stitching.cutting import cut_points
-from stitching.cutting.formats import Format, Reformat, converted
-from stitching.models import sources
-from stitching.models.builders import bounded
+from stitching.config.parts import BasePart
+from stitching.cutting.formats import Format, converted
+from stitching.cutting.tracing import Shape3
+from stitching.models.arguments import bounded
 from stitching.nets.buildable import BuildablePart, BuildOptions, check_channels
+from stitching.nets.conversions import Reformat
 from stitching.nets.network import Network, Parallel, Part
 
-__all__ = ["BuildOptions", "build_network", "build_part", "first_model", "forget_models", "model_spec", "traced_model"]
-
-
-def model_spec(part: ModelFields) -> sources.ModelSpec:
-    """The model that a part names."""
-    try:
-        return sources.ModelSpec.of(part)
-    except UserError as error:
-        error.path = error.path or ("model_name",)
-        raise
-
-
-def first_model(part: BasePart) -> sources.ModelSpec | None:
-    """The model that the images go into first; None if it is something else, or several side by side."""
-    first = part.first_part()
-    return model_spec(first) if isinstance(first, ModelFields) else None
-
-
-@lru_cache(maxsize=8)
-def traced_model(spec: sources.ModelSpec, seed: int = 0, meta: bool = False) -> cut_points.TracedModel:
-    """A model and its graphs; the newest few are kept, as a network cuts the same model more than once."""
-    return cut_points.trace(sources.build_meta(spec) if meta else sources.build(spec, seed))
-
-
-def forget_models() -> None:
-    """Let go of the models that `traced_model` keeps."""
-    traced_model.cache_clear()
+__all__ = ["BuildOptions", "build_network", "build_part"]
 
 
 def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:
@@ -63,29 +36,16 @@ def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> N
     device = torch.device("meta" if options.meta else "cpu")
     with torch.random.fork_rng(devices=[]), device:
         torch.manual_seed(options.seed)
-        root = build_part(part, in_format, options)
+        root = build_part(part, in_format, replace(options, images=_image_shape(in_format)))
     row = isinstance(root.net, Network) and not root.before.changes and not root.after.changes
-    network: Network = root.net if row else Network([root])  # type: ignore[assignment]
-    with at(part.kind):
-        _check_fit(network, in_format, options)
-    return network
+    return root.net if row else Network([root])  # type: ignore[return-value]
 
 
-def _check_fit(network: Network, arriving: Format, options: BuildOptions) -> None:
-    """Raise if the network has an adapter to be fitted, and that is impossible."""
-    from stitching.similarity.least_squares import fit_of  # not above: it imports the parts, which import this
-
-    fit = fit_of(network)
-    if fit is None:
-        return
-    try:
-        cut_points.cut_points(traced_model(fit.model, options.seed, options.meta), arriving.shape(1)[1:])  # type: ignore[arg-type]
-    except UserError as error:
-        raise UserError(
-            f"least squares fits to what {fit.model.title} computes of the same images, and it cannot take them: "
-            f"{error.problem}",
-            path=("parts", fit.place, "SimpleAdapter", "init"),
-        ) from None
+def _image_shape(in_format: Format) -> Shape3 | None:
+    if in_format.kind != "img":
+        return None
+    _, channels, height, width = in_format.shape(1)
+    return channels, height, width
 
 
 def build_part(part: BasePart, arriving: Format, options: BuildOptions) -> Part:

@@ -12,6 +12,7 @@ from stitching.config.bounds import Channels
 from stitching.config.errors import UserError, at
 from stitching.config.parts import BasePart
 from stitching.cutting.formats import Format
+from stitching.cutting.tracing import Shape3
 from stitching.models.random_networks import ImageSample
 
 __all__ = ["BuildOptions", "BuildablePart", "ChannelsPart", "check_channels", "declared_kind"]
@@ -29,6 +30,7 @@ class BuildOptions:
     unfrozen: bool = False  # train everything, whatever the parts say
     meta: bool = False  # shapes only: no weights, no memory
     sample: ImageSample | None = None  # of the data, for random networks
+    images: Shape3 | None = None  # (C, H, W) of the data; `build_network` sets it
 
 
 class BuildablePart(BasePart):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stitching.cutting.formats import Format, Reformat
+from stitching.cutting.formats import Format
+from stitching.nets.conversions import Reformat
 
 __all__ = ["Network", "Parallel", "Part"]
 

@@ -111,9 +111,7 @@ def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
 
 def _model_fields(part: ModelFields, data: dict[str, Any]) -> dict[str, Any]:
     """A part's fields with its model and weights in one spelling."""
-    from stitching.models.sources import (
-        published_as,  # not above: results are read without loading the libraries of models
-    )
+    from stitching.models.spec import published_as  # not above: reading results needs no torch
 
     ways_to_name = (*ModelFields.model_fields, *part.model_args)
     name, weights = published_as(part)

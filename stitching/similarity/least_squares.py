@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from stitching.config.errors import UserError
-from stitching.cutting.cut_points import CutPoint
-from stitching.cutting.formats import Format, Reformat
-from stitching.models.sources import ModelSpec
+from stitching.config.errors import UserError, at
+from stitching.config.parts import BasePart
+from stitching.cutting.cut_points import CutPoint, cut_points
+from stitching.cutting.formats import Format
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import traced_model
+from stitching.nets.build import BuildOptions, build_network
+from stitching.nets.conversions import Reformat
 from stitching.nets.network import Network, Part
 from stitching.nets.parts.adapters import PrefixTokens, SimpleAdapter
 from stitching.similarity.measures import AffineMap
 
-__all__ = ["Fit", "fit_of"]
+__all__ = ["Fit", "build_stitched_network", "fit_of"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,30 @@ def _rows(x: Tensor, have: Format, size_of: Format, prefix: int) -> Tensor:
 
 def _positions(form: Format) -> int:
     return form.shape(1)[1] - form.prefix if isinstance(form.size, int) else form.size[0] * form.size[1]  # type: ignore[index]
+
+
+def build_stitched_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:
+    """The network that `part` describes, whose adapter can be fitted if it asks to be.
+
+    Raises:
+        UserError: as `build_network` and `fit_of`; or the destination, to whose features the adapter is to be fitted,
+            cannot take the images.
+    """
+    network = build_network(part, in_format, options)
+    with at(part.kind):
+        fit = fit_of(network)
+        if fit is None:
+            return network
+        _, *images = in_format.shape(1)
+        try:
+            cut_points(traced_model(fit.model, options.seed, options.meta, tuple(images)), tuple(images))  # type: ignore[arg-type]
+        except UserError as error:
+            raise UserError(
+                f"least squares fits to what {fit.model.title} computes of the same images, and it cannot take them: "
+                f"{error.problem}",
+                path=("parts", fit.place, "SimpleAdapter", "init"),
+            ) from None
+    return network
 
 
 def fit_of(network: Network) -> Fit | None:

@@ -19,11 +19,13 @@ from stitching.config.script_text import ALLOWED, WHY, unfit_character
 from stitching.config.sweep import ModelEntry, Sweep, folder_of
 from stitching.cutting.cost import Cost, cost
 from stitching.cutting.formats import Format
-from stitching.models.sources import normalization_note
-from stitching.nets.build import BuildOptions, build_network, model_spec
+from stitching.models.building import normalization_note
+from stitching.models.traced_models import model_spec
+from stitching.nets.build import BuildOptions
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity, network_digest, settings_digest
 from stitching.runs.state import ExpectedRun
+from stitching.similarity.least_squares import build_stitched_network
 from stitching.sweeps.names import Names
 from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
 from stitching.sweeps.plan_cache import PlanCache
@@ -297,7 +299,7 @@ def _try_network(job: Job, stitch: Stitch, images: Images) -> Cost:
     )
     arriving = Format.of("img", (1, *images.shape))
     try:
-        network = build_network(job.network, arriving, options)
+        network = build_stitched_network(job.network, arriving, options)
     except UserError as error:
         # At the source's size a destination of fixed size (window attention, a pooled head) may not run at all.
         if stitch.stitcher.endswith("no_downsample"):

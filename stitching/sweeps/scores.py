@@ -22,11 +22,12 @@ from stitching.config.job_files import model_parts
 from stitching.config.sweep import Sweep
 from stitching.cutting.formats import Format
 from stitching.data.loading import Batches
+from stitching.models.building import normalization_note
 from stitching.models.prefetch import fetch
-from stitching.models.sources import normalization_note
-from stitching.nets.build import BuildOptions, build_network, forget_models, model_spec
+from stitching.models.traced_models import forget_models, model_spec
+from stitching.nets.build import BuildOptions
 from stitching.nets.network import Network, Part
-from stitching.similarity.least_squares import fit_of
+from stitching.similarity.least_squares import build_stitched_network, fit_of
 from stitching.similarity.measures import MinibatchCKA, Residuals, centred_gram, procrustes, r2
 from stitching.sweeps.networks import network_of
 from stitching.sweeps.plan import PART, folder_of
@@ -198,7 +199,7 @@ def _network_of(stitch: Stitch, job: JobSettings, images: Images) -> Any:
     """The part that is the stitch's network. Raises `Declined` if least squares cannot bridge the gap."""
     part = PART.validate_python(network_of(replace(stitch, stitcher=LEAST_SQUARES)))
     try:
-        build_network(part, Format.of("img", (1, *images.shape)), _options(job, images, meta=True))
+        build_stitched_network(part, Format.of("img", (1, *images.shape)), _options(job, images, meta=True))
     except UserError as error:
         raise Declined(error.problem) from None
     return part
@@ -221,7 +222,7 @@ def _built(
         on_progress(
             number, len(parts), f"building {stitch.source.title} to {stitch.dest.title}, gap {list(stitch.gap)}"
         )
-        network = build_network(part, Format.of("img", (1, *images.shape)), options)
+        network = build_stitched_network(part, Format.of("img", (1, *images.shape)), options)
         fit, front = fit_of(network), front_of(network, options.seed)
         assert fit is not None
         for place, piece in enumerate(network.pieces):

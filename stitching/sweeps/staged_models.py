@@ -15,9 +15,10 @@ from stitching.config.sweep import ModelEntry
 from stitching.cutting import cut_points
 from stitching.cutting.formats import Format
 from stitching.cutting.stages import find_stages
-from stitching.models import sources
+from stitching.models import building
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import model_spec, traced_model
 from stitching.models.weights import load_weights
-from stitching.nets.build import model_spec, traced_model
 from stitching.nets.parts.trained import SubnetPart
 from stitching.runs.identity import file_digest
 from stitching.sweeps.plan_cache import PlanCache
@@ -83,8 +84,9 @@ def declared_row(parts: Sequence[SubnetPart], image: Shape, key: str, cache: Pla
 
 
 def _made_from(part: ModelFields) -> object:
-    """What the look at a model depends on: what is written, and what is in its file of weights."""
-    return part, file_digest(part.ckp_path) if part.ckp_path else None
+    """What the look at a model depends on: what is written, its code, and what is in its file of weights."""
+    version = model_spec(part).version
+    return part, file_digest(part.ckp_path) if part.ckp_path else None, *([version] if version else [])
 
 
 def _row(data: dict[str, Any]) -> StagedModel:
@@ -155,9 +157,7 @@ def subnets(stages: Sequence[Stage], *, frozen: bool, in_format: Format | None =
 
 
 def _model_keys(part: ModelFields) -> dict[str, Any]:
-    backend, name = part.title.split("/", 1)
-    keys: dict[str, Any] = {} if backend == "local" else {"backend": backend}
-    keys["model_name"] = name
+    keys = part.naming_keys
     given = {"pretrained": part.pretrained, "weights": part.weights, "ckp_path": part.ckp_path}
     given["random"] = getattr(part, "random", None) or None
     return keys | {key: value for key, value in given.items() if value is not None} | part.model_args
@@ -169,24 +169,26 @@ def _looked_at(part: ModelFields, image: Shape) -> tuple[cut_points.TracedModel,
     Else those that it was made for: as a destination it never sees an image.
     """
     spec = model_spec(part)
-    traced = traced_model(spec, meta=True)
+    traced = traced_model(spec, meta=True, images=image)
     if spec.ckp_path:
         with at("ckp_path"):
             _check_weights(spec, file_digest(spec.ckp_path))
     try:
         cut_points.cut_points(traced, image)
     except UserError:
-        return traced, sources.input_shape(spec)
+        if (shape := building.input_shape(spec)) is None:
+            raise
+        return traced, shape
     return traced, image
 
 
 @lru_cache(maxsize=64)  # a row that is typed out names its model once for each stage
-def _check_weights(spec: sources.ModelSpec, _digest: str) -> None:
+def _check_weights(spec: ModelSpec, _digest: str) -> None:
     """Hold the names and shapes in a file of weights against the model. Raises `UserError` if they do not fit."""
     assert spec.ckp_path is not None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # nothing is loaded: on purpose
-        load_weights(sources.build_meta(spec), spec.ckp_path, spec.title)
+        load_weights(building.build_meta(spec), spec.ckp_path, spec.title)
 
 
 def _check_declared(given: FormatField | None, found: Format) -> None:

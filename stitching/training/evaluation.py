@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from stitching.config.errors import UserError, at
 from stitching.config.job_config import Job
 from stitching.cutting.formats import Format
-from stitching.models.sources import ModelSpec
-from stitching.nets.build import BuildOptions, build_network, first_model
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import first_model
+from stitching.nets.build import BuildOptions, build_network
 
 __all__ = ["References", "reference_of"]
 

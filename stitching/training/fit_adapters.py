@@ -11,7 +11,7 @@ from torch import Tensor
 from stitching.config.errors import at
 from stitching.config.job_config import JobSettings
 from stitching.data.loading import Batches, Split
-from stitching.nets.build import forget_models
+from stitching.models.traced_models import forget_models
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import Fit
 from stitching.similarity.measures import ImageVectors, Moments

@@ -19,14 +19,15 @@ from stitching.config.job_config import Job
 from stitching.cutting.cost import cost
 from stitching.cutting.formats import Format
 from stitching.data.loading import derive_seed
-from stitching.models.sources import normalization_note
-from stitching.nets.build import BuildOptions, build_network, first_model
+from stitching.models.building import normalization_note
+from stitching.models.traced_models import first_model
+from stitching.nets.build import BuildOptions
 from stitching.nets.network import Network
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import RunFolder, Traces
 from stitching.runs.identity import identity
 from stitching.runs.step_log import StepLog
-from stitching.similarity.least_squares import fit_of
+from stitching.similarity.least_squares import build_stitched_network, fit_of
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.checkpoints import load_weights, write_checkpoint
 from stitching.training.distributed import ProcessGroup
@@ -440,7 +441,7 @@ def network_of(job: Job, data: TaskData) -> Network:
     )
     with at(*(("model",) if job.model else ())):
         try:
-            return build_network(job.network, Format("img", channels, (height, width)), options)
+            return build_stitched_network(job.network, Format("img", channels, (height, width)), options)
         except UserError as error:
             if not job.model and error.path[:1] == ("Assembly",):  # the older form has no such key
                 error.path = ("assembly" if error.path[1:2] == ("parts",) else "head", *error.path[2:])

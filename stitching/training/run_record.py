@@ -13,9 +13,9 @@ import torch
 from stitching.config.job_config import Job
 from stitching.config.job_files import checkpoints_of, model_parts
 from stitching.cutting.subnet import CutModule
-from stitching.models.prefetch import source_of
-from stitching.models.sources import published_as
-from stitching.nets.build import model_spec
+from stitching.models.prefetch import weights_file
+from stitching.models.spec import published_as
+from stitching.models.traced_models import model_spec
 from stitching.runs.folder import write_yaml
 from stitching.runs.identity import file_digest
 from stitching.runs.provenance import code_record
@@ -90,7 +90,7 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
     """
     record: dict[str, dict[str, str]] = {}
     for part in model_parts(job.network, job.reference):
-        source = source_of(model_spec(part))
+        source = weights_file(model_spec(part))
         if source is None:
             continue
         name, tag = published_as(part)

@@ -12,7 +12,7 @@ import torch
 
 from stitching.config.errors import at
 from stitching.config.job_config import Job
-from stitching.nets.build import forget_models
+from stitching.models.traced_models import forget_models
 from stitching.runs.folder import FolderBusy, RunFolder
 from stitching.runs.stopping import StopRequest
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint

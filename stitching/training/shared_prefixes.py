@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stitching.cutting import cut_points
-from stitching.models.sources import ModelSpec
-from stitching.nets.build import traced_model
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import traced_model
 from stitching.nets.network import Network
 
 __all__ = ["FrozenPrefix", "SharedPrefixes", "front_of"]

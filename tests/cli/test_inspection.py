@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from stitching.cutting import cut_points
-from stitching.models import sources
+from stitching.models import building
+from stitching.models.spec import ModelSpec
 
 CONVNET = ["local/convnet", "--arg", "width=8", "--arg", "in_chans=1"]
 SWEEP = """\
@@ -47,7 +48,7 @@ def test_what_lies_before_and_after_adds_up(printed, arguments):
 
 
 def test_parameters_and_size_are_those_of_the_front(printed):
-    model = sources.build(sources.ModelSpec.parse("local/convnet", width=8, in_chans=1)).eval()
+    model = building.build(ModelSpec.parse("local/convnet", width=8, in_chans=1)).eval()
     traced = cut_points.trace(model)
     start, *points = cut_points.cut_points(traced, (1, 32, 32))
     told = json.loads(printed(*CONVNET, "--json"))["cut_points"][1:]

@@ -94,7 +94,7 @@ def test_an_installed_module_by_its_dotted_name(tmp_path, monkeypatch):
     [
         ("x = 1\nif x\n", r"mine.py:2: SyntaxError"),
         ("x = 1\n\nx.no\n", r"mine.py:3: AttributeError: .*no attribute"),
-        ("import sys\nsys.exit(3)\n", r"mine.py:2: exits \(3\)"),
+        ("import sys\nsys.exit(3)\n", r"mine.py:2: exits while it is imported \(3\)"),
         ("import json\njson.loads('x')\n", r"mine.py:2: JSONDecodeError: Expecting"),  # not the library's own line
         ("import broken\n", r"broken.py:1: SyntaxError"),
         ("import failing\n", r"failing.py:2: KeyError"),

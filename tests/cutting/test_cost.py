@@ -9,7 +9,8 @@ from torch import nn
 from stitching.cutting.cost import cost, cut_costs
 from stitching.cutting.cut_points import cut_points, extract, trace
 from stitching.cutting.formats import Format
-from stitching.models.sources import ModelSpec, build_meta
+from stitching.models.building import build_meta
+from stitching.models.spec import ModelSpec
 
 # The published figures, in billions and millions. ViT-S counts 4.24 without the two products of attention, 4.60 with.
 PUBLISHED = [

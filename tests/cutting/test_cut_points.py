@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from stitching.config.errors import UserError
 from stitching.cutting.cut_points import CutPoint, TracedModel, cut_points, extract, resolve, trace
-from stitching.models.sources import ModelSpec, build_meta
+from stitching.models.building import build_meta
+from stitching.models.spec import ModelSpec
 
 Shape = tuple[int, int, int]
 

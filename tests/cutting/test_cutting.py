@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from stitching.config.errors import UserError
 from stitching.cutting.cut_points import TracedModel, cut_points, extract, resolve, trace
-from stitching.models.sources import ModelSpec, build, input_shape
+from stitching.models.building import build, input_shape
+from stitching.models.spec import ModelSpec
 
 Shape = tuple[int, int, int]
 
@@ -319,8 +320,8 @@ def test_parameters_have_the_same_order_in_every_process():
     """A checkpoint's optimizer and the processes that train together know parameters by their order alone."""
     code = """
 from stitching.cutting.cut_points import extract, resolve
-from stitching.models.sources import ModelSpec
-from stitching.nets.build import traced_model
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import traced_model
 traced = traced_model(ModelSpec("timm", "resnet18"), 0)
 cut = extract(traced, resolve(traced, None, "input"), resolve(traced, "layer2", "output"))
 print([name for name, _ in cut.named_parameters()])

@@ -10,7 +10,8 @@ import torch
 from stitching.config.errors import UserError
 from stitching.cutting.cut_points import TracedModel, cut_points, extract, resolve, trace
 from stitching.cutting.stages import find_blocks, find_stages
-from stitching.models.sources import ModelSpec, build, build_meta
+from stitching.models.building import build, build_meta
+from stitching.models.spec import ModelSpec
 
 VIT = "timm/vit_small_patch16_224"
 

@@ -141,7 +141,8 @@ def test_only_the_runs_that_a_change_concerns_run_again(sweep):
 
 def test_other_weights_make_results_stale(tmp_path):
     torch.manual_seed(0)
-    from stitching.models.sources import ModelSpec, build
+    from stitching.models.building import build
+    from stitching.models.spec import ModelSpec
 
     model = build(
         ModelSpec.parse("local/convnet", **{key: value for key, value in CONVNET.items() if key != "model_name"})

@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 from small_sweeps import CONVNET, cluster_of, gaps, go, plan_of, states, write_sweep
 from told import files_below
-from weights_server import SMALL, WeightsServer, as_safetensors, repository_of, serving, use_caches, weights_of
+from weights_server import (
+    SMALL,
+    WeightsServer,
+    as_safetensors,
+    is_cached,
+    repository_of,
+    serving,
+    use_caches,
+    weights_of,
+)
 
 from stitching.config.errors import UserError
 from stitching.launch import orders, prefetch_weights
-from stitching.models.prefetch import is_cached
-from stitching.models.sources import ModelSpec
+from stitching.models.spec import ModelSpec
 
 
 @pytest.fixture

@@ -79,11 +79,12 @@ def test_the_plan_says_what_is_done_new_and_stale_and_what_differs(cli, tmp_path
 def test_other_weights_make_a_run_stale_and_are_named(cli, tmp_path):
     import torch
 
-    from stitching.models import sources
+    from stitching.models import building
+    from stitching.models.spec import ModelSpec
 
     def weights(seed: int) -> None:
-        model = sources.build(
-            sources.ModelSpec.parse("local/convnet", **{k: v for k, v in CONVNET.items() if k != "model_name"}), seed
+        model = building.build(
+            ModelSpec.parse("local/convnet", **{k: v for k, v in CONVNET.items() if k != "model_name"}), seed
         )
         torch.save(model.state_dict(), tmp_path / "w.pt")
 

@@ -26,6 +26,7 @@ from weights_server import (
     WeightsServer,
     as_pickle,
     as_safetensors,
+    is_cached,
     repository_of,
     serving,
     use_caches,
@@ -35,8 +36,9 @@ from weights_server import (
 from stitching.config.errors import UserError
 from stitching.config.yaml import Document
 from stitching.models import prefetch
-from stitching.models.prefetch import HubFile, UrlFile, fetch, is_cached, source_of
-from stitching.models.sources import ModelSpec, build
+from stitching.models.building import build
+from stitching.models.prefetch import HubFile, UrlFile, fetch, weights_file
+from stitching.models.spec import ModelSpec
 from stitching.runs.kinds import read_job
 from stitching.training.run_record import weights_record
 
@@ -183,7 +185,7 @@ def test_every_model_of_timm_is_looked_for_where_timm_looks(monkeypatch) -> None
         with pytest.raises(Found) as found:
             timm.create_model(name, pretrained=True)
         kind, place = found.value.args[0]
-        source = source_of(ModelSpec("timm", name, pretrained=True))
+        source = weights_file(ModelSpec("timm", name, pretrained=True))
         ours = ("hf-hub", source.repository) if isinstance(source, HubFile) else ("url", source.url)
         if ours != (kind, place):
             wrong[name] = (ours, place)
@@ -194,7 +196,7 @@ def test_every_model_of_timm_is_looked_for_where_timm_looks(monkeypatch) -> None
 def test_every_url_has_a_hash_which_tells_half_a_file_from_a_whole_one() -> None:
     titles = [f"timm/{name}" for name in timm.list_models(pretrained=True)]
     titles += [f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)]
-    sources = [source_of(ModelSpec(*title.split("/"), pretrained=True)) for title in titles]
+    sources = [weights_file(ModelSpec(*title.split("/"), pretrained=True)) for title in titles]
     urls = [source.url for source in sources if isinstance(source, UrlFile)]
     assert len(urls) >= 80
     assert not [url for url in urls if not torch.hub.HASH_REGEX.search(os.path.basename(url))]
@@ -207,8 +209,8 @@ def test_timm_reads_pickles_without_running_them() -> None:
 
 
 def test_names_of_long_ago() -> None:
-    old = source_of(ModelSpec.parse("timm/tv_resnet34", pretrained=True))
-    assert old == source_of(ModelSpec.parse("timm/resnet34.tv_in1k", pretrained=True))
+    old = weights_file(ModelSpec.parse("timm/tv_resnet34", pretrained=True))
+    assert old == weights_file(ModelSpec.parse("timm/resnet34.tv_in1k", pretrained=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -331,7 +333,7 @@ def test_a_damaged_file_is_named(kind: str, server, monkeypatch) -> None:
     title = publish(kind, server, monkeypatch)
     spec = ModelSpec.parse(title, pretrained=True)
     fetch([spec])
-    path = source_of(spec).found()
+    path = weights_file(spec).found()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=f"weights of {title} cannot be loaded from {path}") as error:
         build(spec)

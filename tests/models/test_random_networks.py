@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from stitching.config.train_config import Preprocessing
+from stitching.models.building import build
 from stitching.models.random_networks import ImageSample, measure_statistics, open_branches
-from stitching.models.sources import ModelSpec, build
+from stitching.models.spec import ModelSpec
 
 RESNET = ModelSpec.parse("timm/resnet18", num_classes=10, in_chans=1, channels=[8, 8, 12, 16])
 SMALL = {

@@ -8,7 +8,8 @@ import torch
 from stitching.config.errors import UserError
 from stitching.config.job_config import Job
 from stitching.cutting.formats import Format
-from stitching.nets.build import BuildOptions, build_network, first_model
+from stitching.models.traced_models import first_model
+from stitching.nets.build import BuildOptions, build_network
 
 VIT = {
     "backend": "timm", "model_name": "vit_tiny_patch16_224", "pretrained": False, "in_chans": 1, "img_size": 16,

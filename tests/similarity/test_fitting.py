@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 from stitching.config.errors import UserError
 from stitching.config.parts import PartField
 from stitching.cutting.formats import Format
-from stitching.nets.build import BuildOptions, build_network
-from stitching.similarity.least_squares import fit_of
+from stitching.nets.build import BuildOptions
+from stitching.similarity.least_squares import build_stitched_network, fit_of
 from stitching.training.fit_adapters import Stitched
 
 RESNET = {
@@ -31,7 +31,7 @@ BACK = {"Subnet": {**RESNET, "block_input": "layer2"}}
 
 def network(*parts: dict, side: int = 32, **options):
     part = TypeAdapter(PartField).validate_python({"Assembly": {"parts": list(parts)}})
-    return build_network(part, Format("img", 1, (side, side)), BuildOptions(num_classes=10, **options))
+    return build_stitched_network(part, Format("img", 1, (side, side)), BuildOptions(num_classes=10, **options))
 
 
 def adapter(**arguments) -> dict:

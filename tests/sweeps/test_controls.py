@@ -141,7 +141,8 @@ def test_random_controls_have_the_cells_adapter_and_weights_of_no_training(tmp_p
 
 
 def _weights(folder: Path) -> Path:
-    from stitching.models.sources import ModelSpec, build
+    from stitching.models.building import build
+    from stitching.models.spec import ModelSpec
 
     arguments = {key: value for key, value in CONVNET.items() if key != "model_name"}
     torch.save({"model": build(ModelSpec.parse("local/convnet", **arguments), 7).state_dict()}, folder / "weights.pt")

@@ -24,8 +24,9 @@ from small_sweeps import (
 from told import files_below
 
 from stitching.config.errors import UserError
-from stitching.models import sources
-from stitching.nets import build
+from stitching.models import building, traced_models
+from stitching.models.spec import ModelSpec
+from stitching.nets.parts import trained
 from stitching.sweeps.plan import PlannedRun
 
 ROOT = Path(__file__).parents[2]
@@ -313,10 +314,11 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
         stitchers=["affine", "finetune", "downsample_then_block"],
     )  # fmt: skip
     before = files_below(tmp_path)
-    monkeypatch.setattr(sources, "build", forbidden)
+    monkeypatch.setattr(traced_models, "build", forbidden)
+    monkeypatch.setattr(trained, "build", forbidden)
     monkeypatch.setattr(socket, "socket", forbidden)
     monkeypatch.setattr(torch, "load", forbidden)
-    build.forget_models()
+    traced_models.forget_models()
     state = torch.get_rng_state()
     first = plan_of(path)
     second = plan_of(path)
@@ -329,8 +331,8 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
 def _checkpoint(path: Path, model: dict, seed: int) -> Path:
     torch.manual_seed(seed)
     torch.save(
-        sources.build(
-            sources.ModelSpec.parse("local/convnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
+        building.build(
+            ModelSpec.parse("local/convnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
         ).state_dict(),
         path,
     )

@@ -146,7 +146,7 @@ def test_wrong_words_are_told(tmp_path):
 
 
 def test_a_missing_data_set_is_told_before_anything_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr("stitching.sweeps.scores.build_network", lambda *_: pytest.fail("built a network"))
+    monkeypatch.setattr("stitching.sweeps.scores.build_stitched_network", lambda *_: pytest.fail("built a network"))
     with pytest.raises(UserError) as error:
         scored(write_sweep(tmp_path / "small.yml", data_path=str(tmp_path), train_config={"dataset": "cifar10"}))
     assert error.value.path[:2] == ("train_config", "dataset")

@@ -10,7 +10,8 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained,
 from stitching.config.errors import UserError
 from stitching.config.train_config import Preprocessing
 from stitching.data.loading import Batches
-from stitching.models.sources import ModelSpec, build
+from stitching.models.building import build
+from stitching.models.spec import ModelSpec
 from stitching.runs.folder import read_yaml
 
 SPLIT = {"fraction": 0.1}

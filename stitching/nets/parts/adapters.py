@@ -16,8 +16,9 @@ from stitching.config.bounds import Channels, Kernel, Layers
 from stitching.config.errors import UserError
 from stitching.config.parts import PARTS, BasePart
 from stitching.config.schema import complaint
-from stitching.cutting.formats import Format, Reformat
+from stitching.cutting.formats import Format
 from stitching.nets.buildable import BuildOptions, ChannelsPart, declared_kind
+from stitching.nets.conversions import Reformat
 from stitching.nets.parts.trained import SubnetPart
 
 __all__ = ["PrefixTokens", "SimpleAdapter", "SimpleAdapterPart", "neutral_batch_norm"]

@@ -14,8 +14,9 @@ from stitching.config.schema import complaint
 from stitching.cutting import cut_points
 from stitching.cutting.formats import Format
 from stitching.cutting.graph_passes import main_output
-from stitching.models import sources
-from stitching.nets.build import model_spec, traced_model
+from stitching.models.building import build, build_meta
+from stitching.models.spec import ModelSpec
+from stitching.models.traced_models import model_spec, traced_model
 from stitching.nets.buildable import BuildablePart, BuildOptions
 
 __all__ = ["NetPart", "SubnetPart"]
@@ -46,19 +47,19 @@ class SubnetPart(BuildablePart, ModelFields):
 
     def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
         spec, start, end = self._cut(options)
-        traced = traced_model(spec, options.seed, options.meta)
+        traced = traced_model(spec, options.seed, options.meta, options.images)
         subnet = cut_points.extract(traced, start, end)
         subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
         subnet.cut_from = (spec, start, end)  # lets training see which fronts are the same
         subnet.statistics_images = getattr(traced.model, "statistics_images", None)
         return subnet
 
-    def _cut(self, options: BuildOptions) -> tuple[sources.ModelSpec, cut_points.CutPoint, cut_points.CutPoint]:
+    def _cut(self, options: BuildOptions) -> tuple[ModelSpec, cut_points.CutPoint, cut_points.CutPoint]:
         """The model that the piece is cut from, and where the piece begins and ends in it."""
         spec = model_spec(self)
         if self.random:
             spec = replace(spec, random=True, sample=None if options.meta else options.sample)
-        traced = traced_model(spec, options.seed, options.meta)
+        traced = traced_model(spec, options.seed, options.meta, options.images)
         with at("block_input"):
             start = cut_points.resolve(traced, self.block_input, "input")
         with at("block_output"):
@@ -78,10 +79,10 @@ class NetPart(BuildablePart, ModelFields):
         return super().native_format(options)
 
     def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        part = self
-        if options.num_classes and not (self.wants_pretrained or self.ckp_path or "num_classes" in self.model_args):
-            part = self.model_copy(update={"num_classes": options.num_classes})  # nothing learned is lost
-        spec = model_spec(part)
-        model = sources.build_meta(spec) if options.meta else sources.build(spec, options.seed)
+        spec = model_spec(self)
+        learned = self.wants_pretrained or self.ckp_path or "num_classes" in self.model_args
+        if options.num_classes and not learned and spec.source.takes_argument(spec.name, "num_classes"):
+            spec = model_spec(self.model_copy(update={"num_classes": options.num_classes}))  # nothing learned is lost
+        model = build_meta(spec) if options.meta else build(spec, options.seed)
         model.register_forward_hook(main_output)
         return model

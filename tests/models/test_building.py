@@ -13,9 +13,10 @@ from torch import nn
 
 from stitching.config.errors import UserError
 from stitching.cutting.cut_points import cut_points
-from stitching.cutting.tracing import trace
-from stitching.models.prefetch import source_of
-from stitching.models.sources import ModelSpec, build, build_meta, input_shape, normalization_note
+from stitching.cutting.tracing import default_input_shape, trace
+from stitching.models.building import build, build_meta, input_shape, normalization_note
+from stitching.models.prefetch import weights_file
+from stitching.models.spec import ModelSpec
 
 SMALL = "local/convnet"
 
@@ -140,7 +141,7 @@ def test_whatever_arguments_make_a_model_raise_is_told(title: str, args: dict, t
 
 
 def test_wrong_arguments_are_not_blamed_on_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stitching.models.sources.fetch", lambda _: None)
+    monkeypatch.setattr("stitching.models.building.fetch", lambda _: None)
     with pytest.raises(UserError, match="cannot be built with act_layer: x"):
         build(ModelSpec.parse(RESNET, pretrained=True, act_layer="x"))
 
@@ -179,8 +180,8 @@ def test_weights_of_torchvision_by_name() -> None:
     assert best == ModelSpec.parse("torchvision/resnet50", pretrained=True, weights="DEFAULT")
     assert best.weights == "IMAGENET1K_V2"
     first = ModelSpec.parse("torchvision/resnet50", pretrained=True, weights="IMAGENET1K_V1")
-    assert source_of(first) != source_of(best)
-    assert source_of(first).url == torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url  # type: ignore[union-attr]
+    assert weights_file(first) != weights_file(best)
+    assert weights_file(first).url == torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url  # type: ignore[union-attr]
     assert ModelSpec.parse("torchvision/resnet50").weights is None
 
 
@@ -225,7 +226,7 @@ def test_input_shapes() -> None:
     assert input_shape(ModelSpec.parse("torchvision/swin_t")) == (3, 224, 224)
     assert input_shape(ModelSpec.parse(SMALL, in_chans=1)) == (1, 32, 32)
     spec = ModelSpec.parse("timm/vit_tiny_patch16_224", img_size=[64, 32], in_chans=1)
-    assert input_shape(spec) == input_shape(build_meta(spec)) == (1, 64, 32)
+    assert input_shape(spec) == default_input_shape(build_meta(spec)) == (1, 64, 32)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,12 @@ first wrong step raises, build for hours, or fill the memory.
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import psutil
-import timm
-import torchvision
-from timm.models._builder import build_model_with_cfg
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -25,11 +19,9 @@ from torch.nn.modules.module import (
 )
 
 from stitching.config.errors import UserError, at, reason_of, unknown_name
-from stitching.models.convnet import ConvNet
+from stitching.config.model_sources import ModelSource
 
-__all__ = ["LOCAL", "bounded", "check_argument", "construct", "not_built", "shown", "sides"]
-
-LOCAL: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet}
+__all__ = ["bounded", "check_argument", "not_built", "shown", "sides"]
 
 LARGEST_NUMBER = 100_000  # of an argument; the largest in use are numbers of classes, up to 21,843
 LARGEST_SIDE = 4096  # of an image, in pixels
@@ -37,16 +29,16 @@ MOST_LAYERS = 10_000  # modules and parameters; the largest models of timm have 
 MOST_BYTES = 80 * 10**9  # of parameters; the largest model of timm has 27 GB
 
 
-def check_argument(backend: str, model: str, key: str, value: Any) -> Any:
+def check_argument(source: ModelSource, model: str, key: str, value: Any) -> Any:
     """An argument of a model's constructor as something hashable: lists become tuples.
 
     Raises:
         UserError: it loads weights past `ckp_path`, is no plain value, or is a number that no model is made for.
     """
     with at(key):
-        if key in _loading_arguments(backend, model) or re.match(r"(pretrained|checkpoint|weights)_(?!window)", key):
+        if source.is_reserved(model, key):
             raise UserError(
-                f"{key!r} is for whoever builds and loads a model, and no argument of {backend}/{model} itself",
+                f"{key!r} is for whoever builds and loads a model, and no argument of {source.title(model)} itself",
                 do="A file of weights is given as `ckp_path`; published ones as `model_name: resnet50.a1_in1k` (timm) "
                 "or `weights: IMAGENET1K_V1` (torchvision).",
             )
@@ -65,18 +57,6 @@ def _plain(key: str, value: Any) -> Any:
     )
 
 
-@lru_cache(maxsize=256)
-def _loading_arguments(backend: str, model: str) -> frozenset[str]:
-    """What the functions around a model's constructor take for themselves: files of weights, caches and the like."""
-    around: list[Callable[..., Any]] = []
-    if backend == "timm":
-        around = [timm.create_model, build_model_with_cfg]
-    elif backend == "torchvision":
-        around = [torchvision.models.get_model_builder(model)]
-    parameters = [parameter for function in around for parameter in inspect.signature(function).parameters.values()]
-    return frozenset(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
-
-
 def sides(key: str, value: Any) -> tuple[int, int]:
     """(height, width) of the images that an argument such as `img_size` names."""
     pair = value if isinstance(value, tuple) else (value, value)
@@ -86,24 +66,6 @@ def sides(key: str, value: Any) -> tuple[int, int]:
             f"{key} is {found}", path=(key,), allowed=f"a side or [height, width], whole numbers up to {LARGEST_SIDE:,}"
         )
     return pair
-
-
-def construct(backend: str, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
-    """The model that its own library builds. Raises whatever that raises, and `ValueError` if it grows too large.
-
-    Args:
-        backend, name: which model.
-        weights: what its library calls the published weights that it is to load; None for random ones.
-        args: for its constructor.
-    """
-    with bounded():
-        if backend == "timm":
-            return timm.create_model(name, pretrained=weights is not None, **args)
-        if backend == "torchvision":
-            if name in ("googlenet", "inception_v3"):
-                args = {"init_weights": weights is None, **args}  # else it warns that the default will change
-            return torchvision.models.get_model(name, weights=weights, **args)
-        return LOCAL[name](**args)
 
 
 @contextmanager
@@ -131,30 +93,15 @@ def bounded() -> Iterator[None]:
             hook.remove()
 
 
-def not_built(title: str, args: Mapping[str, Any], error: Exception) -> UserError:
+def not_built(source: ModelSource, name: str, args: Mapping[str, Any], error: Exception) -> UserError:
     """What to tell of arguments with which a model's constructor, or the model itself, raised `error`."""
-    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    if unknown and unknown[2] in args and (known := _arguments_of(title, unknown[1])):
-        return unknown_name(f"argument of {title}", unknown[2], known)
+    title = source.title(name)
+    unknown = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown and unknown[2] in args and (names := source.constructor_arguments(name, unknown[1])):
+        return unknown_name(f"argument of {title}", unknown[2], names)
     return UserError(f"{title} cannot be built with {shown(args)}: {reason_of(error)}")
 
 
 def shown(args: Mapping[str, Any]) -> str:
     """Arguments of a constructor as they stand in YAML."""
     return ", ".join(f"{key}: {list(value) if isinstance(value, tuple) else value}" for key, value in args.items())
-
-
-def _arguments_of(title: str, class_name: str) -> list[str]:
-    """The names that the constructor of a model's class takes; none if it is the class of a layer."""
-    backend, name = title.split("/", 1)
-    if backend == "timm":
-        entry: Any = timm.models.model_entrypoint(name.partition(".")[0])
-    elif backend == "torchvision":
-        entry = torchvision.models.get_model_builder(name)
-    else:
-        entry = LOCAL[name]
-    model_class = getattr(sys.modules[inspect.unwrap(entry).__module__], class_name, None)
-    if model_class is None:
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in inspect.signature(model_class).parameters.values() if p.kind in kinds]

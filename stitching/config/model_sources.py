@@ -1,0 +1,143 @@
+"""Where models come from: what a source of models knows, and the registry of sources.
+
+Ours are in `stitching.models.sources`. A source imports its library inside its methods: naming a model, as tables of
+results do, loads none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stitching.config.errors import UserError
+from stitching.config.registries import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stitching.models.prefetch import WeightsFile
+
+__all__ = ["SOURCES", "ModelSource"]
+
+
+class ModelSource:
+    """One place that models come from; a subclass's only instance is registered in `SOURCES`.
+
+    A config names a model of it by `backend: <source>` and `model_name: <name>`, or by the title `<source>/<name>`.
+
+    Attributes:
+        name: what titles begin with.
+        publishes_weights: whether its models take published weights where a config does not say.
+        weights_key, weights_hint: what `weights:` is for, and how this source's weights are named instead.
+    """
+
+    name: ClassVar[str]
+    publishes_weights: ClassVar[bool] = False
+    weights_key: ClassVar[str] = (
+        "the name of weights of a torchvision model, without `ckp_path` and `pretrained: false`"
+    )
+    weights_hint: ClassVar[str | None] = None
+
+    def build(self, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
+        """The model, built under the default device: the CPU, or the meta device for shapes only.
+
+        Args:
+            name: as `resolve` returned it.
+            weights: the name of the published weights to load; None for random ones.
+            args: for the model's constructor; lists are tuples.
+
+        Raises:
+            Exception: any. `ValueError`, `TypeError` and so on of a constructor are told as one message.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+    def resolve(self, name: str) -> str:
+        """The name in the spelling that everything else here is given.
+
+        Raises:
+            UserError: the source has no such model; offers the nearest.
+        """
+        return name
+
+    def version(self, name: str) -> str | None:
+        """What tells two contents of one name apart, such as the digest of a user's code; None: there is but one."""
+        return None
+
+    def title(self, name: str) -> str:
+        """What tables and messages call the model."""
+        return f"{self.name}/{name}"
+
+    @property
+    def usage(self) -> str:
+        """How a model is named where one text names it."""
+        return f"{self.name}/NAME"
+
+    def keys(self, name: str) -> dict[str, Any]:
+        """The YAML keys of a part that name the model."""
+        return {"backend": self.name, "model_name": name}
+
+    def seed_name(self, name: str) -> tuple[str, str]:
+        """What the random weights of a model depend on beside its arguments and the seed."""
+        return self.name, name
+
+    def identity(self, name: str, weights: str | None, published: bool) -> tuple[str, str | None]:
+        """Of a model, and of its published weights if it takes them: the names that a run's identity has.
+
+        Whatever builds the same has the same names, and nothing else has.
+        """
+        return self.title(name), weights if published else None
+
+    def input_shape(self, name: str) -> tuple[int, int, int] | None:
+        """(C, H, W) of the images that the model is made for; None: of any, so of those of the data."""
+        return None
+
+    def is_reserved(self, name: str, argument: str) -> bool:
+        """Whether an argument is not the constructor's but of a function around it: a file of weights, a cache."""
+        return False
+
+    def takes_argument(self, name: str, argument: str) -> bool:
+        """Whether the model can be given an argument such as `num_classes`."""
+        return True
+
+    def implied_arguments(self, name: str, weights: str | None) -> dict[str, Any]:
+        """Arguments of the constructor that its published weights need where a config does not give them."""
+        return {}
+
+    def constructor_arguments(self, name: str, class_name: str) -> list[str]:
+        """The names that the constructor of the model's class takes; [] if `class_name` is not that class."""
+        return []
+
+    def untraced_modules(self, name: str) -> Sequence[type[nn.Module]]:
+        """Classes of modules that are one node in a graph, beside those of torch, timm and torchvision."""
+        return ()
+
+    def weights_named(self, name: str, weights: str | None) -> str | None:
+        """The name of the published weights that a config asks for by `weights:`, by default the source's best.
+
+        None where a model's name says it already, and where nothing is published.
+
+        Raises:
+            UserError: there are none of this name, or they are not named by `weights:`.
+        """
+        if weights is None:
+            return None
+        raise UserError(f"weights: {weights} of {self.title(name)}", allowed=self.weights_key, do=self.weights_hint)
+
+    def build_error(self, name: str, error: Exception) -> UserError | None:
+        """What to tell of an error that `build` raised, if the source knows better than "cannot be built"."""
+        return None
+
+    def weights_file(self, name: str, weights: str | None) -> WeightsFile | None:
+        """Where the published weights come from that `build` loads; None: it loads none.
+
+        Raises:
+            UserError: nobody has published weights of this model.
+        """
+        return None
+
+    def normalization(self, name: str, weights: str | None) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Mean and std of the images that the published weights were trained on; None where nobody says."""
+        return None
+
+
+SOURCES: Registry[ModelSource] = Registry("backend", "stitching.models.sources")

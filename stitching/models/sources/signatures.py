@@ -1,0 +1,33 @@
+"""What the constructors of models and the functions around them take."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+__all__ = ["class_arguments", "parameters_of", "sounds_like_loading"]
+
+
+@lru_cache(maxsize=256)
+def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's arguments, without what it passes on."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
+
+
+def class_arguments(builder: Callable[..., Any], class_name: str) -> list[str]:
+    """What the constructor of a class takes; [] if it is none of the module that `builder` stands in."""
+    model_class = getattr(sys.modules[inspect.unwrap(builder).__module__], class_name, None)
+    if model_class is None:
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in inspect.signature(model_class).parameters.values() if p.kind in kinds]
+
+
+def sounds_like_loading(argument: str) -> bool:
+    """Whether an argument's name is one of those by which libraries take weights: `checkpoint_path` and the like."""
+    return re.match(r"(pretrained|checkpoint|weights)_(?!window)", argument) is not None
