@@ -82,9 +82,12 @@ class ModelFields(Schema):
 
     @model_validator(mode="after")
     def _one_name(self) -> Self:
-        if (self.model_name is None) == (self.module is None):
-            problem = "neither of model_name and module given" if self.module is None else "both model_name and module"
-            raise complaint(problem, "one of them: a model of a library, or a function of your own")
+        if self.model_name is None and self.module is None:
+            raise complaint(
+                "'model_name' is missing", "`model_name`, or `module: FILE:FUNCTION` for a model of your own"
+            )
+        if self.model_name is not None and self.module is not None:
+            raise complaint("both model_name and module given", "one of them", key="module")
         if self.module is not None:
             if self.backend or self.pretrained:
                 key = "backend" if self.backend else "pretrained"

@@ -16,8 +16,8 @@ from stitching.cutting.formats import Format
 from stitching.data.datasets import dataset_info
 from stitching.data.transforms import make_transform, normalization
 from stitching.models.weights import read_weights
-from stitching.nets.build import build_network
 from stitching.nets.buildable import BuildOptions
+from stitching.similarity.least_squares import build_stitched_network
 from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs
@@ -106,7 +106,7 @@ def network_cost(job: Job, images: Images) -> Cost:
         unfrozen=job.unfrozen, meta=True,
     )  # fmt: skip
     in_format = Format.of("img", (1, *images.shape))
-    network = build_network(job.network, in_format, options)
+    network = build_stitched_network(job.network, in_format, options)
     hooked_outputs = HookedOutputs(network, job)
     out: Any = network.eval()(torch.zeros(in_format.shape(1), device="meta"))
     if hooked_outputs.names:
