@@ -16,7 +16,7 @@ import yaml
 from stitching.config.errors import UserError
 from stitching.config.yaml import yaml_text
 from stitching.runs.locks import Locked, file_lock, is_locked
-from stitching.runs.metadata import UnreadableMetadata, metadata_of, text_of
+from stitching.runs.metadata import UnreadableMetadata, metadata_of, simple_metadata_of, text_of
 
 __all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
 
@@ -212,7 +212,9 @@ class RunFolder:
             text = text_of(path)
             if brief and _fits_digest(text):  # else the whole is looked at, to say what is wrong with it
                 with suppress(UnreadableMetadata):  # an alias of something in another block
-                    return metadata_of("".join(_BRIEF.findall(text)))
+                    brief_text = "".join(_BRIEF.findall(text))
+                    simple = simple_metadata_of(brief_text)
+                    return metadata_of(brief_text) if simple is None else simple
             metadata = metadata_of(text)
         except (FileNotFoundError, NotADirectoryError):
             return None

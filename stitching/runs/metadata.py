@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from stitching.text import printable
 
-__all__ = ["UnreadableMetadata", "metadata_of", "text_of"]
+__all__ = ["UnreadableMetadata", "metadata_of", "simple_metadata_of", "text_of"]
 
 # libyaml's reads thousands of runs in seconds
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -141,6 +141,10 @@ def metadata_of(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise UnreadableMetadata(f"it holds {_shown(data)}, not keys with values")
+    return _checked(data)
+
+
+def _checked(data: dict[Any, Any]) -> dict[str, Any]:
     _check_bounds(data)
     try:
         _Metadata.model_validate(data)
@@ -149,6 +153,62 @@ def metadata_of(text: str) -> dict[str, Any]:
         key = ".".join(map(str, details["loc"]))
         raise UnreadableMetadata(f"{printable(key)}: {details['msg']}, found {_shown(details['input'])}") from None
     return {key: value for key, value in data.items() if value is not None}  # as if it were not there
+
+
+def simple_metadata_of(text: str) -> dict[str, Any] | None:
+    """As `metadata_of`, in a quarter of the time, for text that this package wrote and whose lines each speak for
+    themselves: numbers, words, digests, true and false, and mappings of these; None if there is anything else.
+
+    Raises:
+        UnreadableMetadata: something in it is not what a run writes there.
+    """
+    data: dict[str, Any] = {}
+    inner: dict[str, Any] | None = None  # the mapping that the line before is in, or has begun
+    for line in text.removesuffix("\n").split("\n"):
+        match = _SIMPLE_LINE.fullmatch(line)
+        if match is None or match["key"].lower() in _NOT_TEXT or _is_no_word(match["word"]):
+            return None
+        container = inner if match["indent"] else data
+        if container is None:
+            return None
+        if match["value"] is None:
+            if match["indent"] or inner == {}:
+                return None
+            inner = container[match["key"]] = {}
+            continue
+        if not match["indent"]:
+            if inner == {}:
+                return None
+            inner = None
+        container[match["key"]] = _simple_value(match)
+    return None if inner == {} else _checked(data)
+
+
+def _is_no_word(word: str | None) -> bool:
+    return word is not None and word not in _BOOLEANS and word.lower() in _NOT_TEXT
+
+
+def _simple_value(match: re.Match[str]) -> Any:
+    if match["int"] is not None:
+        return int(match["int"])
+    if match["float"] is not None:
+        return float(match["float"])
+    if match["quoted"] is not None:
+        return match["quoted"]
+    return _BOOLEANS.get(match["value"], match["value"])
+
+
+# A key, at most two spaces from the margin, and its value if that is no mapping. A digest whose letters are all `b` or
+# `e` might be a number.
+_SIMPLE_LINE = re.compile(
+    r"""(?P<indent>\ \ )? (?P<key>[A-Za-z](?:[\w/. ]*\w)?) :
+    (?:\ (?P<value> (?P<int>-?(?:0|[1-9][0-9]{0,17})) | (?P<float>-?[0-9]+\.[0-9]+(?:e[+-][0-9]+)?)
+    | '(?P<quoted>[\x20-\x26\x28-\x7e]*)' | (?P<word>[A-Za-z](?:[\w/.\ ]*\w)?)
+    | (?=[0-9b-e]*[acdf])[0-9a-f]{7,64} ))?""",
+    re.VERBOSE | re.ASCII,
+)
+_BOOLEANS = {"true": True, "false": False}
+_NOT_TEXT = {"y", "n", "yes", "no", "on", "off", "null", *_BOOLEANS}  # in YAML 1.1
 
 
 def _check_bounds(data: dict[Any, Any]) -> None:

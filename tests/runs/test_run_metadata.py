@@ -10,8 +10,9 @@ import pytest
 from odd_metadata import ODD
 
 from stitching.config.errors import UserError
+from stitching.config.yaml import yaml_text
 from stitching.runs.folder import RunFolder, write_yaml
-from stitching.runs.metadata import metadata_of
+from stitching.runs.metadata import UnreadableMetadata, metadata_of, simple_metadata_of
 
 
 @pytest.mark.parametrize(("text", "words"), ODD.items(), ids=[repr(text[:30]) for text in ODD])
@@ -68,3 +69,49 @@ def test_states_are_read_without_torch():
     code = "import sys; import stitching.runs.metadata, stitching.launch.status; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+WORDS = [
+    "done", "a b", "a/b.c_d", "true", "No", "NULL", "y", "~", "", " a", "a ", "a: b", "a #b", "-", "-1", "1_0", "0x1f", "0b1", "017", "1e5",
+    "1.5", "1:30", ".inf", "2026-11-21", "größer", "it's", 'a"b', "two\nlines", "a\n\nb: c", "[a]", "{a}", "*a", "&a", "!a", "|", ">",
+    "%a", "@a", "`a", "0" * 64, "1e" * 32, "0b" + "1" * 62, "ab12" * 16, "12ab" * 16, "0123456789abcdef" * 4, "\x1b", "x" * 300,
+]  # fmt: skip
+NUMBERS = [0, -1, 7, 10**17, 2**62, 0.0, 0.5, -1.25, 1e-7, 1e22, 1.0, float("inf"), float("-inf"), True, False]
+
+
+@pytest.mark.parametrize("value", [*WORDS, *NUMBERS])
+def test_the_short_way_to_read_metadata_reads_what_yaml_reads(tmp_path, value):
+    """Where it reads anything at all: the rest is left to YAML."""
+    for data in (
+        {"state": value, "identity": "x"},
+        {"code": {"digest": "x", "more": value}, "state": "done"},
+        {"state": "done", "code": {"digest": "x"}, "more": {str(value): 1}},
+        {str(value): "x", "state": "done"},
+    ):
+        text = yaml_text(data)
+        try:
+            read: object = metadata_of(text)
+        except UnreadableMetadata as error:
+            read = str(error)
+        try:
+            simple: object = simple_metadata_of(text)
+        except UnreadableMetadata as error:
+            simple = str(error)
+        assert simple is None or repr(simple) == repr(read)
+
+
+def test_what_runs_write_is_read_the_short_way():
+    text = yaml_text({
+        "state": "done", "identity": "0123" * 16, "epoch": 10, "seconds": 1.5, "device": "NVIDIA H200",
+        "digests": {"result.pkl": "12ab" * 16}, "code": {"digest": "528127acf239", "commit": "01234567ab" * 4, "modified": True}, "final": {"Overall/Test Loss": 2.0, "Overall/Test Accuracy": 0.97},
+    })  # fmt: skip
+    assert simple_metadata_of(text) == metadata_of(text)
+    for odd in (
+        "state: done\n  a: 1\n",
+        "final:\nstate: done\n",
+        "final:\n",
+        "  a: 1\n",
+        "a:  b\n",
+        "final:\n  a:\n    b: 1\n",
+    ):
+        assert simple_metadata_of(odd) is None
