@@ -66,7 +66,7 @@ def test_a_process_is_new_in_all_but_the_libraries():
 
 
 def test_signals_reach_it_and_its_end_is_waited_for():
-    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('here', flush=True); signal.pause()"
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('here', flush=True)\nwhile True: time.sleep(0.05)"
     process = forked.popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == "here\n"
