@@ -52,6 +52,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.fixture
+def forked_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that `--cluster local` starts are forked; all else about them is as ever."""
+    forked.fork_tasks(monkeypatch.setattr)
+
+
+@pytest.fixture
 def write(tmp_path: Path):
     """Write a file below the test's folder: `write("config.yml", text)`."""
 

@@ -23,8 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 SESSION = "STITCHING_TESTS_FORK_SERVER"  # the folder of the session's server, and the process with which it ends
@@ -68,6 +69,24 @@ def popen(command: Sequence[object], **options: Any) -> ForkedProcess | subproce
     if words[0] != _PYTHON:
         return subprocess.Popen(words, **options)
     return ForkedProcess(words, **options)
+
+
+def fork_tasks(setattr: Callable[[object, str, object], None] = setattr) -> None:
+    """Let the tasks of pools on this machine be forked."""
+    from stitching.launch.schedulers import worker_pool
+
+    setattr(worker_pool, "subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
+
+
+def stitching(*arguments: object) -> list[str]:
+    """The command `stitching`, for `run` and `popen`, whose tasks on this machine are forked, too."""
+    code = f"""import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import forked, stitching.cli
+forked.fork_tasks()
+sys.argv[0] = "stitching"
+stitching.cli.main()"""
+    return [_PYTHON, "-c", code, *map(str, arguments)]
 
 
 def wait_for_all(processes: Sequence[ForkedProcess], *, timeout: float) -> int:

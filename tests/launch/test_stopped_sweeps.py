@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import forked
 import pytest
 import yaml
 from small_sweeps import (
@@ -48,7 +49,7 @@ def test_a_run_that_is_being_trained_is_left_alone(sweep):
     assert [run.name for run in go(sweep)[1].ended] == [busy.name]
 
 
-def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd):
+def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd, forked_tasks):
     plan = plan_of(sweep)
     other, busy, *_ = map(plan.folder_of, plan.runs)
 
@@ -71,23 +72,25 @@ def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep):
     assert states(plan) == {"done"}
 
 
-def test_two_submits_at_once_train_every_run_once(cli, tmp_path):
+def test_two_submits_at_once_train_every_run_once(cli, tmp_path, forked_tasks):
     sweep = write_sweep(tmp_path / "small.yml", **ROW, train_config={"epochs": 3})
-    command = [sys.executable, "-m", "stitching", "submit", str(sweep), "--cluster", "local", "--pack", "2"]
-    other = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(2)  # about what the other needs to start
+    command = forked.stitching("submit", sweep, "--cluster", "local", "--pack", "2")
+    other = forked.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    plan = plan_of(sweep)
+    while not plan.folder_of(plan.runs[0]).metadata.exists():
+        assert other.poll() is None
+        time.sleep(0.02)
     ours = cli("submit", sweep, "--cluster", "local", "--pack", "3")
     told = other.communicate(timeout=120)
     assert (other.returncode, ours.code) == (0, 0), (told, ours)
-    plan = plan_of(sweep)
     assert states(plan) == {"done"}
     assert [times_started(plan.folder / run.name) for run in plan.runs] == [1] * 5
     assert not (plan.folder / "stale").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, number):
-    long = ROW | {"train_config": {"epochs": 30, "batch_size": 64}, "gaps": gaps([1, 1])}
+def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, number, forked_tasks):
+    long = ROW | {"train_config": {"epochs": 12, "batch_size": 64}, "gaps": gaps([1, 1])}
     sweep = write_sweep(tmp_path / "small.yml", **long)
     plan = plan_of(sweep)
     stitched, (tested,) = stitched_runs(plan), [run for run in plan.runs if run.stitch.only_tests]
@@ -107,7 +110,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     assert state_of(plan, tested) == "submitted"  # its turn had not come
     for run in stitched:
         metadata = yaml.safe_load((plan.folder / run.name / "metadata.yml").read_text())
-        assert 23 <= metadata["steps"] < 30 * 23
+        assert 23 <= metadata["steps"] < 12 * 23
     if number == signal.SIGTERM:
         return
     assert len(go(sweep)[1].ended) == 3
@@ -164,7 +167,7 @@ def test_a_task_whose_launcher_is_gone_saves_and_ends(tmp_path):
     (run,) = stitched_runs(plan)
     write_configs(plan, run)
     command = [sys.executable, "-m", "stitching.launch.tasks", str(plan.folder / run.name)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forked.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()  # it trains
     process.stdout.close()

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 from collections import Counter
+from types import SimpleNamespace
 
+import forked
 import pandas as pd
 import pytest
 import torch
@@ -32,7 +34,7 @@ import stitching.launch.submit as submitting
 import stitching.sweeps.plan as planning
 from stitching.config.errors import UserError
 from stitching.launch.packing import packed
-from stitching.launch.schedulers import load_cluster
+from stitching.launch.schedulers import load_cluster, worker_pool
 from stitching.launch.schedulers.worker_pool import run_locally
 from stitching.launch.submit import state_of
 from stitching.launch.tasks import run_task
@@ -47,7 +49,7 @@ def test_every_run_of_the_plan_is_trained_once(cli, sweep, tmp_path, monkeypatch
     (tmp_path / "stitching").mkdir()
     (tmp_path / "stitching" / "__init__.py").write_text("raise SystemExit('not the snapshot')")
     monkeypatch.chdir(tmp_path)  # Python would look here first
-    outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
+    outcome = cli("submit", sweep, "--cluster", "local", "--pack", "4", "--jobs", "2")
     plan = plan_of(sweep)
     assert len(plan.runs) == 4 + 1  # stitched networks, and the whole one
     assert outcome.code == 0, outcome.err
@@ -216,14 +218,14 @@ def test_a_killed_worker_is_on_record_and_other_tasks_finish(cli, sweep, monkeyp
     victim = plan.runs[0]
     killed = []
 
-    class Watched(subprocess.Popen):
-        def __init__(self, command, *args, **kwargs):
-            super().__init__(command, *args, **kwargs)
-            if str(plan.folder / victim.name) in command and not killed:
-                killed.append(self.pid)
-                os.kill(self.pid, signal.SIGKILL)
+    def watched(command, **options):
+        process = forked.popen(command, **options)
+        if str(plan.folder / victim.name) in command and not killed:
+            killed.append(process.pid)
+            os.kill(process.pid, signal.SIGKILL)
+        return process
 
-    monkeypatch.setattr(subprocess, "Popen", Watched)
+    monkeypatch.setattr(worker_pool, "subprocess", SimpleNamespace(Popen=watched, PIPE=subprocess.PIPE))
     outcome = cli("submit", sweep, "--cluster", "local", "--pack", "2", "--jobs", "2")
     assert outcome.code == 1
     assert "3 runs done, 0 done before, 2 failed" in outcome.out.replace("\n", " ")
