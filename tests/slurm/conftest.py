@@ -14,6 +14,11 @@ short: {partition: gpu, gpus: 1, cpus: 1, memory_gb: 1, minutes: 1, signal_secon
 """
 
 
+@pytest.fixture(autouse=True)
+def _forked_tasks(forked_tasks: None) -> None:
+    """What is run here, and not on Slurm, is what Slurm's runs are compared with."""
+
+
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
     """Write a sweep of five runs into a project of its own: four stitched networks, and the whole one."""

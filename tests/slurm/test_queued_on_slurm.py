@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, status, wait, wait_until_over
 
@@ -33,7 +34,7 @@ def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
     checkout = tmp_path / "checkout"
     shutil.copytree(PACKAGE, checkout / "stitching", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "stitching", "submit", str(path), *HELD]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(checkout)}, cwd=checkout, check=True)
+    forked.run(command, env=os.environ | {"PYTHONPATH": str(checkout)}, cwd=checkout, check=True)
     for file in checkout.rglob("*.py"):
         file.write_text("raise SystemExit('edited after it was submitted')\n")
     assert {run["other_code"] for run in status(cli, path).values()} == {False}
@@ -85,7 +86,7 @@ def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, 
     path = sweep()
     before = set(held_tasks())
     command = [sys.executable, "-c", KILLED.format(point=point), str(path), *HELD]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert forked.run(command).returncode == -signal.SIGKILL
     (record,) = read_records(folder_of(path) / RECORDS)
     assert record.job is None
     held = set(held_tasks()) - before

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 import yaml
@@ -91,7 +92,7 @@ def assert_undisturbed(folder: Path, experiments: Experiments, **train_config: o
     """It is what the same job leaves here, with as many threads: their number changes the last bits."""
     alone = experiments.folder("undisturbed", **train_config)
     command = [sys.executable, "-m", "stitching", "train", "-c", str(alone / "config.yml")]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    forked.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     pd.testing.assert_frame_equal(frame_of(folder), frame_of(alone), check_exact=True)
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import cluster
+import forked
 import pytest
 import yaml
 from on_slurm import (
@@ -216,7 +217,7 @@ def test_two_submits_at_once_and_again_train_every_run_once(cli, sweep):
     path = sweep()
     command = [sys.executable, "-m", "stitching", "submit", str(path), "--cluster", "test", "--pack", "2"]
     for settled in (False, True):
-        both = [subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        both = [forked.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
         told = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [0, 0], told
         assert sorted(out.split()[0] for out, _ in told) == ["0", "0" if settled else "5"]
