@@ -4,6 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DIGITS := experiments/digits
+# Some tests install packages (Slurm, Chromium) or mount a file system; they are skipped without this.
+MAY_CHANGE := [ "$$(id -u)" != 0 ] || export STITCHING_TESTS_MAY_CHANGE_MACHINE=1
+# A file's tests share what they have trained; the long files begin first (tests/conftest.py).
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help install demo test test-slow coverage benchmarks lint slurm slurm-stop clean
@@ -37,25 +41,26 @@ demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table,
 	@$(BIN)/stitching plot experiments/demo/digits --figure penalties -o experiments/demo/penalties.png
 	@$(BIN)/stitching report experiments/demo/digits -o experiments/demo/report.html
 
-lint: $(INSTALLED)  ## style, types, and that every import points down the list of rooms
+lint: $(INSTALLED)  ## style, types, the order of the rooms, and how long files and functions may be
 	@$(BIN)/ruff check stitching tests
 	@$(BIN)/ruff format --check -q stitching tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python tests/layout_limits.py
 
 test: lint  ## the whole test suite but what is marked slow; the tests on a real Slurm, which mostly wait, beside the others
-	@export OMP_NUM_THREADS=1; log=$$(mktemp); \
+	@export OMP_NUM_THREADS=1; $(MAY_CHANGE); log=$$(mktemp); \
 	$(BIN)/pytest -q -m "not slow" tests/slurm >$$log 2>&1 & on_slurm=$$!; \
 	trap 'kill -INT $$on_slurm; wait $$on_slurm; cat $$log; rm -f $$log; exit 130' INT TERM; \
-	$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --ignore=tests/slurm; others=$$?; \
+	$(BIN)/pytest -q -m "not slow" $(SPREAD) --ignore=tests/slurm; others=$$?; \
 	echo "waiting for the tests on a real Slurm"; wait $$on_slurm; slurm=$$?; cat $$log; rm -f $$log; \
 	[ $$others = 0 ] && [ $$slurm = 0 ]
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
-	@$(BIN)/pytest -q -m slow
+	@$(MAY_CHANGE); $(BIN)/pytest -q -m slow
 
 coverage: $(INSTALLED)  ## which lines the tests of `make test` run, but for those that need a Slurm
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --ignore=tests/slurm \
+	@export OMP_NUM_THREADS=1; $(MAY_CHANGE); $(BIN)/pytest -q -m "not slow" $(SPREAD) --ignore=tests/slurm \
 	  --cov --cov-report=term:skip-covered
 
 benchmarks: $(INSTALLED)  ## how long plan, submit, status and collect take for 10,000 runs

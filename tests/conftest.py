@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import forked
 import pytest
+from guards import why_unchanged
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
@@ -19,6 +20,17 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stitching-tests-")  # wh
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # the workers of this session share its server
         forked.announce()
+
+
+# What trains comes first, so that no long file is left to one worker at the end.
+LONG_FIRST = ("training", "launch", "analysis", "sweeps", "docs", "cutting")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return LONG_FIRST.index(item.path.parent.name) if item.path.parent.name in LONG_FIRST else len(LONG_FIRST)
+
+    items.sort(key=rank)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -103,6 +115,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("slurm")
     before = dict(os.environ)
     try:
+        if cluster.missing_programs() and (reason := why_unchanged()):
+            raise cluster.Trouble(f"{', '.join(cluster.PACKAGES)} would have to be installed, and {reason}")
         cluster.start(folder)
     except (cluster.Trouble, OSError, subprocess.SubprocessError) as trouble:
         cluster.stop(folder)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from guards import why_unchanged
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
@@ -42,8 +43,10 @@ def _not_installed() -> str | None:
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if all(programs):
         return None
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        return f"install {' and '.join(PACKAGES)}"
+    if reason := why_unchanged():
+        return f"{' and '.join(PACKAGES)} would have to be installed, and {reason}"
+    if not shutil.which("apt-get"):
+        return f"{' and '.join(PACKAGES)} are not installed, and there is no apt-get"
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(["apt-get", *command], capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:

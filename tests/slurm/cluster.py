@@ -33,10 +33,15 @@ def why_not() -> str | None:
     """Why this machine cannot have a cluster; None if it can."""
     if os.geteuid() != 0:
         return "Slurm's daemons need root"
-    missing = [name for name in PROGRAMS if not _program(name)]
+    missing = missing_programs()
     if missing and not shutil.which("apt-get"):
         return f"{', '.join(missing)} not found, and no apt-get to install {' '.join(PACKAGES)}"
     return None
+
+
+def missing_programs() -> list[str]:
+    """What `start` would have to install."""
+    return [name for name in PROGRAMS if not _program(name)]
 
 
 def start(folder: Path) -> dict[str, str]:
@@ -47,7 +52,7 @@ def start(folder: Path) -> dict[str, str]:
     """
     if reason := why_not():
         raise Trouble(reason)
-    if any(not _program(name) for name in PROGRAMS):
+    if missing_programs():
         _install()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
