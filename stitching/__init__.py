@@ -38,18 +38,17 @@ if TYPE_CHECKING:
         summarize,
         varied_settings,
     )
-    from stitching.analysis.tables import accuracy_table, add_measures, base_networks, load_runs
+    from stitching.analysis.tables import accuracy_table, add_measures, base_networks, grid_table, load_runs
     from stitching.runs.step_log import read_result
 
 __all__ = [
     "accuracy_table", "add_measures", "base_networks", "best_adapters", "best_by_validation", "best_settings",
-    "controls", "failed_checks", "last_epoch", "list_runs", "load_results", "load_runs", "notebook_folders",
-    "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
-    "plot_accuracy_by_source_stage", "plot_agreement_by_gap", "plot_best_adapters", "plot_depths",
-    "plot_learning_curves", "plot_or_explain", "plot_penalties", "plot_progress", "plot_setting", "read_result",
-    "relative_accuracy",
-    "save_figure", "self_stitch_check", "show", "stitched", "stitching_penalty", "summarize",
-    "unfinished_runs", "varied_settings", "wilson_interval",
+    "controls", "failed_checks", "grid_table", "last_epoch", "list_runs", "load_results", "load_runs",
+    "notebook_folders", "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs",
+    "plot_accuracy_by_parameters", "plot_accuracy_by_source_stage", "plot_agreement_by_gap", "plot_best_adapters",
+    "plot_depths", "plot_learning_curves", "plot_or_explain", "plot_penalties", "plot_progress", "plot_setting",
+    "read_result", "relative_accuracy", "save_figure", "self_stitch_check", "show", "stitched", "stitching_penalty",
+    "summarize", "unfinished_runs", "varied_settings", "wilson_interval",
 ]  # fmt: skip
 
 _HOMES = {
@@ -70,7 +69,7 @@ _HOMES = {
         "varied_settings",
     ),
     "stitching.analysis.plots.style": ("save_figure",),
-    "stitching.analysis.tables": ("accuracy_table", "add_measures", "base_networks", "load_runs"),
+    "stitching.analysis.tables": ("accuracy_table", "add_measures", "base_networks", "grid_table", "load_runs"),
     "stitching.runs.step_log": ("read_result",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

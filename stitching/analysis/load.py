@@ -138,7 +138,8 @@ def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
     varied = _varied([settings for settings in with_settings if not settings.get("test_only")] or with_settings)
     cells = []
     for run, number in zip(runs, numbers, strict=True):
-        same = {RUN: number, "run": run.result, "folder": run.folder, "base": run.base, "problem": run.problem}
+        base = None if run.metadata.get("study") == "grid" else run.base  # a job's whole network is not compared with
+        same = {RUN: number, "run": run.result, "folder": run.folder, "base": base, "problem": run.problem}
         settings = {key: run.settings.get(key) for key in varied}
         suffix = Path(run.result).stem.removeprefix("result")
         for cell in [run.metadata, *run.metadata.get("also", [])]:

@@ -11,27 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stitching.analysis.plots.charts import Chart, Entry
+from stitching.analysis.plots import Chart
 from stitching.text import escape
 
 __all__ = ["Column", "chart_section", "facts", "json_in_page", "section", "table"]
-
-_SHAPES = {  # around 0, 0
-    "circle": "M-4.5 0A4.5 4.5 0 1 0 4.5 0A4.5 4.5 0 1 0-4.5 0Z",
-    "square": "M-4-4H4V4H-4Z",
-    "diamond": "M0-5.5L5.5 0L0 5.5L-5.5 0Z",
-    "triangle-up": "M0-5L5 4H-5Z",
-    "triangle-down": "M0 5L5-4H-5Z",
-    "cross": "M-1.8-5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z",
-    "x": "M-5-2.5L-2.5-5L0-2.5L2.5-5L5-2.5L2.5 0L5 2.5L2.5 5L0 2.5L-2.5 5L-5 2.5L-2.5 0Z",
-    "star": "M0-6L1.5-2H6L2.4.7L3.7 5L0 2.4L-3.7 5L-2.4.7L-6-2H-1.5Z",
-    "asterisk": "M-4-4L4 4M-4 4L4-4M0-5V5M-5 0H5",
-    "x-thin": "M-4-4L4 4M-4 4L4-4",
-    "cross-thin": "M0-5V5M-5 0H5",
-    "y-up": "M-4 4L0 0L4 4M0 0V-5",
-    "hash": "M-5-2H5M-5 2H5M-2-5V5M2-5V5",
-}
-_DASHES = {"solid": "", "dash": "5 3", "dot": "1.5 2.5", "dashdot": "5 2 1.5 2"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +23,7 @@ class Column:
 
     label: str
     form: str | None = None
-    long: bool = False
+    is_long: bool = False
 
 
 def section(key: str, title: str, *content: str) -> str:
@@ -54,40 +37,14 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def chart_section(key: str, title: str, chart: Chart) -> str:
-    """A figure: caption, legend, and a place for each panel, which the page's script fills."""
-    legend = "".join(
-        f'<li><button type="button" aria-pressed="true" data-chart="{key}" data-group="{escape(entry.group)}">'
-        f"{_swatch(entry)}{escape(entry.label)}</button></li>"
-        for entry in chart.legend
+    """A figure: its caption, and a place for it, which the page's script fills."""
+    return section(
+        key,
+        title,
+        f'<p class="caption">{escape(chart.caption)}</p>',
+        f'<div class="scroll"><div class="plot" data-chart="{key}" role="img" aria-label="{escape(title)}" '
+        f'style="height:{chart.height}px"></div></div>',
     )
-    pieces = [f'<p class="caption">{escape(chart.caption)}</p>']
-    if legend:
-        pieces.append(f'<ul class="legend" aria-label="Legend: click to hide">{legend}</ul>')
-    if chart.scale:
-        low, high, unit = chart.scale
-        pieces.append(f'<p class="scale">{low:.1f} <i aria-hidden="true"></i> {high:.1f} {escape(unit)}</p>')
-    panels = "".join(
-        f'<figure class="panel"><h3>{escape(panel.title)}</h3><div class="scroll">'
-        f'<div class="plot" data-chart="{key}" data-panel="{number}" role="img" '
-        f'aria-label="{escape(title)}: {escape(panel.title)}" style="height:{panel.layout["height"]}px"></div>'
-        f"</div></figure>"
-        for number, panel in enumerate(chart.panels)
-    )
-    pieces.append(
-        f'<div class="panels" style="--panel:{max(chart.width, chart.wide)}px;--wide:{chart.wide}px">{panels}</div>'
-    )
-    return section(key, title, *pieces)
-
-
-def _swatch(entry: Entry) -> str:
-    """What stands before a legend's words: the line and the marker."""
-    line = shape = ""
-    if entry.dash:
-        line = f'<path d="M1 8H29" stroke-dasharray="{_DASHES[entry.dash]}" stroke-width="1.6"/>'
-    if entry.symbol:
-        inside = "none" if entry.group.startswith("control") else entry.inside
-        shape = f'<path transform="translate(15 8)" d="{_SHAPES[entry.symbol]}" fill="{inside}" stroke-width="1.4"/>'
-    return f'<svg width="30" height="16" aria-hidden="true" fill="none" stroke="{entry.colour}">{line}{shape}</svg>'
 
 
 def table(key: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]], *, tools: bool = True) -> str:
@@ -111,7 +68,7 @@ def table(key: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]], *,
 
 
 def _kind(column: Column) -> str:
-    return ' class="number"' if column.form is not None else ' class="long"' if column.long else ""
+    return ' class="number"' if column.form is not None else ' class="long"' if column.is_long else ""
 
 
 def _cell(column: Column, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What figures and tables are made of: series (a stitcher with one choice of settings), pairs of networks, gaps."""
+"""What tables and figures are made of: pairs of networks, gaps, and series (what is drawn alike)."""
 
 from __future__ import annotations
 
@@ -7,48 +7,66 @@ from typing import Any
 
 import pandas as pd
 
-from stitching.analysis.statistics import placed, stitched, varied_settings
+from stitching.analysis.statistics import grid_runs, placed, stitched, varied_settings
 from stitching.analysis.tables import adapters_in
 from stitching.config.errors import UserError
 from stitching.text import printable
 
-__all__ = ["Series", "gaps_in", "pairs_in", "series_in", "short_names", "worded"]
-
-_LINES = ("-", "--", ":", "-.")
+__all__ = ["Series", "gaps_in", "pairs_in", "series_in", "setting_word", "short_names", "worded"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn alike: a stitcher with one choice of the settings that vary."""
+    """What is drawn alike: a stitcher with one choice of the varied settings; in a grid study the choice alone."""
 
     label: str
-    adapter: str
-    line: str
+    adapter: str | None  # None: of a grid study
     number: int  # of the choice of settings
     settings: dict[str, Any]
 
     def rows(self, results: pd.DataFrame) -> pd.DataFrame:
         """The rows of `results` that belong to it."""
-        ours = results["adapter"] == self.adapter
+        if self.adapter is None:
+            results = grid_runs(results)
+            ours = pd.Series(True, index=results.index)
+        else:
+            ours = results["adapter"] == self.adapter
         for key, value in self.settings.items():
-            ours &= (results[key] == value) | (pd.isna(value) & results[key].isna())
+            ours &= results[key].isna() if pd.isna(value) else results[key] == value
         return results[ours]
 
 
 def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:
-    """Each stitcher with each choice of the settings that vary, but one that is shown otherwise."""
-    varied = [key for key in varied_settings(results) if key != but]
-    runs = stitched(results)
-    choices = list(runs[varied].drop_duplicates().itertuples(index=False, name=None)) if varied else [()]
-    found = []
-    for adapter in adapters_in(runs):
-        for number, values in enumerate(choices):
-            words = [f"{key.split('.')[-1]}={worded(value)}" for key, value in zip(varied, values, strict=True)]
-            settings = dict(zip(varied, values, strict=True))
-            one = Series(", ".join([adapter, *words]), adapter, _LINES[number % len(_LINES)], number, settings)
-            if not one.rows(runs).empty:
-                found.append(one)
-    return found
+    """Each stitcher with each choice of the varied settings, then each choice of grid studies.
+
+    Args:
+        but: a setting that is shown in another way, such as along an axis.
+    """
+    series = []
+    for runs, adapters in ((stitched(results), adapters_in(stitched(results))), (grid_runs(results), [None])):
+        varied = [key for key in varied_settings(runs) if key != but]
+        choices = list(runs[varied].drop_duplicates().itertuples(index=False, name=None)) if varied else [()]
+        for adapter in adapters:
+            for number, values in enumerate(choices):
+                words = [f"{setting_word(key)}={worded(value)}" for key, value in zip(varied, values, strict=True)]
+                label = ", ".join([*([adapter] if adapter else []), *words]) or "all runs"
+                candidate = Series(label, adapter, number, dict(zip(varied, values, strict=True)))
+                if not candidate.rows(runs).empty:
+                    series.append(candidate)
+    return series
+
+
+def setting_word(key: str) -> str:
+    """The last word of a setting's dotted key: `lr`."""
+    return key.split(".")[-1]
+
+
+def worded(value: Any) -> str:
+    """A setting's value as figures show it."""
+    if pd.isna(value):
+        return "unset"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"{value:g}" if is_number else printable(str(value))
 
 
 def pairs_in(results: pd.DataFrame) -> list[tuple[str, str]]:
@@ -77,11 +95,3 @@ def gaps_in(runs: pd.DataFrame) -> list[tuple[int, int]]:
     """The gaps (first and last deleted block) in order."""
     gaps = runs[["first_deleted_block", "last_deleted_block"]].dropna().to_numpy()
     return sorted({(int(a), int(b)) for a, b in gaps})
-
-
-def worded(value: Any) -> str:
-    """A setting's value as figures show it."""
-    if pd.isna(value):
-        return "unset"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"{value:g}" if number else printable(str(value))

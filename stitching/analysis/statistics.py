@@ -16,19 +16,30 @@ from stitching.runs.identity import LEFT_OUT
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
-    "best_adapters", "best_by_validation", "best_settings", "cell_keys", "controls", "last_epoch", "placed", "stitched",
-    "summarize", "varied_settings",
+    "best_adapters", "best_by_validation", "best_settings", "chosen_settings", "controls", "grid_runs", "last_epoch",
+    "placed", "stitch_keys", "stitched", "summarize", "varied_settings",
 ]  # fmt: skip
 
 VAL_ACCURACY = "Overall/Val Accuracy"
-_CELL = ("source", "destination", "first_deleted_block", "last_deleted_block", "adapter")
-_RUN = ["run", "name"]  # a network that stands for several cells has one run, and names
+_STITCH = ("source", "destination", "first_deleted_block", "last_deleted_block", "adapter")
+_RUN = ["run", "name"]  # a network that stands for several stitches has one run, and several names
+_NOT_CHOSEN = ("train_config.dataset", "train_config.tasks")  # accuracies on different data cannot be compared
 
 
 def stitched(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows of stitched networks: those that are neither of a whole one nor of a control."""
+    """The rows of stitched networks: those of no whole network, control or grid study."""
     rows = results[results["base"].isna()]
-    return rows[rows["control"].isna()] if "control" in rows else rows
+    rows = rows[rows["control"].isna()] if "control" in rows else rows
+    return rows[~_in_grid(rows)]
+
+
+def grid_runs(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of grid studies: one job (`job:`) over a grid of settings and seeds, with no pair, gap or stitcher."""
+    return results[_in_grid(results)]
+
+
+def _in_grid(results: pd.DataFrame) -> pd.Series:
+    return results["study"] == "grid" if "study" in results else pd.Series(False, index=results.index)
 
 
 def controls(results: pd.DataFrame) -> pd.DataFrame:
@@ -41,22 +52,38 @@ def placed(results: pd.DataFrame) -> pd.DataFrame:
 
     These are of single jobs, which no sweep has planned, or of folders that have lost a part.
     """
-    cell = list(_CELL)
-    known = results[cell].notna().all(axis=1) if set(cell) <= set(results.columns) else False
-    return results[results["base"].notna() | known]
+    stitch = list(_STITCH)
+    complete = results[stitch].notna().all(axis=1) if set(stitch) <= set(results.columns) else False
+    return results[(results["base"].notna() | complete) & ~_in_grid(results)]
 
 
 def varied_settings(results: pd.DataFrame) -> list[str]:
-    """The config's keys that differ between stitched networks, a grid's for example; seed and device apart."""
-    runs = stitched(results)
+    """The config's keys that differ between stitched networks, or between the runs of one grid study.
+
+    Seed and device are left out.
+    """
     left_out = {*LEFT_OUT, "device", "train_config.seed"}
-    keys = [name for name in runs.columns if name.split(".")[0] in JobSettings.model_fields and name not in left_out]
-    return [name for name in keys if runs[name].nunique(dropna=False) > 1]
+    keys = [name for name in results.columns if name.split(".")[0] in JobSettings.model_fields and name not in left_out]
+    grid = grid_runs(results)
+    studies = grid.groupby(_study_key(results), dropna=False) if len(grid) else ()
+    groups = [stitched(results), *(runs for _, runs in studies)]
+    return [name for name in keys if any(runs[name].nunique(dropna=False) > 1 for runs in groups)]
 
 
-def cell_keys(results: pd.DataFrame) -> list[str]:
-    """The columns that tell stitched networks apart but for the seed: pair, gap, adapter and varied settings."""
-    return [*(name for name in _CELL if name in results), *varied_settings(results)]
+def _study_key(results: pd.DataFrame) -> list[str]:
+    """The column with the name of a grid study."""
+    return ["arch"] if "arch" in results else ["study"]
+
+
+def stitch_keys(results: pd.DataFrame) -> list[str]:
+    """The columns that tell networks apart but for the seed.
+
+    Of stitched networks: pair, gap, adapter and varied settings; of grid studies alone: the study's name and its varied
+    settings.
+    """
+    if stitched(results).empty and not grid_runs(results).empty:
+        return [*_study_key(results), *varied_settings(results)]
+    return [*(name for name in _STITCH if name in results), *varied_settings(results)]
 
 
 def last_epoch(results: pd.DataFrame) -> pd.DataFrame:
@@ -112,36 +139,54 @@ def best_by_validation(
         return rows.loc[best, list(results.columns)].reset_index(drop=True)
     over = [over] if isinstance(over, str) else list(over)
     _check_columns(rows, over)
-    rows = stitched(rows).drop_duplicates(_RUN, keep="last")
-    others = [key for key in cell_keys(rows) if key not in over]
+    kinds = (stitched(rows), grid_runs(rows))
+    chosen = [_best_of(runs, over) for runs in kinds if not runs.empty]
+    return (pd.concat(chosen) if chosen else rows[:0])[list(results.columns)].reset_index(drop=True)
+
+
+def _best_of(rows: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
+    """The last rows of those networks, among those that differ in `over`, whose mean of `_better` is the greatest."""
+    rows = rows.drop_duplicates(_RUN, keep="last")
+    others = [key for key in stitch_keys(rows) if key not in over]
     means = (
         _mean_of_all(rows.groupby([*others, *over], dropna=False, sort=False)["_better"])
         .reset_index()
         .dropna(subset="_better")
     )
-    means["_cell"] = means.groupby(others, dropna=False, sort=False).ngroup() if others else 0
-    best = means.groupby("_cell")["_better"].idxmax()
-    chosen = means.loc[best, [*others, *over]]
-    return rows.drop(columns="_better").merge(chosen, on=[*others, *over])[list(results.columns)]
+    means["_group"] = means.groupby(others, dropna=False, sort=False).ngroup() if others else 0
+    best = means.groupby("_group")["_better"].idxmax()
+    return rows.merge(means.loc[best, [*others, *over]], on=[*others, *over])
 
 
 def best_settings(results: pd.DataFrame) -> pd.DataFrame:
     """`results` with one choice of the varied settings for each pair, gap and adapter, chosen by validation accuracy.
 
-    The columns of what was chosen are left out, so that figures draw one line for each adapter. Of the controls those
-    stay that have the settings of what they are controls of. Whole networks stay as they are; so does everything where
-    no setting varies, or without a validation split.
+    Of a grid study the best combination stays. Data sets are never chosen between. The columns of what was chosen are
+    left out, so that figures draw one line for each adapter. Of the controls those stay that have the settings of what
+    they are controls of. Whole networks stay as they are; so does everything where no setting varies, or without a
+    validation split.
     """
-    varied = varied_settings(results)
+    varied = chosen_settings(results)
     done = results[results["state"] == "done"]
-    if not varied or VAL_ACCURACY not in done or stitched(done)[VAL_ACCURACY].isna().all():
+    if not varied or VAL_ACCURACY not in done or done.loc[_is_studied(done), VAL_ACCURACY].isna().all():
         return results
     chosen = best_by_validation(done, varied)
     ours = _in(results, chosen, _RUN)
-    controlled = results.index.isin(controls(results).index) & _in(results, chosen, [*_CELL, *varied])
-    trained = results.index.isin(stitched(results).index) | results.index.isin(controls(results).index)
+    controlled = results.index.isin(controls(results).index) & _in(results, chosen, [*_STITCH, *varied])
+    trained = _is_studied(results) | results.index.isin(controls(results).index)
     tested = results["control"].eq("self").to_numpy() if "control" in results else False
     return results[ours | controlled | ~trained | tested].drop(columns=varied).reset_index(drop=True)
+
+
+def chosen_settings(results: pd.DataFrame) -> list[str]:
+    """The varied settings between which validation accuracy may choose: all but the data set."""
+    return [key for key in varied_settings(results) if key not in _NOT_CHOSEN]
+
+
+def _is_studied(results: pd.DataFrame) -> np.ndarray:
+    """Of each row, whether it is of a stitched network or of a grid study."""
+    ours: np.ndarray = results.index.isin(stitched(results).index) | _in_grid(results).to_numpy(dtype=bool)
+    return ours
 
 
 def _in(rows: pd.DataFrame, others: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -187,7 +232,8 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
     Args:
         results: as `load_results` gives them. Runs count if they are done, as they were after their last test; where
             `by` has `Epoch`, all do. Whole networks count only where `by` has `base`, controls where it has `control`.
-        by: columns; by default those that tell stitched networks apart (`cell_keys`).
+        by: columns; by default those that tell networks apart (`stitch_keys`): of stitched networks pair, gap, adapter
+            and varied settings, of grid studies (which then come last) their name and varied settings.
         value: the column that is averaged.
 
     Returns:
@@ -197,7 +243,10 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
     Raises:
         UserError: there is no such column.
     """
-    by = [by] if isinstance(by, str) else list(by) if by is not None else cell_keys(results)
+    if by is None and not stitched(results).empty and not grid_runs(results).empty:
+        tables = [summarize(results[~_in_grid(results)], value=value), summarize(grid_runs(results), value=value)]
+        return pd.concat(tables, ignore_index=True)
+    by = [by] if isinstance(by, str) else list(by) if by is not None else stitch_keys(results)
     rows = results if "base" in by else results[results["base"].isna()]
     rows = rows[rows["control"].isna()] if "control" in rows and "control" not in by else rows
     _check_columns(rows, [*by, "seed", value])

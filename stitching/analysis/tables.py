@@ -9,12 +9,26 @@ import pandas as pd
 
 from stitching.analysis.formulas import relative_accuracy, stitching_penalty
 from stitching.analysis.load import Folders, load_results
-from stitching.analysis.statistics import cell_keys, last_epoch, placed, stitched, summarize, varied_settings
+from stitching.analysis.statistics import (
+    VAL_ACCURACY,
+    best_by_validation,
+    chosen_settings,
+    grid_runs,
+    last_epoch,
+    placed,
+    stitch_keys,
+    stitched,
+    summarize,
+    varied_settings,
+)  # fmt: skip
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
 from stitching.sweeps.stitchers import STITCHERS
 
-__all__ = ["accuracy_table", "adapters_in", "add_measures", "base_networks", "load_bases", "load_runs", "missing_table"]
+__all__ = [
+    "accuracy_table", "adapters_in", "add_measures", "base_networks", "grid_table", "load_bases", "load_runs",
+    "missing_table",
+]  # fmt: skip
 
 
 def load_runs(folders: Folders) -> pd.DataFrame:
@@ -83,16 +97,50 @@ def adapters_in(runs: pd.DataFrame) -> list[str]:
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy, the mean over seeds, for each pair, gap and varied setting (rows) and stitcher (columns).
 
-    Of finished runs, those that gave a number (`missing_table` counts the others).
+    Of finished runs, those that gave a number (`missing_table` counts the others). Where there are grid studies only,
+    it is `grid_table`.
 
     Raises:
-        UserError: the runs are not of a sweep.
+        UserError: the runs are of no sweep.
     """
+    if stitched(placed(results)).empty and not grid_runs(results).empty:
+        return grid_table(results)
     return _by_adapter(results, "mean")
 
 
+def grid_table(results: pd.DataFrame) -> pd.DataFrame:
+    """A row for each study of one job over a grid (`job:`), and each combination of its settings.
+
+    Returns:
+        Indexed by the study's name and its settings: `mean`, `low`, `high`, `n` and `missing` of the test accuracy over
+        seeds, as `summarize` gives them; `validation`, the mean validation accuracy, blank without a validation split;
+        `best`, whether validation accuracy would choose this combination (data sets are not chosen between).
+
+    Raises:
+        UserError: no run is of such a study.
+    """
+    runs = grid_runs(results)
+    if runs.empty:
+        raise UserError("no run is of a study of one job over a grid", do="Write one with `job:` and `grid:`.")
+    tables = []
+    for _, study in runs.groupby("arch" if "arch" in runs else "study", sort=False, dropna=False):
+        table = summarize(study)
+        keys = list(table.columns[: table.columns.get_loc("mean")])
+        table = table.assign(validation=np.nan, best=False)
+        if VAL_ACCURACY in study and study[VAL_ACCURACY].notna().any():
+            validation = summarize(study, keys, value=VAL_ACCURACY)[[*keys, "mean"]]
+            table["validation"] = table[keys].merge(validation, on=keys, how="left")["mean"].to_numpy()
+            over = chosen_settings(study)
+            chosen = best_by_validation(study[study["state"] == "done"], over)[keys] if over else study[keys]
+            table["best"] = pd.MultiIndex.from_frame(table[keys]).isin(pd.MultiIndex.from_frame(chosen))
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    numbers = ["mean", "low", "high", "n", "missing", "validation", "best"]
+    return table.set_index([name for name in table if name not in (*numbers, "std", "test_low", "test_high")])[numbers]
+
+
 def missing_table(results: pd.DataFrame) -> pd.DataFrame:
-    """For each cell of `accuracy_table` how many finished runs gave no number (NaN), and are not in its mean."""
+    """For each number of `accuracy_table` how many finished runs gave none (NaN), and are not in its mean."""
     return _by_adapter(results, "missing").fillna(0).astype(int)
 
 
@@ -102,10 +150,10 @@ def _by_adapter(results: pd.DataFrame, column: str) -> pd.DataFrame:
     if runs.empty:
         raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")
-    rows = [key if key != "first_deleted_block" else "gap" for key in cell_keys(runs) if key not in left_out[1:]]
-    found = summarize(runs, [*rows, "adapter"])
+    rows = [key if key != "first_deleted_block" else "gap" for key in stitch_keys(runs) if key not in left_out[1:]]
+    summary = summarize(runs, [*rows, "adapter"])
     table, n = (
-        found.pivot_table(index=rows, columns="adapter", values=name, sort=False, dropna=False, aggfunc="first")
+        summary.pivot_table(index=rows, columns="adapter", values=name, sort=False, dropna=False, aggfunc="first")
         for name in (column, "n")
     )
     return table.reindex(columns=adapters_in(runs))[n.notna().any(axis=1)]

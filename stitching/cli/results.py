@@ -31,34 +31,65 @@ def results(
 
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.load import unfinished_runs
-    from stitching.analysis.plots.accuracy import plot_accuracy_by_gap
-    from stitching.analysis.plots.style import save_figure
-    from stitching.analysis.statistics import stitched
-    from stitching.analysis.tables import accuracy_table, base_networks, load_bases, load_runs, missing_table
+    from stitching.analysis.plots import FIGURES, save_figure
+    from stitching.analysis.statistics import grid_runs, placed, stitched
+    from stitching.analysis.tables import load_bases, load_runs
 
     runs = load_runs(folder)
     if base:
         runs = pd.concat([runs, load_bases(base)], ignore_index=True)
+    if len(stitched(placed(runs))) or grid_runs(runs).empty:
+        _print_stitched(folder, runs)
+    if len(grid_runs(runs)):
+        _print_grid(folder, runs)
+    _print_left_out(runs, unfinished_runs(folder))
+    if figure:
+        save_figure(FIGURES["gap"](runs), figure)
+        out.print(f"Figure: {figure}", soft_wrap=True)
+    _shout(failed_checks(runs))
+
+
+def _print_stitched(folder: Path, runs: Any) -> None:
+    """The accuracies of stitched networks: pairs and gaps below each other, stitchers beside each other."""
+    from stitching.analysis.statistics import stitched
+    from stitching.analysis.tables import accuracy_table, base_networks, missing_table
+
     bases = base_networks(runs)["accuracy"].to_dict()
     table, missing = accuracy_table(runs), missing_table(runs)
     rows = []
     for place, values, counts in zip(table.index, table.to_numpy(), missing.to_numpy(), strict=True):
         source, dest, *others = place
         alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
-        numbers = map(_cell, values, counts)
+        numbers = map(_number, values, counts)
         rows.append([source, alone[0], dest, alone[1], *map(str, others), *numbers])
     columns = ["source", "alone", "destination", "alone", *table.index.names[2:], *table.columns]
     seeds = stitched(runs)["seed"].nunique()
     means = f", means over {seeds} seeds of the adapter, base networks fixed" if seeds > 1 else ""
     print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
-    _print_left_out(runs, unfinished_runs(folder))
-    if figure:
-        save_figure(plot_accuracy_by_gap(runs), figure)
-        out.print(f"Figure: {figure}", soft_wrap=True)
-    _shout(failed_checks(runs))
 
 
-def _cell(mean: float, missing: int) -> str:
+def _print_grid(folder: Path, runs: Any) -> None:
+    """The accuracies of grid studies: a row for each combination of settings."""
+    from stitching.analysis.selection import setting_word, worded
+    from stitching.analysis.tables import grid_table
+
+    table = grid_table(runs).reset_index()
+    numbers = ["mean", "low", "high", "n", "missing", "validation", "best"]
+    keys = [name for name in table.columns if name not in numbers]
+    rows = [
+        [
+            *(worded(row[key]) for key in keys), _number(row["mean"], row["missing"]),
+            "" if isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}", str(row["n"]),
+            "" if isnan(row["validation"]) else f"{row['validation']:.3f}", "best" if row["best"] else "",
+        ]
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    columns = ["study" if key == "arch" else setting_word(key) for key in keys]
+    columns += ["test accuracy", "95% over seeds", "seeds", "validation", "chosen"]
+    print_table(f"Test accuracy of the grid studies in {folder}, best by validation", columns, rows)
+
+
+def _number(mean: float, missing: int) -> str:
     """A mean, and of how many runs more the test gave no number."""
     number = "" if isnan(mean) else f"{mean:.3f}"
     return f"{number} ({missing} NaN)".strip() if missing else number
@@ -113,15 +144,15 @@ def plot(
     """Draw one figure of a folder's runs, finished or not."""
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.load import read_tables
-    from stitching.analysis.plots.gallery import FIGURES, about, draw
+    from stitching.analysis.plots.gallery import FIGURES, draw
     from stitching.analysis.plots.style import save_figure
 
     if names:
-        print_table("Figures", ["name", "shows"], [[name, about(name)] for name in FIGURES])
+        print_table("Figures", ["name", "shows"], [[name, figure.about] for name, figure in FIGURES.items()])
         return
     if not folders:
         raise UserError("no folder of runs is given", do="`stitching plot FOLDER --figure NAME -o FILE`")
-    for path in save_figure(draw(figure, [*folders, *(base or [])], setting), output):
+    for path in save_figure(draw(figure, [*folders, *(base or [])], setting=setting), output):
         out.print(f"Figure: {path}", markup=False, soft_wrap=True)
     logged, _ = read_tables([*folders, *(base or [])])  # which is in the cache now, and may be empty
     _shout(failed_checks(logged))

@@ -43,17 +43,25 @@ def test_controls_and_stitched_networks_are_apart(results):
     assert len(stitched(without)) == len(results)
 
 
-@pytest.mark.parametrize("plot", [plot_accuracy_by_gap, plot_accuracy_by_depth, plot_accuracy_by_macs])
-def test_a_mark_at_the_mean_over_seeds_in_the_adapters_colour(results, plot):
+@pytest.mark.parametrize("plot", [plot_accuracy_by_gap, plot_accuracy_by_depth])
+def test_a_control_is_a_column_in_the_place_of_its_adapter(results, plot):
     figure = plot(results)
     (axis,) = figure.axes  # the self-stitch is no pair of its own
-    marks = [line for line in axis.lines if line.get_marker() == "_" and len(line.get_ydata())]
-    assert [list(mark.get_ydata()) for mark in marks] == [[pytest.approx(0.3)]]  # of two seeds; finetune is not drawn
+    (top,) = axis.collections[0].get_segments()  # finetune has no stitched network to compare with
+    assert list(top[:, 1]) == pytest.approx([0.3, 0.3])  # the mean of two seeds
+    (column,) = axis.patches
+    assert column.get_y() + column.get_height() == pytest.approx(0.3)
     (line,) = axis.containers
     assert list(line.lines[0].get_ydata()) == [0.9]
-    assert marks[0].get_color() == line.lines[0].get_color()
-    assert list(marks[0].get_xdata()) == pytest.approx(list(line.lines[0].get_xdata()))
+    assert column.get_x() + column.get_width() / 2 == pytest.approx(line.lines[0].get_xdata()[0])
     assert LABEL in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_control_by_size_is_a_grey_mark(results):
+    numbers = plot_accuracy_by_macs.numbers(results)
+    (panel,) = numbers.panels
+    marks = {line.look.label: list(line.points["mean"]) for line in panel.lines}
+    assert marks == {LABEL: [pytest.approx(0.3), pytest.approx(0.5)], "affine": [0.9]}
 
 
 @pytest.mark.parametrize("plot", [plot_accuracy_by_gap, plot_accuracy_by_depth, plot_accuracy_by_macs])

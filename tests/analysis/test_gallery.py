@@ -154,4 +154,5 @@ def test_the_command(cli, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
     assert_told(cli("plot", tmp_path / "sweep", "--figure", "penaltys"), "there is no figure", "penalties")
     assert_told(cli("plot", tmp_path / "sweep", "--figure", "setting"), "0 settings vary", "grid")
+    assert_told(cli("plot", tmp_path / "sweep", "--setting", "lr"), "the figure 'gap' takes no --setting", "setting")
     assert_told(cli("plot"), "no folder of runs", "plot FOLDER")

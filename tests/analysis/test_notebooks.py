@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import pytest
 import yaml
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from made_up import FAILURE, RUNS, make_project
+from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from small_sweeps import submit
 
@@ -35,8 +39,35 @@ def test_they_are_kept_without_outputs(path):
     assert str(Path.home()) not in path.read_text()
 
 
+class Shell(InteractiveShell):
+    def enable_gui(self, gui=None):
+        """There is no window here, as in Jupyter."""
+
+
 def _executed(path: Path, results: Path, figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """All that the notebook prints and shows as text; a cell that raises raises here."""
+    """All that the notebook prints and shows as text, run by IPython in this process; a cell that raises raises here."""
+    monkeypatch.setenv("STITCHING_RESULTS", str(results))
+    monkeypatch.setenv("STITCHING_FIGURES", str(figures))
+    monkeypatch.chdir(path.parent)
+    shell = Shell.instance()
+    texts, figures_shown = [], 0
+    try:
+        with matplotlib.rc_context():
+            for cell in nbformat.read(path, 4).cells:
+                if cell.cell_type == "code":
+                    with capture_output() as captured:
+                        outcome = shell.run_cell(cell.source)
+                    outcome.raise_error()
+                    texts.append(captured.stdout)  # what the cell's last line gives is in it
+                    figures_shown += isinstance(outcome.result, Figure)
+    finally:
+        Shell.clear_instance()
+    assert figures_shown
+    return "\n".join(texts)
+
+
+def _executed_by_jupyter(path: Path, results: Path, figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Likewise, in a kernel of its own, as Jupyter does it."""
     monkeypatch.setenv("STITCHING_RESULTS", str(results))
     monkeypatch.setenv("STITCHING_FIGURES", str(figures))
     notebook = nbformat.read(path, 4)
@@ -73,6 +104,14 @@ def test_a_project_that_has_hardly_begun(tmp_path, monkeypatch):
     assert "No self-stitch could be compared" in shown
     assert "Not here: there is no base network of a destination" in shown
     assert "Not here: there is no 'Overall/Val Accuracy' in these runs" in shown
+
+
+@pytest.mark.slow
+def test_jupyter_draws_the_same(tmp_path, monkeypatch):
+    project = make_project(tmp_path / "project", every=23, extras=False)
+    _executed_by_jupyter(PROJECT, project, tmp_path / "figures", monkeypatch)
+    _executed(PROJECT, project, tmp_path / "others", monkeypatch)
+    assert _drawn(tmp_path / "figures") == _drawn(tmp_path / "others")
 
 
 def test_a_broken_self_stitch_is_shouted(tmp_path):
@@ -121,5 +160,5 @@ def test_results_of_the_demo(tmp_path, monkeypatch, path):
     demo = ROOT / "experiments" / "demo" / "digits"
     if not demo.is_dir():
         pytest.skip("`make demo` has not been run here")
-    shown = _executed(path, demo, tmp_path / "figures", monkeypatch)
+    shown = _executed_by_jupyter(path, demo, tmp_path / "figures", monkeypatch)
     assert "The self-stitch check holds: of 10 self-stitches" in shown

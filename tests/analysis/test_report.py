@@ -15,7 +15,7 @@ from told import assert_told, files_below
 from stitching.analysis.checks import failed_checks
 from stitching.analysis.load import load_results
 from stitching.analysis.markup import json_in_page
-from stitching.analysis.plots.interactive import Study, penalty_heatmap
+from stitching.analysis.plots.heatmaps import plot_penalties
 from stitching.analysis.report import make_report
 
 NETS = {title: {"Net": dict(zip(("backend", "model_name"), title.split("/"), strict=True))} for title in (RESNET, VIT)}
@@ -76,7 +76,7 @@ def test_numbers_in_the_table_are_those_of_the_runs(tmp_path):
 def test_a_half_finished_sweep_has_a_page_that_says_what_is_missing(tmp_path):
     run = make_run(tmp_path, "a", 0.5, state="running")
     page = make_report([tmp_path])
-    assert "Not drawn: no stitched network has been trained to the end" in page
+    assert "no stitched network has been trained to the end" in page
     assert "1</b>running" in page
     assert str(run) in page
 
@@ -145,7 +145,7 @@ def test_wrong_input_is_told_and_nothing_is_written(tmp_path, cli, study, folder
 
 def test_names_at_an_axis_are_text(tmp_path):
     make_study(tmp_path, seeds=1, gaps=((1, 2),))
-    (panel, _) = penalty_heatmap(Study(load_results(tmp_path))).panels
-    names = panel.layout["yaxis"]["ticktext"]
+    (panel, _) = plot_penalties.numbers(load_results(tmp_path)).plotly().panels
+    names = panel["yaxis"]["ticktext"]
     assert any("&lt;script&gt;" in name for name in names)
     assert not any("<" in name for name in names)

@@ -1,101 +1,109 @@
 "use strict";
-// Draws the plots of a report, and makes its legends, hover boxes and tables work. What is drawn comes as JSON:
-// charts: for each chart its panels, each with plotly's traces and layout;
+// Draws the plots of a report, and makes its tables work. What is drawn comes as JSON:
+// charts: for each chart its panels, each with plotly's traces, axes and shapes, and their size;
 // runs: { labels, rows }, the details of each run that a dot can stand for.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   // No bar of buttons, which would cover the best accuracies: a drag zooms in, a double click out again.
-  const config = { responsive: true, displayModeBar: false };
+  const config = { responsive: false, displayModeBar: false };
+  const font = { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif", size: 12 };
+  const axis = { gridcolor: "#ececec", zeroline: false, linecolor: "#bbb" };
 
   // ------------------------------------------------------------------------ plots
 
-  const hidden = new Map(Object.keys(data.charts).map((key) => [key, new Set()])); // groups of each chart
-
-  function draw(plot) {
-    if (plot.dataset.drawn) return;
-    plot.dataset.drawn = "yes";
-    const key = plot.dataset.chart;
-    const panel = data.charts[key][Number(plot.dataset.panel)];
-    const traces = panel.traces.map((trace) => ({
-      hoverinfo: "none", // events only: the box is ours
-      ...trace,
-      visible: !hidden.get(key).has(trace.legendgroup),
-    }));
-    Plotly.newPlot(plot, traces, panel.layout, config);
-    plot.on("plotly_hover", (event) => showTip(event.points[0], event.event));
-    plot.on("plotly_unhover", hideTip);
-  }
-
-  // A study can have a hundred plots: each is drawn when it is about to be seen, all of them for the printer.
-  const plots = [...document.querySelectorAll(".plot")];
-  const seen = new IntersectionObserver(
-    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
-      seen.unobserve(entry.target);
-      draw(entry.target);
-    }),
-    { rootMargin: "600px" },
-  );
-  plots.forEach((plot) => seen.observe(plot));
-  addEventListener("beforeprint", () => {
-    plots.forEach(draw);
-    document.querySelectorAll("details").forEach((one) => { one.open = true; });
-  });
-
-  document.querySelectorAll(".legend button").forEach((button) => {
-    button.addEventListener("click", () => {
-      const { chart, group } = button.dataset;
-      const shown = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(shown));
-      if (shown) hidden.get(chart).delete(group);
-      else hidden.get(chart).add(group);
-      for (const plot of plots) {
-        if (plot.dataset.chart !== chart || !plot.dataset.drawn) continue;
-        const places = plot.data.flatMap((trace, place) => (trace.legendgroup === group ? [place] : []));
-        if (places.length) Plotly.restyle(plot, { visible: shown }, places);
+  // The panels of a chart in one plot of plotly's, as many beside each other as there is room for, with one legend.
+  function arranged(chart, available) {
+    const columns = Math.max(1, Math.min(chart.panels.length, Math.floor(available / chart.width)));
+    const rows = Math.ceil(chart.panels.length / columns);
+    const width = Math.max(available, Math.min(chart.width, 1000));
+    const titles = chart.panels.map((panel) => wrapped(panel.title, (width / columns - 20) / 7));
+    const top = 8 + 16 * Math.max(...titles.map((title) => title.split("<br>").length));
+    const height = rows * (chart.height + top);
+    const layout = {
+      width, margin: { l: 0, r: 8, t: 0, b: 4, autoexpand: false }, font, hovermode: "closest", paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)", showlegend: true, shapes: [], annotations: [],
+      hoverlabel: { align: "left", bgcolor: "#fff", bordercolor: "#8a94a0", font: { ...font, color: "#1f2328" } },
+      legend: {
+        orientation: "h", x: 0, xanchor: "left", yref: "container", y: 1, yanchor: "top", font: { size: 11.5 },
+        itemsizing: "constant",
+      },
+    };
+    const traces = chart.legend.map((trace) => ({ ...trace, xaxis: "x", yaxis: "y" }));
+    const named = new Set();
+    chart.panels.forEach((panel, number) => {
+      const suffix = number ? String(number + 1) : "";
+      const [column, row] = [number % columns, Math.floor(number / columns)];
+      const x = [(column + chart.left / (width / columns)) / columns, (column + 1 - 14 / (width / columns)) / columns];
+      const cell = chart.height + top;
+      const y = [1 - (row + 1 - chart.bottom / cell) / rows, 1 - (row + top / cell) / rows];
+      layout[`xaxis${suffix}`] = { ...axis, ...panel.xaxis, domain: x, anchor: `y${suffix}` };
+      layout[`yaxis${suffix}`] = { ...axis, ...panel.yaxis, domain: y, anchor: `x${suffix}` };
+      layout.annotations.push({
+        text: `<b>${titles[number]}</b>`, x: (x[0] + x[1]) / 2, y: y[1], xref: "paper", yref: "paper", xanchor: "center",
+        yanchor: "bottom",
+        showarrow: false, font: { size: 12 },
+      });
+      for (const shape of panel.shapes) {
+        const yref = shape.yref === "domain" ? `y${suffix} domain` : `y${suffix}`;
+        layout.shapes.push({ ...shape, xref: `x${suffix}`, yref });
+      }
+      for (const trace of panel.traces) {
+        const first = !named.has(trace.name) && trace.showlegend !== false && trace.type !== "heatmap";
+        if (first) named.add(trace.name);
+        traces.push({
+          ...withWords(trace), xaxis: `x${suffix}`, yaxis: `y${suffix}`, showlegend: first,
+        });
       }
     });
-  });
-
-  // ------------------------------------------------------------------------ the box beside the mouse
-
-  const tip = document.getElementById("tip");
-
-  // A point stands for a run (its place in the table) or brings words of its own.
-  function showTip(point, mouse) {
-    const about = point.customdata;
-    if (about === undefined || about === null) return;
-    tip.replaceChildren(...(typeof about === "number" ? [runDetails(about)] : lines(about)));
-    tip.hidden = false;
-    const { width, height } = tip.getBoundingClientRect();
-    const beside = mouse.clientX + 16 + width > innerWidth ? mouse.clientX - 16 - width : mouse.clientX + 16;
-    tip.style.left = `${Math.max(8, Math.min(beside, innerWidth - width - 8))}px`;
-    tip.style.top = `${Math.max(8, Math.min(mouse.clientY + 12, innerHeight - height - 8))}px`;
+    const entries = named.size + chart.legend.length;
+    const longest = Math.max(0, ...[...named, ...chart.legend.map((trace) => trace.name)].map((name) => name.length));
+    const beside = Math.max(1, Math.floor(width / (50 + 6.8 * longest))); // plotly has no way to say it
+    layout.margin.t = entries ? 8 + 20 * Math.ceil(entries / beside) : 0;
+    layout.height = height + layout.margin.t + layout.margin.b;
+    layout.showlegend = entries > 0;
+    return [traces, layout];
   }
 
-  function hideTip() {
-    tip.hidden = true;
+  // A title in lines of at most so many characters, if an arrow is in the right place.
+  function wrapped(title, characters) {
+    return title.split("<br>").map((line) => (line.length > characters ? line.replace(" → ", " →<br>") : line)).join("<br>");
+  }
+
+  // What a point says to the reader who points at it: words of its own, or its run's row in the table of runs.
+  function withWords(trace) {
+    if (trace.hoverinfo === "skip") return trace;
+    if (trace.type === "heatmap") return { ...trace, hovertemplate: "%{hovertext}<extra></extra>" };
+    const text = trace.customdata ? trace.customdata.map(runDetails) : trace.text;
+    return { ...trace, text, hovertemplate: "%{text}<extra></extra>" };
   }
 
   function runDetails(place) {
-    const list = document.createElement("dl");
-    data.runs.labels.forEach((label, i) => {
-      const value = data.runs.rows[place][i];
-      if (value !== "") list.append(element("dt", label), element("dd", value));
-    });
-    return list;
+    const row = data.runs.rows[place];
+    if (!row) return null;
+    const lines = data.runs.labels.map((label, i) => (row[i] === "" ? null : `${label}: ${row[i]}`));
+    return lines.filter(Boolean).join("<br>");
   }
 
-  function lines(text) {
-    return text.split("\n").map((line, i) => element(i ? "div" : "b", line));
+  function draw(plot) {
+    const available = Math.floor(plot.parentElement.clientWidth);
+    if (plot.dataset.drawn === String(available)) return;
+    plot.dataset.drawn = String(available);
+    plot.style.height = ""; // its place was kept
+    Plotly.react(plot, ...arranged(data.charts[plot.dataset.chart], available), config);
   }
 
-  function element(name, text) {
-    const made = document.createElement(name);
-    made.textContent = text;
-    return made;
-  }
-
-  addEventListener("scroll", hideTip, { passive: true });
+  // Each is drawn when it is about to be seen, all of them for the printer.
+  const plots = [...document.querySelectorAll(".plot")];
+  const seen = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
+    { rootMargin: "600px" },
+  );
+  plots.forEach((plot) => seen.observe(plot));
+  addEventListener("resize", () => plots.filter((plot) => plot.dataset.drawn).forEach(draw));
+  addEventListener("beforeprint", () => {
+    plots.forEach(draw);
+    document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  });
 
   // ------------------------------------------------------------------------ tables
 

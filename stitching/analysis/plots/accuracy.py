@@ -1,33 +1,25 @@
 """Figures of accuracy: a panel for each pair of networks, a colour for each stitcher, intervals over seeds.
 
-All take the dataframe of `load_results`, whole networks in it or not, and draw what there is of a half-finished sweep.
+All draw what there is of a half-finished sweep. Controls are grey columns behind the marks: what the same adapter
+reaches without the learned representation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from stitching.analysis.plots.references import ControlMarks, base_lines
-from stitching.analysis.plots.style import (
-    GREY,
-    INTERVALS,
-    adapter_style,
-    finish,
-    mark_missing,
-    new_panels,
-    on_each_pair,
-)
-from stitching.analysis.selection import Series, gaps_in, pairs_in, series_in, short_names
-from stitching.analysis.statistics import last_epoch, stitched, summarize
-from stitching.analysis.tables import base_networks
-from stitching.config.errors import UserError
+from stitching.analysis.gap_study import GAP, PAIR, GapStudy, rows_with
+from stitching.analysis.plots.chart import mean_words
+from stitching.analysis.plots.gallery import figure
+from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
+from stitching.analysis.plots.style import ALONE, CONTROLS, INTERVALS, control_look, series_look
+from stitching.analysis.selection import Series, gaps_in
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
@@ -35,205 +27,228 @@ __all__ = [
     "plot_accuracy_by_source_stage", "plot_agreement_by_gap",
 ]  # fmt: skip
 
-NOTE = f"Means of finished runs over seeds. Bars, where there are several: {INTERVALS}."
 AGREEMENT = "Overall/Test Agreement"
-_GAP = ["first_deleted_block", "last_deleted_block"]
+_NOTE = f"Means of finished runs over seeds. Bars, where there are several: {INTERVALS}."
+_CONTROLS_NOTE = " Grey columns: what the same adapter reaches in the control, without what was learned."
+_STARTS = " Lines join gaps that start at the same block."
+_SIZES = ("destination_depth", "parameters", "macs")
+_NO_INTERVAL = {"low": np.nan, "high": np.nan, "n": 1, "missing": 0, "part": 0}
+_APART = 0.6  # between gaps that start at different blocks; gaps are 1 apart
+
+Position = Callable[[Any], float]  # of a row of means, along x
 
 
-def plot_accuracy_by_gap(results: pd.DataFrame) -> Figure:
-    """Test accuracy (0 to 1) against the gap, lines from gap to gap for each stitcher and setting that varies."""
-    return _by_gap(results, ACCURACY, "test accuracy", base_networks(results)["accuracy"].to_dict())
+@figure("gap", "Accuracy by gap")
+def plot_accuracy_by_gap(results: pd.DataFrame) -> Lines:
+    """Test accuracy (0 to 1) against the gap, with controls and the networks by themselves."""
+    return _by_gap(GapStudy.of(results), ACCURACY, "test accuracy")
 
 
-def plot_agreement_by_gap(results: pd.DataFrame) -> Figure:
-    """On which fraction of the test images the stitched network predicts what the destination alone does, by gap."""
-    _needs(results, AGREEMENT)
-    return _by_gap(results, AGREEMENT, "agreement with destination", {})
+@figure("depth", "Accuracy by destination depth")
+def plot_accuracy_by_depth(results: pd.DataFrame) -> Lines:
+    """Test accuracy against the fraction of the destination that is left out."""
+    study, depth = GapStudy.of(results), "destination_depth"
+    means = study.means([GAP[0], depth])
+    controls = study.control_means([GAP[0], depth])
+    depths = sorted({*means[depth], *controls[depth]})
+    step = min(np.diff(depths), default=0.2)
+    ends = (depths[0] - 0.6 * step, depths[-1] + 0.6 * step)
+    panels = []
+    for pair in study.pairs:
+        lines = [
+            _line(study, series, number, pair, means, depth, GAP[0], step=step)
+            for number, series in enumerate(study.series)
+        ]
+        references = _controls(study, controls, pair, lambda row: float(row[depth]), step)
+        scale = AxisScale("destination depth (fraction that is left out)", ends=ends)
+        panels.append(LinePanel(study.title(pair), scale, lines, references + _alone(study, pair)))
+    return Lines(panels, "test accuracy", _NOTE + _STARTS + (_CONTROLS_NOTE if len(controls) else ""))
 
 
-def _by_gap(results: pd.DataFrame, value: str, label: str, bases: dict[Any, float]) -> Figure:
-    series, controls = series_in(results), ControlMarks(results, value)
-
-    def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
-        gaps = gaps_in(ours)
-        places = {gap: place for place, gap in enumerate(gaps)}
-        for number, one in enumerate(series):
-            found = (
-                _summary(one.rows(ours), _GAP, value)
-                .set_index(_GAP)
-                .reindex(pd.MultiIndex.from_tuples(gaps, names=_GAP))
-            )
-            beside = _beside(number, len(series))
-            controls.draw(axis, source, dest, one, _GAP, lambda *gap, beside=beside: _at(places, gap, beside))
-            _draw(axis, *_parted(np.arange(len(gaps)) + beside, found, [first for first, _ in gaps]), one)
-        base_lines(axis, source, dest, bases)
-        labels = [f"{first}–{last}" for first, last in gaps]
-        axis.set_xticks(range(len(gaps)), labels)
-        if len(gaps) > 12:
-            axis.tick_params("x", rotation=90, labelsize=7)
-        axis.set_xlim(-0.5, len(gaps) - 0.5)
-        axis.set_xlabel("blocks dropped (first–last)")
-
-    most = len(gaps_in(stitched(results))) if pairs_in(results) else 0
-    return _finished(*on_each_pair(results, draw, max(5.2, 0.15 * most), 3.3), NOTE + controls.note, label)
-
-
-def plot_accuracy_by_depth(results: pd.DataFrame) -> Figure:
-    """Test accuracy against the fraction of the destination that is left out.
-
-    A line joins the gaps that begin at the same block of the source, which several do.
-    """
-    _needs(results, "destination_depth")
-    bases = base_networks(results)["accuracy"].to_dict()
-    series, controls = series_in(results), ControlMarks(results, ACCURACY)
-
-    def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
-        shift = 0.05 / max(1, len(series))  # of the whole depth, so that points of equal depth stand side by side
-        for number, one in enumerate(series):
-            beside = shift * (number - (len(series) - 1) / 2)
-            controls.draw(
-                axis, source, dest, one, [*_GAP, "destination_depth"], lambda *at, beside=beside: at[-1] + beside
-            )
-            found = _summary(one.rows(ours), ["first_deleted_block", "destination_depth"])
-            for _, line in found.groupby("first_deleted_block"):
-                line = line.sort_values("destination_depth")
-                _draw(axis, line["destination_depth"] + beside, line, one)
-        base_lines(axis, source, dest, bases)
-        axis.set_xlabel("destination depth (fraction of it that is left out)")
-
-    return _finished(*on_each_pair(results, draw, 5.2, 3.3), NOTE + controls.note)
-
-
-def plot_accuracy_by_parameters(results: pd.DataFrame) -> Figure:
+@figure("parameters", "Accuracy by parameters")
+def plot_accuracy_by_parameters(results: pd.DataFrame) -> Lines:
     """Test accuracy against the parameters of the whole stitched network; stars are base networks."""
-    return _by_size(results, "parameters", {1e6: "parameters (millions)", 1e3: "parameters (thousands)"})
+    units = {1e6: "parameters (millions)", 1e3: "parameters (thousands)"}
+    return _by_size(GapStudy.of(results), "parameters", units)
 
 
-def plot_accuracy_by_macs(results: pd.DataFrame) -> Figure:
+@figure("macs", "Accuracy by multiply-adds")
+def plot_accuracy_by_macs(results: pd.DataFrame) -> Lines:
     """Test accuracy against the multiply-adds for one image ("FLOPs" in much of the field); stars are base networks."""
     words = "multiply-adds for one image ({}; often called FLOPs)"
-    return _by_size(results, "macs", {1e9: words.format("10⁹"), 1e6: words.format("10⁶")})
+    return _by_size(GapStudy.of(results), "macs", {1e9: words.format("10⁹"), 1e6: words.format("10⁶")})
 
 
-def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Figure:
+@figure("source-stage", "Accuracy by source stage")
+def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Lines:
     """The grid of pairs (rows) and source stages (columns): test accuracy against the last block dropped."""
-    bases = base_networks(results)["accuracy"].to_dict()
-    pairs, names = pairs_in(results), short_names(results)
-    runs = stitched(results)
-    stages = sorted(runs["first_deleted_block"].dropna().unique())
-    series, controls = series_in(results), ControlMarks(results, ACCURACY)
-    figure, axes = new_panels(len(pairs), len(stages), 2.7 if len(stages) > 1 else 4.6, 2.3, sharey=True)
-    for row, (source, dest) in zip(axes, pairs, strict=True):
-        for axis, stage in zip(row, stages, strict=True):
-            ours = runs[
-                (runs["source"] == source) & (runs["destination"] == dest) & (runs["first_deleted_block"] == stage)
+    study = GapStudy.of(results)
+    means, controls = study.means(GAP), study.control_means(GAP)
+    stages = sorted({first for first, _ in study.gaps})
+    panels = []
+    for pair in study.pairs:
+        for stage in stages:
+            lasts = [last for first, last in gaps_in(rows_with(study.rows, PAIR, pair)) if first == stage]
+            at = _places({(stage, last): float(number) for number, last in enumerate(lasts)})
+            lines = [
+                _line(study, series, number, pair, means, at, GAP[0]) for number, series in enumerate(study.series)
             ]
-            lasts = sorted(ours["last_deleted_block"].unique())
-            places = {(stage, last): place for place, last in enumerate(lasts)}
-            for number, one in enumerate(series):
-                found = _summary(one.rows(ours), ["last_deleted_block"]).set_index("last_deleted_block").reindex(lasts)
-                beside = _beside(number, len(series))
-                controls.draw(
-                    axis, source, dest, one, _GAP,
-                    lambda *gap, places=places, beside=beside: _at(places, gap, beside),
-                )  # fmt: skip
-                _draw(axis, np.arange(len(lasts)) + beside, found, one, size=4)
-            base_lines(axis, source, dest, bases)
-            axis.set_xticks(range(len(lasts)), [str(last) for last in lasts])
-            axis.set_xlim(-0.5, max(len(lasts), 1) - 0.5)
-        row[0].set_ylabel(f"{names[source]} →\n{names[dest]}\ntest accuracy", fontsize=8.5)
-    for axis, stage in zip(axes[0], stages, strict=True):
-        axis.set_title(f"source up to block {stage - 1}", fontsize=9.5)
-    for axis in axes[-1]:
-        axis.set_xlabel("last block dropped")
-    return finish(figure, NOTE + controls.note)
+            ticks = [float(number) for number in range(len(lasts))]
+            scale = AxisScale(
+                "last block dropped", ticks, [str(last) for last in lasts], (-0.5, max(len(lasts), 1) - 0.5)
+            )
+            references = _controls(study, controls, pair, at) + _alone(study, pair)
+            title = f"{study.title(pair)}\nsource up to block {stage - 1}"
+            panels.append(LinePanel(title, scale, lines, references))
+    note = _NOTE + (_CONTROLS_NOTE if len(controls) else "")
+    return Lines(panels, "test accuracy", note, columns=len(stages), height=1.9, chart_width=270)
 
 
-# ------------------------------------------------------------------------ shared
+@figure("agreement", "Agreement with the destination by gap")
+def plot_agreement_by_gap(results: pd.DataFrame) -> Lines:
+    """On which fraction of the test images the stitched network predicts what the destination alone does, by gap."""
+    return _by_gap(GapStudy.of(results), AGREEMENT, "agreement with destination")
 
 
-def _by_size(results: pd.DataFrame, column: str, units: dict[float, str]) -> Figure:
-    _needs(results, column)
-    most = results[column].max()
-    unit = next((one for one in units if most >= one), min(units))  # the greatest that leaves numbers short
-    label = units[unit]
-    bases = base_networks(results)
-    series, controls = series_in(results), ControlMarks(results, ACCURACY)
-
-    def draw(axis: Axes, source: str, dest: str, ours: pd.DataFrame) -> None:
-        for one in series:
-            # Networks of one cell have one size; cells of one size are still networks of their own.
-            found = _summary(one.rows(ours), [*_GAP, column])
-            controls.draw(axis, source, dest, one, [*_GAP, column], lambda *at: at[-1] / unit)
-            _draw(axis, found[column] / unit, found, one, lines=False)
-        for title, role, face in ((dest, "destination alone", GREY), (source, "source alone", "white")):
-            if title in bases.index and (face == GREY or source != dest):
-                size, height = bases[column][title] / unit, bases["accuracy"][title]
-                axis.plot(
-                    size, height, "*", ms=14, color=GREY, mfc=face, ls="", label=role, zorder=3, clip_on=False
-                )  # fmt: skip
-        axis.set_xlabel(label)
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=7))
-        axis.grid(axis="x", color="#eeeeee", lw=0.6)
-
-    return _finished(*on_each_pair(results, draw, 5.2, 3.5), NOTE + controls.note)
+# ------------------------------------------------------------------------ numbers
 
 
-def _summary(runs: pd.DataFrame, by: Sequence[str], value: str = ACCURACY) -> pd.DataFrame:
-    """Mean, low, high, n and missing of a number from 0 to 1; no row where no run was tested yet."""
-    tested = last_epoch(runs)
-    if tested.empty:
-        return pd.DataFrame(columns=[*by, "mean", "low", "high", "n", "missing"], dtype=float)
-    return summarize(tested, by, value=value)
+def _by_gap(study: GapStudy, value: str, label: str) -> Lines:
+    means, controls = study.means(GAP, value), study.control_means(GAP, value)
+    panels = []
+    for pair in study.pairs:
+        gaps = gaps_in(rows_with(study.rows, PAIR, pair))
+        starts = sorted({first for first, _ in gaps})
+        place = {gap: number + _APART * starts.index(gap[0]) for number, gap in enumerate(gaps)}
+        at = _places(place)
+        lines = [
+            _line(study, series, number, pair, means, at, GAP[0], value) for number, series in enumerate(study.series)
+        ]
+        references = _controls(study, controls, pair, at) + (_alone(study, pair) if value == ACCURACY else [])
+        labels = [f"{first}–{last}" for first, last in gaps]
+        places = list(place.values())
+        scale = AxisScale("blocks dropped (first–last)", places, labels, ends=(-0.6, max(places, default=0) + 0.6))
+        between = [(a + b) / 2 for a, b in pairwise(places) if b - a > 1]
+        panels.append(LinePanel(study.title(pair), scale, lines, references, between))
+    note = _NOTE + (_STARTS if any(panel.separators for panel in panels) else "")
+    return Lines(panels, label, note + (_CONTROLS_NOTE if len(controls) else ""))
 
 
-def _at(places: dict[Any, int], place: Any, beside: float) -> float | None:
-    return places[place] + beside if place in places else None
+def _by_size(study: GapStudy, column: str, units: dict[float, str]) -> Lines:
+    means = study.means([*GAP, column])
+    most = float(study.rows[column].max())
+    unit = next((candidate for candidate in units if most >= candidate), min(units))  # that leaves numbers short
+    controls = study.control_means([*GAP, column])
+    panels = []
+    for pair in study.pairs:
+        lines = []
+        for kind in _kinds(controls):
+            frame = rows_with(controls, [*PAIR, "control"], [*pair, kind])
+            if len(frame):
+                words = [f"control: {CONTROLS[kind]}\n{row.adapter}: {row.mean:.4f}" for row in frame.itertuples()]
+                frame = frame.assign(
+                    x=frame[column] / unit, low=np.nan, high=np.nan, n=1, missing=0, part=0, words=words
+                )
+                lines.append(Line(replace(control_look(kind), line="", size=3.5), frame))
+        lines += [
+            _line(study, series, number, pair, means, lambda row: row[column] / unit, None, step=0, line="")
+            for number, series in enumerate(study.series)
+        ]
+        lines += [_star(study, title, role, column, unit) for title, role in _roles(study, pair)]
+        panels.append(LinePanel(study.title(pair), AxisScale(units[unit]), lines))
+    note = _NOTE + (" Grey marks: controls." if len(controls) else "")
+    return Lines(panels, "test accuracy", note, columns=min(2, len(panels)))
 
 
-def _beside(number: int, count: int) -> float:
-    """How far the series are from the place where they belong, so that they stand side by side."""
-    return min(0.08, 0.7 / count) * (number - (count - 1) / 2)
-
-
-def _parted(x: np.ndarray, found: pd.DataFrame, groups: Sequence[int]) -> tuple[np.ndarray, pd.DataFrame]:
-    """`x` and `found` with blanks where the group changes, so that no line joins what does not belong together."""
-    places: list[int] = []
-    for place, group in enumerate(groups):
-        places += [-1, place] if place and group != groups[place - 1] else [place]
-    at = np.array(places)
-    return np.where(at < 0, np.nan, x[at]), found.reset_index(drop=True).reindex(at)
-
-
-def _draw(axis: Axes, x: object, found: pd.DataFrame, one: Series, *, size: float = 5, lines: bool = True) -> None:
-    mark_missing(axis, x, found)
-    mean = found["mean"].astype(float)
-    if mean.isna().all():  # nothing yet, and no entry in the legend
-        return
-    colour, marker, inside = adapter_style(one.adapter)
-    bars = np.array([mean - found["low"], found["high"] - mean], dtype=float)
-    axis.errorbar(
-        np.asarray(x, dtype=float),
-        mean,
-        yerr=bars if np.isfinite(bars).any() else None,
-        color=colour,
-        marker=marker,
-        markersize=size + 1.2 * one.number,
-        mfc=inside,
-        ls=one.line if lines else "",
-        lw=1,
-        elinewidth=0.8,
-        alpha=0.9,
-        label=one.label,
+def _line(
+    study: GapStudy, series: Series, number: int, pair: tuple[str, str], means: pd.DataFrame,
+    at: str | Position, part: str | None, value: str = ACCURACY, *, step: float = 1, line: str | None = None,
+) -> Line:  # fmt: skip
+    """A series on the panel of a pair, moved to the side so that points of one place stand beside each other."""
+    look = series_look(series, number)
+    look = look if line is None else replace(look, line=line)
+    beside = _beside(study, number, step)
+    position: Position = (lambda row: float(row[at])) if isinstance(at, str) else at
+    points, finished = (series.rows(rows_with(frame, PAIR, pair)) for frame in (means, study.finished))
+    words = [f"{look.label}\n{mean_words(row, _word(value))}" if row.n else "" for row in points.itertuples()]
+    points = points.assign(
+        words=words, part=points[part].astype(float) if part else 0, x=_along(points, position) + beside
     )
+    runs = finished.assign(x=_along(finished, position) + beside, y=finished.get(value, np.nan)).dropna(
+        subset=["x", "y"]
+    )
+    return Line(look, points.dropna(subset="x"), runs[["x", "y", "place"]])
 
 
-def _finished(figure: Figure, axes: np.ndarray, note: str, label: str = "test accuracy") -> Figure:
-    for axis in axes[:, 0]:
-        axis.set_ylabel(label)
-    return finish(figure, note)
+def _along(frame: pd.DataFrame, position: Position) -> np.ndarray:
+    names = [name for name in (*GAP, *_SIZES) if name in frame]
+    return np.array([position(row) for row in frame[names].to_dict("records")], dtype=float)
 
 
-def _needs(results: pd.DataFrame, column: str) -> None:
-    if column not in results or stitched(results)[column].isna().all():
-        raise UserError(f"these runs do not tell {column!r}", do="Run them again: metadata.yml of newer runs has it.")
+def _places(places: dict[tuple[int, int], float]) -> Position:
+    """Where a row's gap stands along x; NaN for a gap that has no place."""
+    return lambda row: places.get((int(row[GAP[0]]), int(row[GAP[1]])), np.nan)
+
+
+def _word(value: str) -> str:
+    return value.removeprefix("Overall/").lower()
+
+
+def _kinds(controls: pd.DataFrame) -> list[str]:
+    there = set(controls["control"])
+    return [kind for kind in CONTROLS if kind in there and kind != "self"]
+
+
+def _controls(
+    study: GapStudy, controls: pd.DataFrame, pair: tuple[str, str], at: Position, step: float = 1
+) -> list[Reference]:
+    """For each control a line over the place of each adapter that has it: what it reaches there."""
+    references = []
+    for kind in _kinds(controls):
+        look = control_look(kind)
+        frame = rows_with(controls, [*PAIR, "control"], [*pair, kind])
+        stretches, heights, words = [], [], []
+        for number, series in enumerate(study.series):
+            ours = series.rows(frame)
+            beside, half = _beside(study, number, step), 0.46 * _apart(study, step)
+            for x, row in zip(_along(ours, at) + beside, ours.to_dict("records"), strict=True):
+                if np.isfinite(x):
+                    stretches.append((float(x - half), float(x + half)))
+                    heights.append(float(row["mean"]))
+                    words.append(f"{look.label}\n{series.label}: {row['mean']:.4f}")
+        if heights:
+            references.append(Reference(look, heights, words, stretches))
+    return references
+
+
+def _apart(study: GapStudy, step: float) -> float:
+    """How far the series stand from each other at one place; places are a `step` apart."""
+    return step * min(0.18, 0.8 / len(study.series))
+
+
+def _beside(study: GapStudy, number: int, step: float) -> float:
+    """How far a series stands from its place, so that points of one place are beside each other."""
+    return _apart(study, step) * (number - (len(study.series) - 1) / 2)
+
+
+def _roles(study: GapStudy, pair: tuple[str, str]) -> list[tuple[str, str]]:
+    """The two networks by themselves (one, of a pair with itself), as far as they were tested."""
+    source, dest = pair
+    roles = [(dest, "destination"), *([(source, "source")] if source != dest else [])]
+    return [(title, role) for title, role in roles if title in study.bases.index]
+
+
+def _alone(study: GapStudy, pair: tuple[str, str]) -> list[Reference]:
+    """Lines at the accuracies of the two networks by themselves."""
+    return [
+        Reference(ALONE[role], [accuracy], [f"{title} alone\ntest accuracy {accuracy:.4f}"])
+        for title, role in _roles(study, pair)
+        for accuracy in [float(study.bases["accuracy"][title])]
+    ]
+
+
+def _star(study: GapStudy, title: str, role: str, column: str, unit: float) -> Line:
+    row = study.bases.loc[title]
+    words = f"{title} alone\ntest accuracy {row['accuracy']:.4f}"
+    frame = pd.DataFrame([{"x": row[column] / unit, "mean": row["accuracy"], **_NO_INTERVAL, "words": words}])
+    return Line(replace(ALONE[role], line="", size=9), frame)

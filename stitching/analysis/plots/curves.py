@@ -1,54 +1,60 @@
-"""Figures of what happens on the way: learning curves, and what a setting does; a panel for each pair and gap."""
+"""Figures of learning curves and of settings: a panel for each pair and gap, and for each grid study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from stitching.analysis.plots.style import INTERVALS, adapter_style, finish, mark_missing, new_panels
-from stitching.analysis.selection import gaps_in, pairs_in, series_in, short_names, worded
-from stitching.analysis.statistics import stitched, summarize, varied_settings
+from stitching.analysis.gap_study import GAP, PAIR
+from stitching.analysis.plots.chart import mean_words
+from stitching.analysis.plots.gallery import figure
+from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines
+from stitching.analysis.plots.style import INTERVALS, series_look
+from stitching.analysis.selection import gaps_in, pairs_in, series_in, setting_word, short_names, worded
+from stitching.analysis.statistics import grid_runs, placed, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
+from stitching.text import printable
 
-__all__ = ["MOST_GAPS", "plot_learning_curves", "plot_setting", "setting_values"]
+__all__ = ["MOST_GAPS", "plot_learning_curves", "plot_setting"]
 
 MOST_GAPS = 16  # beside each other
 
 
-def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Figure:
-    """A logged number against the epoch, of runs that are still at it, too: means over seeds with 95% intervals.
+@figure("learning-curves", "Learning curves")
+def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Lines:
+    """A logged number against the epoch, of unfinished runs, too: means over seeds with 95% intervals.
 
     Args:
         results: as `load_results` gives them.
         value: its column.
     """
-    series = series_in(results)
-
-    def draw(axis: Axes, ours: pd.DataFrame) -> None:
-        for one in series:
-            found = summarize(one.rows(ours), ["Epoch"], value=value).sort_values("Epoch")
-            colour, marker, inside = adapter_style(one.adapter)
-            axis.plot(
-                found["Epoch"], found["mean"], color=colour, ls=one.line, lw=1.2, marker=marker, mfc=inside, ms=3.5,
-                label=one.label,
-            )  # fmt: skip
-            if (found["n"] > 1).any():
-                axis.fill_between(found["Epoch"], found["low"], found["high"], color=colour, alpha=0.12, lw=0)
-            mark_missing(axis, found["Epoch"], found)
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-    words = value.removeprefix("Overall/").lower()
-    return _by_pair_and_gap(results, draw, "epoch", words, f"Means over seeds; shaded: {INTERVALS}.")
+    places, means = _places(results), _means(results, "Epoch", value)
+    series, panels = series_in(results), []
+    for place in places:
+        lines = []
+        for number, each in enumerate(series):
+            ours = each.rows(place.of(means))
+            look = series_look(each, number)
+            words = [f"{look.label}\nepoch {row.Epoch:g}: {mean_words(row, _word(value))}" for row in ours.itertuples()]
+            lines.append(Line(look, ours.assign(x=ours["Epoch"], words=words, part=0), is_band=True))
+        panels.append(LinePanel(place.title, AxisScale("epoch", is_whole=True), lines))
+    note = f"Means over seeds, unfinished runs as far as they are. Shaded: {INTERVALS}."
+    return Lines(panels, _word(value), note, **_layout(places))
 
 
-def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
+def _each_setting(results: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    words = {"lr": "learning rate"}
+    keys = [(key, setting_word(key).replace("_", " ")) for key in varied_settings(results)]
+    return [(f"Accuracy by {words.get(word, word)}", {"setting": key}) for key, word in keys]
+
+
+@figure("setting", "Accuracy by setting", variants=_each_setting)
+def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Lines:
     """Test accuracy against a setting that varies, such as the learning rate or the weight decay.
 
     Pairs and gaps where it does not vary have no panel: an ablation may be of one gap alone.
@@ -60,67 +66,124 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Figure:
     Raises:
         UserError: no such setting varies, or several do and none is named.
     """
+    key = _setting_key(results, setting)
+    places = [place for place in _places(results) if place.of(results)[key].nunique() > 1]
+    if not places:
+        raise UserError(f"{key} varies between pairs and gaps only, so it has no axis of its own")
+    runs = pd.concat([place.of(results) for place in places])
+    values, is_number, is_log = _values(runs, key)
+    at = {value: float(value if is_number else number) for number, value in enumerate(values)}
+    scale = AxisScale(key.removeprefix("train_config."), [*at.values()], [worded(value) for value in values],
+                      _ends([*at.values()], is_log), is_log)  # fmt: skip
+    means, panels = _means(runs, key, ACCURACY), []
+    for place in places:
+        lines = []
+        for number, series in enumerate(series_in(runs, but=key)):
+            ours = series.rows(place.of(means)).dropna(subset=key)
+            ours = ours.assign(x=ours[key].map(at).astype(float), part=0).sort_values("x")
+            look = series_look(series, number)
+            words = [
+                f"{look.label}\n{setting_word(key)}={worded(value)}: {mean_words(row)}" if row.n else ""
+                for value, row in zip(ours[key], ours.itertuples(), strict=True)
+            ]
+            lines.append(Line(look, ours.assign(words=words)))
+        panels.append(LinePanel(place.title, scale, lines))
+    note = f"Means of finished runs over seeds. Bars: {INTERVALS}. It shows and does not choose."
+    return Lines(panels, "test accuracy", note, **_layout(places))
+
+
+def _setting_key(results: pd.DataFrame, setting: str | None) -> str:
     varied = varied_settings(results)
-    found = [key for key in varied if setting in (None, key, key.split(".")[-1])]
-    if len(found) != 1:
+    keys = [key for key in varied if setting in (None, key, setting_word(key))]
+    if len(keys) != 1:
         raise UserError(
             f"{setting!r} is no setting that varies" if setting else f"{len(varied)} settings vary in these runs",
             allowed=", ".join(varied) or "a sweep with a `grid:`",
         )
-    (key,) = found
-    cell = ["source", "destination", "first_deleted_block", "last_deleted_block"]
-    runs = stitched(results)
-    results = runs[runs.groupby(cell)[key].transform("nunique") > 1]
-    series = series_in(results, but=key)
-    values, numeric, log = setting_values(results, key)
-    places = np.array(values, dtype=float) if numeric else np.arange(len(values))
-
-    def draw(axis: Axes, ours: pd.DataFrame) -> None:
-        for one in series:
-            found = summarize(one.rows(ours), [key]).set_index(key).reindex(values)
-            colour, marker, inside = adapter_style(one.adapter)
-            bars = np.array([found["mean"] - found["low"], found["high"] - found["mean"]])
-            mark_missing(axis, places, found)
-            axis.errorbar(
-                places, found["mean"], yerr=bars if np.isfinite(bars).any() else None, color=colour, marker=marker,
-                mfc=inside, ms=4, lw=1, elinewidth=0.8, ls=one.line, label=one.label,
-            )  # fmt: skip
-        if log:
-            axis.set_xscale("log")
-            axis.minorticks_off()
-        axis.set_xmargin(0.15)
-        axis.set_xticks(places, [worded(value) for value in values], fontsize=8)
-
-    note = f"Means of finished runs over seeds. Bars: {INTERVALS}. It shows and does not choose."
-    return _by_pair_and_gap(results, draw, key.removeprefix("train_config."), "test accuracy", note)
+    return keys[0]
 
 
-def setting_values(results: pd.DataFrame, key: str) -> tuple[list[Any], bool, bool]:
+def _values(runs: pd.DataFrame, key: str) -> tuple[list[Any], bool, bool]:
     """The values of a setting in order, whether they are numbers, and whether they ask for a logarithmic axis."""
-    values = sorted(stitched(results)[key].dropna().unique(), key=lambda value: (isinstance(value, str), value))
-    numeric = pd.api.types.is_numeric_dtype(results[key]) and len(values) > 0 and bool(np.isfinite(values).all())
-    return values, numeric, bool(numeric and min(values) > 0 and max(values) / min(values) >= 8)
+    values = sorted(runs[key].dropna().unique(), key=lambda value: (isinstance(value, str), value))
+    is_number = pd.api.types.is_numeric_dtype(runs[key]) and len(values) > 0 and bool(np.isfinite(values).all())
+    return values, is_number, bool(is_number and min(values) > 0 and max(values) / min(values) >= 8)
 
 
-def _by_pair_and_gap(
-    results: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], None], x: str, y: str, note: str
-) -> Figure:
-    pairs, names, runs = pairs_in(results), short_names(results), stitched(results)
-    gaps = gaps_in(runs)
+def _ends(places: list[float], is_log: bool) -> tuple[float, float]:
+    """Where an axis begins and ends, with room beside the first and the last value."""
+    low, high = places[0], places[-1]
+    if is_log:
+        room = (high / low) ** 0.1
+        return low / room, high * room
+    room = 0.1 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def _word(value: str) -> str:
+    return value.removeprefix("Overall/").lower()
+
+
+# ------------------------------------------------------------------------ panels
+
+
+@dataclass
+class _Place:
+    """What a panel shows: a pair and gap, or a grid study."""
+
+    title: str
+    columns: dict[str, Any]
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Its rows."""
+        ours = np.ones(len(frame), dtype=bool)
+        for name, value in self.columns.items():
+            same = frame[name].isna() if pd.isna(value) else frame[name] == value
+            ours &= same.fillna(False).to_numpy(dtype=bool)
+        return frame[ours]
+
+
+def _places(results: pd.DataFrame) -> list[_Place]:
+    """Each pair and gap, then each grid study.
+
+    Raises:
+        UserError: there is none, or more gaps than can be read beside each other.
+    """
+    grid = grid_runs(results)
+    stitches = stitched(placed(results))
+    if grid.empty:
+        pairs_in(results)  # says what is missing
+    gaps = gaps_in(stitches) if len(stitches) else []
     if len(gaps) > MOST_GAPS:
         raise UserError(
             f"{len(gaps)} gaps are too many panels to read",
             do=f"In Python, draw at most {MOST_GAPS}: `results[results['gap'].isin(['1-2', '3-4'])]`.",
         )
-    few = len(gaps) * len(pairs) == 1
-    figure, axes = new_panels(len(pairs), len(gaps), 5.2 if few else 2.3, 3.3 if few else 2.1, sharey=True)
-    for row, (source, dest) in zip(axes, pairs, strict=True):
-        for axis, (first, last) in zip(row, gaps, strict=True):
-            ours = runs[(runs["source"] == source) & (runs["destination"] == dest)]
-            draw(axis, ours[(ours["first_deleted_block"] == first) & (ours["last_deleted_block"] == last)])
-        row[0].set_ylabel(f"{names[source]} →\n{names[dest]}\n{y}", fontsize=8.5)
-    for axis, (first, last) in zip(axes[0], gaps, strict=True):
-        axis.set_title(f"blocks {first}–{last} dropped", fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel(x, fontsize=9)
-    return finish(figure, note)
+    places = []
+    if gaps:
+        names = short_names(results)
+        there = set(stitches[[*PAIR, *GAP]].itertuples(index=False, name=None))
+        for source, dest in pairs_in(results):
+            for gap in gaps:
+                if (source, dest, *gap) in there:
+                    title = f"{names[source]} → {names[dest]}\nblocks {gap[0]}–{gap[1]} dropped"
+                    columns = dict(zip([*PAIR, *GAP], (source, dest, *gap), strict=True))
+                    places.append(_Place(title, {**columns, **({"study": None} if len(grid) else {})}))
+    for name in grid["arch"].unique() if "arch" in grid else ["grid"] if len(grid) else []:
+        columns = {"study": "grid", **({"arch": name} if "arch" in grid else {})}
+        places.append(_Place(printable(str(name)), columns))
+    return places
+
+
+def _means(results: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
+    """`summarize` for all panels at once, in the order of `by`."""
+    frames = []
+    for rows, keys in ((stitched(placed(results)), [*PAIR, *GAP, "adapter"]), (grid_runs(results), ["study", "arch"])):
+        if len(rows):
+            keys = [*(key for key in keys if key in rows), *(key for key in varied_settings(rows) if key != by), by]
+            frames.append(summarize(rows, keys, value=value))
+    return pd.concat(frames, ignore_index=True).sort_values(by, kind="stable")
+
+
+def _layout(places: Sequence[_Place]) -> dict[str, Any]:
+    return {"height": 2.0, "chart_width": 300, "columns": 4} if len(places) > 3 else {"height": 2.4, "chart_width": 400}

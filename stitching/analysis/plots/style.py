@@ -1,42 +1,82 @@
-"""How figures look: one colour for each adapter, panels of readable size, legends that are not cut off."""
+"""How figures look, on paper and in the report: colours, markers, lines; matplotlib's panels, legends and files."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
-import pandas as pd
+from matplotlib import rc_context
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from stitching.analysis.selection import pairs_in, short_names
-from stitching.analysis.statistics import stitched
+from stitching.analysis.selection import Series
 from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 
 __all__ = [
-    "GREY", "INTERVALS", "adapter_style", "finish", "mark_missing", "new_panels", "on_each_pair", "save_figure",
+    "ALONE", "CONTROLS", "INTERVALS", "PAGE_WIDTH", "Look", "adapter_look", "control_look", "finish", "new_panels",
+    "save_figure", "series_look", "styled",
+    "wrapped",
 ]  # fmt: skip
 
+P = ParamSpec("P")
+
+PAGE_WIDTH = 7.0  # inches: the text of most journals; figures are made at the size at which they are printed
+INTERVALS = "95% intervals over seeds of the adapter (Student's t), base networks fixed"  # as `summarize` gives them
 # Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-GREY = "#444444"
-_MISSING = "#B00020"
-INTERVALS = "95% intervals over seeds of the adapter (Student's t), base networks fixed"  # as `summarize` gives them
-_LEGEND = 8.5  # points
+_LINES = ("-", "--", ":", "-.")
+_LEGEND = 7.5  # points
+_PAPER: Any = {
+    "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+    "axes.linewidth": 0.7, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+    "pdf.fonttype": 42,
+}  # fmt: skip
 
 
-def adapter_style(name: str) -> tuple[str, str, str]:
-    """A stitcher's colour, marker, and the colour of the marker's inside: the same in every figure.
+@dataclass(frozen=True)
+class Look:
+    """How something is drawn, and what a legend calls it. Signs are matplotlib's."""
 
-    There are more stitchers than colours that world can tell apart: those that share one differ in the others.
+    label: str
+    colour: str
+    marker: str = ""
+    is_filled: bool = True
+    line: str = ""  # no line
+    size: float = 4  # of the marker, points
+
+    @property
+    def inside(self) -> str:
+        """The colour within the marker."""
+        return self.colour if self.is_filled else "white"
+
+
+CONTROLS = {  # what they are called, in the order of legends
+    "random_source": "random source",
+    "random_dest": "random destination",
+    "adapter_only": "adapter + linear head",
+    "self": "self-stitch",  # a check of the code, which must give the base accuracy, and is not drawn
+}
+# Grey lines on grey columns: behind the adapters' marks, and in no adapter's colour.
+_CONTROL_LINES = {"random_source": "-", "random_dest": ":", "adapter_only": "--"}
+ALONE = {
+    "destination": Look("destination alone", "#222222", marker="*", line="--"),
+    "source": Look("source alone", "#222222", marker="*", is_filled=False, line=":"),
+}
+
+
+def adapter_look(name: str) -> Look:
+    """A stitcher's colour and marker: the same in every figure.
+
+    There are more stitchers than colours that can be told apart: those that share one differ in the marker.
     """
     # The demo's and the most used ones come first, so that the colours of a small figure are far apart.
     common = (
@@ -48,36 +88,63 @@ def adapter_style(name: str) -> tuple[str, str, str]:
         "finetune",
     )
     order = [*common, *(other for other in STITCHERS if other not in common)]
-    place = order.index(name) if name in order else len(order)
-    colour = _COLOURS[place % len(_COLOURS)]
-    marker = _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)]
-    return colour, marker, colour if place < len(_COLOURS) else "white"
+    number = order.index(name) if name in order else len(order)
+    return _numbered(name, number, is_filled=number < len(_COLOURS))
+
+
+def series_look(series: Series, number: int) -> Look:
+    """A series' look: its adapter's, with a line for each choice of settings; in a grid study by its number."""
+    if series.adapter is None:
+        look = _numbered(series.label, series.number, is_filled=series.number % 16 < 8)
+        return Look(look.label, look.colour, look.marker, look.is_filled, "-")
+    look = adapter_look(series.adapter)
+    line = _LINES[series.number % len(_LINES)]
+    return Look(series.label, look.colour, look.marker, look.is_filled, line, 4 + min(series.number, 3) * 0.8)
+
+
+def _numbered(label: str, number: int, *, is_filled: bool) -> Look:
+    colour = _COLOURS[number % len(_COLOURS)]
+    return Look(label, colour, _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)], is_filled)
+
+
+def control_look(kind: str) -> Look:
+    """How a control is drawn: a grey line."""
+    return Look(f"control: {CONTROLS[kind]}", "#777777", line=_CONTROL_LINES[kind], marker="d", size=3.5)
+
+
+# ------------------------------------------------------------------------ matplotlib
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that draws with the sizes of a printed page, whatever the notebook has set."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with rc_context(_PAPER):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def new_panels(rows: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, np.ndarray]:
     """A figure of `rows` x `columns` axes of a size in inches each, tidied by `finish`."""
     # Not pyplot's, which would keep every figure of a notebook in memory and needs a backend.
-    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#dddddd", lw=0.6)
+        axis.grid(axis="y", color="#e4e4e4", lw=0.6)
         axis.set_axisbelow(True)
     return figure, axes
 
 
 def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Figure:
     """Put a note and one legend (of all panels, or as given) below, and make the figure higher by what they take."""
-    entries = {str(one.get_label()): one for one in handles} or {
-        label: handle
-        for axis in figure.axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        if not label.startswith("_")
-    }
+    entries = {str(handle.get_label()): handle for handle in handles} or _legend_entries(figure)
     width, height = figure.get_size_inches()
-    note = textwrap.fill(note, max(40, int(width * 14)))
+    note = textwrap.fill(note, max(40, int(width * 17)))
     if entries:
-        widest = max(map(len, entries)) * _LEGEND * 0.6 / 72 + 0.65  # inches
+        widest = max(map(len, entries)) * _LEGEND * 0.55 / 72 + 0.6  # inches
         columns = min(len(entries), max(1, math.floor(width / widest)))
         figure.legend(
             entries.values(),
@@ -85,28 +152,36 @@ def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Fi
             loc="outside lower center",
             ncols=columns,
             frameon=False,
-            handlelength=2.8,  # room for two periods of every dashed line
+            handlelength=2.6,  # room for two periods of every dashed line
+            columnspacing=1.4,
             fontsize=_LEGEND,
             title=note or None,
             title_fontproperties={"size": _LEGEND - 0.5, "style": "italic"},
         )
-        height += math.ceil(len(entries) / columns) * 0.19 + 0.1
+        height += math.ceil(len(entries) / columns) * 0.165 + 0.1
     elif note:
         figure.supxlabel(note, fontsize=_LEGEND - 0.5, style="italic")
-    figure.set_size_inches(width, height + 0.16 * len(note.splitlines()))
+    figure.set_size_inches(width, height + 0.14 * len(note.splitlines()))
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a name with two dollar signs is no formula
     return figure
 
 
-def mark_missing(axis: Axes, x: Any, found: pd.DataFrame) -> None:
-    """A cross at the foot of an axis wherever a finished run gave no number, which its mean therefore leaves out."""
-    places = np.asarray(x, dtype=float)[(found["missing"] > 0).to_numpy(dtype=bool)]
-    if len(places):
-        axis.plot(
-            places, np.full(len(places), 0.02), "x", color=_MISSING, ms=6, mew=1.6, ls="", clip_on=False,
-            transform=axis.get_xaxis_transform(), label="a finished run without a number (NaN), in no mean",
-        )  # fmt: skip
+def _legend_entries(figure: Figure) -> dict[str, Artist]:
+    """What has a label: the series first, in their order, then what they are compared with."""
+    entries = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        if not label.startswith("_")
+    }
+    return dict(sorted(entries.items(), key=lambda entry: isinstance(entry[1], Artist)))
+
+
+def wrapped(title: str, width: float) -> str:
+    """A title in lines that fit into a panel of `width` inches."""
+    characters = max(12, int(width * 14.5))
+    return "\n".join(textwrap.fill(line, characters, break_on_hyphens=False) for line in title.splitlines())
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
@@ -117,25 +192,10 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """
     path = Path(path)
     paths = [path] if path.suffix else [path.with_name(f"{path.name}.{ending}") for ending in ("pdf", "png")]
-    for one in paths:
+    for target in paths:
         try:
-            figure.savefig(one, dpi=150)
+            with rc_context(_PAPER):
+                figure.savefig(target, dpi=200)
         except (ValueError, OSError) as error:
-            raise UserError(f"cannot write the figure {one}: {error}") from None
+            raise UserError(f"cannot write the figure {target}: {error}") from None
     return paths
-
-
-def on_each_pair(
-    results: pd.DataFrame, draw: Callable[[Axes, str, str, pd.DataFrame], None], width: float, height: float
-) -> tuple[Figure, np.ndarray]:
-    """A figure with a panel for each pair of networks, at most two beside each other."""
-    pairs, names = pairs_in(results), short_names(results)
-    runs = stitched(results)
-    columns = min(2, len(pairs))
-    figure, axes = new_panels(-(-len(pairs) // columns), columns, width, height, sharey=True)
-    for axis, (source, dest) in zip(axes.flat, pairs, strict=False):
-        draw(axis, source, dest, runs[(runs["source"] == source) & (runs["destination"] == dest)])
-        axis.set_title(f"{names[source]} → {names[dest]}", fontsize=10)
-    for axis in axes.flat[len(pairs) :]:
-        axis.set_visible(False)
-    return figure, axes
