@@ -6,13 +6,24 @@ import errno
 import os
 import sys
 
-from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results  # isort: skip - in the order of the help
+from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results, config_schemas  # isort: skip - in the order of the help
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError, shortened
 from stitching.config.yaml import unwritable_character
 from stitching.processes import process_rank
 
-__all__ = ["app", "cleaning", "jobs", "main", "planning", "results", "scoring", "submitting", "watching"]
+__all__ = [
+    "app",
+    "cleaning",
+    "config_schemas",
+    "jobs",
+    "main",
+    "planning",
+    "results",
+    "scoring",
+    "submitting",
+    "watching",
+]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from stitching.config.errors import UserError, shortened, unknown_name
 from stitching.config.schema import Schema, complaint
@@ -62,10 +62,27 @@ def _check_format(value: Any) -> Any:
     return value
 
 
-FormatField = Annotated[str | list[Any], BeforeValidator(_check_format)]
+_JSON = {
+    "description": "A kind, or [kind, size] such as [img, [256, 56, 56]].",
+    "anyOf": [
+        {"enum": list(FORMAT_SIZES)},
+        {
+            "type": "array",
+            "prefixItems": [
+                {"enum": list(FORMAT_SIZES)},
+                {"type": "array", "items": {"type": "integer", "minimum": 1}},
+            ],
+            "minItems": 2,
+            "maxItems": 2,
+        },
+    ],
+}
+
+FormatField = Annotated[str | list[Any], BeforeValidator(_check_format), WithJsonSchema(_JSON)]
 
 
 class ReformatOptions(Schema):
     """How formats are converted where there is a choice."""
 
     class_token: ClassToken = "zeros"
+    """How a new class token is made: of zeros, of ones, or as the mean over all positions."""

@@ -20,39 +20,75 @@ class Metric(Schema):
     """A metric of the network's output, or of the output of a module inside it."""
 
     metric_fn: str
+    """Name of the metric, one of ours or of a plugin."""
     metric_fn_args: dict[str, Any] = {}
+    """Its arguments, such as `topk: [1, 5]`."""
     output: str | None = None
+    """Name of the module whose output is measured; by default the network's own."""
 
 
 class JobSettings(Schema):
     """Everything in a job but its network: what a sweep passes on to every job."""
 
     plugins: list[PathText] = []
+    """Python files of your own, relative to this file, or installed modules. They are imported first, and may register
+    parts, data sets, losses, metrics, objectives, stitchers and model sources. Their code is part of a run's
+    identity.
+    """
     reformat_options: ReformatOptions = ReformatOptions()
+    """How formats are converted between parts where there is a choice."""
     data_path: PathText | None = None
+    """Folder that data sets are in. By default data/ at the root of the checkout."""
     save_dir: PathText | None = None
+    """Folder for what the job leaves. By default the folder of its config; of a sweep, experiments/PROJECT."""
     metrics_output: str = "result.pkl"
+    """File name of the table with a row for each step, in `save_dir`."""
     save_checkpoints: bool = False
+    """Keep the last checkpoint when the run is done."""
     eval_checkpoints: bool = True
+    """Test after every epoch; else at the end only."""
     checkpoint_initial_model: bool = False
+    """Test the network before its first step, too: step 0 of epoch 0 in the table."""
     checkpoint_minutes: Annotated[float, Field(ge=0, le=10**9)] = 10.0
+    """Save the state at least so often, in minutes, so that a run that is stopped resumes from there."""
     test_only: bool = False
+    """Test the network, and train nothing."""
     resume_from: PathText | None = None
+    """Checkpoint of a run to go on with, at the step where it was saved."""
     load_from: PathText | None = None
+    """Checkpoint whose weights the network starts from."""
     strict_load: bool = True
+    """With `load_from`: every weight must be in the file. `false` loads those that fit."""
     start_epoch: Epochs = 0
+    """Number of the first epoch; those before it count as done."""
     print_freq: Count = 10
-    workers: Workers | None = None  # processes that load images; None: the CPUs there are, 0 for small sets
+    """With `verbose`: steps between two lines of the log."""
+    workers: Workers | None = None
+    """Processes that load images. By default one for each CPU, up to 16; none for sets that fit in 256 MiB as tensors.
+    The results are the same with any number.
+    """
     device: str | None = None
+    """`cpu`, `cuda` or `cuda:1`. By default a GPU if there is one."""
     deterministic: bool = False
+    """Use deterministic algorithms only: bit for bit the same on the same machine, and slower."""
     unfrozen: bool = False
+    """Train all parts, whatever they say of `frozen`."""
     verbose: bool = False
+    """Log the loss in the midst of epochs, too."""
     train_config: TrainConfig
+    """Data set, loss, optimizer, schedule and length of the training."""
     metrics: list[Metric] = [Metric(metric_fn="accuracy")]
+    """What is measured of the batches and of the test images."""
     frozen_norm: Literal["running", "batch"] = "running"
+    """Statistics that BatchNorm layers in frozen parts use while training. `running`: those that they have. `batch`:
+    those of the batch, and the running ones move, as in much published work.
+    """
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of training and tests: 32-bit floats, or mixed with bfloat16."""
     channels_last: bool = False
+    """Keep images in memory with their channels last: faster on some GPUs."""
     compile: bool = False
+    """Compile the network with `torch.compile`."""
 
     @model_validator(mode="after")
     def _a_name(self) -> Self:
@@ -104,9 +140,15 @@ class Job(JobSettings):
     """A whole job."""
 
     model: PartField | None = None
+    """The network: one part."""
     assembly: Annotated[list[PartField], Field(min_length=1)] | None = None
+    """The network as a list of parts in a row; older form of `model: {Assembly: ...}`."""
     head: PartField | None = None
-    reference: PartField | None = None  # a whole network whose predictions those on the test images are compared with
+    """With `assembly`: the part behind it."""
+    reference: PartField | None = None
+    """A whole network (`Net`) whose predictions on the test images are compared with the job's: agreement and KL
+    divergence.
+    """
 
     @model_validator(mode="after")
     def _one_network(self) -> Self:

@@ -19,7 +19,9 @@ from stitching.config.model_sources import SOURCES, ModelSource
 from stitching.config.registries import Registry
 from stitching.config.schema import Schema, complaint
 
-__all__ = ["PARTS", "BasePart", "ModelFields", "PartField"]
+__all__ = ["PARTS", "PART_COMMENT", "BasePart", "ModelFields", "PartField"]
+
+PART_COMMENT = "a part"  # marks the places of parts in a JSON schema
 
 
 class BasePart(Schema):
@@ -37,8 +39,11 @@ class BasePart(Schema):
     is_subnet: ClassVar[bool] = False
 
     frozen: bool = False
+    """Nothing of the part is trained: no parameter, no buffer changes."""
     in_format: FormatField | None = None
+    """Format that what arrives is converted to, such as `[img, [256, 14, 14]]`: to resize it."""
     out_format: FormatField | None = None
+    """Format that what leaves is converted to."""
 
     def first_part(self) -> BasePart:
         """The part that the images go into first: itself, if it is not made of parts in a row."""
@@ -178,6 +183,10 @@ class _AnyPart:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(_validated_part)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        return {"$comment": PART_COMMENT}  # `stitching.config.json_schema` puts in what is registered
 
 
 PartField = Annotated[BasePart, _AnyPart]

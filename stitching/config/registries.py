@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from stitching.config.errors import UserError, unknown_name
 
-__all__ = ["Registry", "undo_if_it_fails"]
+__all__ = ["NameIn", "Registry", "undo_if_it_fails"]
 
 T = TypeVar("T")
 
@@ -106,6 +106,23 @@ class Registry(Generic[T]):
         if self._home is not None:
             home, self._home = self._home, None
             import_module(home)
+
+
+class NameIn:
+    """Says, in a field's `Annotated`, that it holds a name of a registry, for the schema that editors read.
+
+    Args:
+        registry: `module:NAME`. It is imported when the schema is made.
+    """
+
+    def __init__(self, registry: str) -> None:
+        self._registry = registry
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        module, _, name = self._registry.partition(":")
+        return {**handler(core_schema), "enum": list(getattr(import_module(module), name))}
 
 
 def _is_ours(module: str) -> bool:

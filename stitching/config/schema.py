@@ -15,7 +15,7 @@ from stitching.config.errors import UserError, nearest, shortened
 from stitching.config.plugins import load_plugins
 from stitching.config.yaml import Document
 
-__all__ = ["Neutral", "Schema", "complaint", "one_of", "validated"]
+__all__ = ["Neutral", "OrText", "Schema", "complaint", "one_of", "validated"]
 
 S = TypeVar("S", bound="Schema")
 
@@ -37,7 +37,9 @@ class Neutral:
 class Schema(BaseModel):
     """A mapping in YAML: unknown keys are errors that offer the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_default=False, allow_inf_nan=False, use_attribute_docstrings=True
+    )
     open_to: ClassVar[str | None] = None  # what further keys are, for the few mappings that take any
 
     @model_validator(mode="before")
@@ -203,3 +205,11 @@ def _looks_like(key: str, known: str) -> bool:
     import difflib
 
     return difflib.SequenceMatcher(None, key.lower(), known.lower()).ratio() >= 0.8
+
+
+class OrText:
+    """Says, in a field's `Annotated`, that text may stand for the mapping, for the schema that editors read."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}

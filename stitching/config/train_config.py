@@ -7,24 +7,39 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from stitching.config.bounds import Count, Epochs, Pixels, Positive, Seed
+from stitching.config.registries import NameIn
 from stitching.config.schema import Neutral, Schema, complaint
 
 __all__ = ["MONITORS", "LRSchedulerArgs", "LossTerm", "Preprocessing", "TaskConfig", "TrainConfig", "Validation"]
 
 
 class Preprocessing(Schema):
-    """How images become tensors. What is left out is as the data set's registry entry says."""
+    """How images become tensors. What is left out is as suits the data set."""
 
     model_config = {"frozen": True}
 
     image_size: Pixels | None = None
+    """Side of the square that goes into the network, in pixels; by default the data set's."""
     data_augmentation: Annotated[Literal[True, False, "default", "none"] | None, Neutral("none")] = None
+    """`true` or `default`: training images get a flip, the AutoAugment policy of the data set and `train_crop`, those
+    of them that it has.
+    """
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    """How images are resized. By default bicubic for sets of big images, bilinear for sets of small ones."""
     crop_pct: Annotated[float, Field(ge=0.01, le=1)] | None = None
+    """A test image is resized so that its shorter side is `image_size / crop_pct`, and its centre is cut out. By
+    default 0.875 from 96 pixels on; below, it is resized to the square with nothing cut off.
+    """
     train_crop: Literal["random_resized", "pad", "none"] | None = None
+    """Random crop of augmentation. `random_resized`: 8% to 100% of the area (arXiv:1409.4842); `pad`: a shift by up to
+    an eighth of the side (arXiv:1512.03385); by default training images are cut as test images are.
+    """
     channels: Literal[1, 3] | None = None
+    """3 turns grey images into RGB, 1 the other way round; by default the data set's."""
     mean: Annotated[list[float], Field(min_length=1)] | None = None
+    """Mean of each channel, or one for all of them, after scaling to 0..1; by default the data set's."""
     std: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Standard deviation of each channel, or one for all of them; by default the data set's."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -40,56 +55,62 @@ class Preprocessing(Schema):
 
 
 class Validation(Schema):
-    """The part of the training images that is held out, for choosing a learning rate or an epoch by it.
-
-    Which images these are depends on the seed that stands here, and not on that of the training: all runs of a sweep
-    have the same.
-    """
+    """The part of the training images that is held out, for choosing a learning rate or an epoch by it."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the training images that is held out."""
     seed: Seed = 0
+    """Which images they are. It is not the training's seed: all runs of a sweep hold out the same images."""
 
 
 class TaskConfig(Schema):
     """One of several data sets that are learned side by side, a head for each."""
 
-    dataset: str
+    dataset: Annotated[str, NameIn("stitching.data.datasets:DATASETS")]
+    """Name of the data set."""
     batch_size: Annotated[Count, Field(le=1_000_000)] | None = None
+    """Images in a batch; by default that of `train_config`."""
 
 
 class LossTerm(Schema):
     """An auxiliary loss on the output of a module inside the network."""
 
     output: str
+    """Name of the module, such as `parts.0.net`."""
     loss_fn: str = "cross_entropy"
+    """Name of the loss."""
     loss_fn_args: dict[str, Any] = {}
+    """Its arguments."""
     weight: float = 1.0
+    """What it is multiplied with before it is added to the loss."""
 
 
 class NestedScheduler(Schema):
     """One of the schedulers that SequentialLR or ChainedScheduler is made of."""
 
     lr_scheduler: str
+    """Class of `torch.optim.lr_scheduler`."""
     lr_scheduler_args: LRSchedulerArgs | None = None
+    """Its arguments."""
 
 
 MONITORS = ("Train Loss", "Train Accuracy", "Val Loss", "Val Accuracy")
 
 
 class LRSchedulerArgs(Schema):
-    """Arguments of a torch scheduler, and two of our own.
-
-    `cadence` is whether it steps after every epoch or every step. `monitor`, for ReduceLROnPlateau, is the number that
-    it watches, one of `MONITORS`. Left out, it is the validation loss where there is one after every epoch, else the
-    training loss; of several tasks, the sum of their losses.
-    """
+    """Arguments of a torch scheduler, and some of our own."""
 
     model_config = {"extra": "allow", "strict": True}
     open_to = "arguments of the scheduler"
 
     cadence: Literal["epochs", "steps"] = "epochs"
+    """Whether it steps after every epoch or every training step."""
     monitor: str | None = None
+    """What ReduceLROnPlateau watches: `Train Loss`, `Train Accuracy`, `Val Loss` or `Val Accuracy`. By default the
+    validation loss where there is one after every epoch, else the training loss (of several tasks, the sum).
+    """
     schedulers: list[NestedScheduler] | None = None
+    """Those that SequentialLR or ChainedScheduler is made of; they have the outer one's cadence."""
 
     @model_validator(mode="after")
     def _nothing_is_chosen_by_tests(self) -> Self:
@@ -118,33 +139,52 @@ class LRSchedulerArgs(Schema):
 
 
 class TrainConfig(Schema):
-    """How to train.
+    """How to train."""
 
-    Label smoothing, weights of classes and auxiliary losses are for training alone: the losses of tests and validation
-    are plain. With `weight_decay_on: matrices` the weights of convolutions and linear layers decay, and nothing else
-    does: no bias, no norm, no class token, position embedding or layer scale.
-    """
-
-    dataset: str | None = None
+    dataset: Annotated[str, NameIn("stitching.data.datasets:DATASETS")] | None = None
+    """Name of the data set, one of ours or of a plugin."""
     tasks: Annotated[list[TaskConfig], Field(min_length=1)] | None = None
+    """Several data sets that are learned side by side, instead of `dataset`; the network has a head for each."""
     data_preprocessing: Preprocessing = Preprocessing()
+    """Size, augmentation and normalisation of the images."""
     data_augmentation: Literal[True, False, "default", "none"] | None = None
+    """Older place of `data_preprocessing.data_augmentation`."""
     validation: Validation | None = None
+    """Training images that are held out, to choose a learning rate or an epoch by."""
     seed: Seed = 12345
+    """Seed of the untrained weights, of the order of the images, and of augmentation and dropout."""
     epochs: Epochs = 10
+    """Passes over the training images. 0 tests the network as it is built."""
     max_steps: Count | None = None
+    """End the training after so many steps."""
     max_batches: Count | None = None
+    """End every epoch after so many batches."""
     batch_size: Annotated[Count, Field(le=1_000_000)] = 256
+    """Images in a batch, of all processes together."""
     max_grad_norm: Positive | None = None
+    """Clip the norm of the gradient to this."""
     loss_fn: str = "cross_entropy"
+    """Name of the loss, one of ours or of a plugin."""
     loss_fn_args: dict[str, Any] = {}
+    """Its arguments, such as `label_smoothing` or `weight` (one number for each class). They are for training alone:
+    losses of tests and validation are plain.
+    """
     aux_losses: list[LossTerm] = []
+    """Further losses, on outputs of modules inside the network; for training alone."""
     optimizer: str = "AdamW"
+    """Class of `torch.optim`."""
     optimizer_args: dict[str, Any] = {}
+    """Its arguments, such as `lr` and `weight_decay`."""
     weight_decay_on: Literal["all", "matrices"] = "all"
+    """`matrices`: the weights of convolutions and linear layers decay, and nothing else does: no bias, norm, class
+    token, position embedding or layer scale.
+    """
     lr: Positive | None = None
+    """Learning rate; short for `optimizer_args: {lr: ...}`."""
     lr_scheduler: str | None = None
+    """Class of `torch.optim.lr_scheduler`; without one the learning rate is constant."""
     lr_scheduler_args: Annotated[LRSchedulerArgs | None, Neutral(LRSchedulerArgs())] = None
+    """Its arguments."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -68,7 +68,9 @@ class ChannelsPart(BuildablePart):
     """A part that may change the number of channels."""
 
     in_channels: Channels | None = None
+    """Channels of what arrives, to have them checked."""
     out_channels: Channels | None = None
+    """Channels of what leaves; by default those that arrive."""
 
     def channels(self, arriving: Format) -> tuple[int, int]:
         """Channels of what arrives and of what leaves. Raises `UserError` if `in_channels` says something else."""

@@ -42,3 +42,15 @@ def test_the_home_is_imported_when_the_registry_is_read_and_not_before(tmp_path,
     assert "home_of_sounds" not in sys.modules
     assert "hiss" in SOUNDS
     assert len(SOUNDS) == 1
+
+
+def test_a_name_of_ours_is_taken_before_ours_are_imported(tmp_path, monkeypatch):
+    (tmp_path / "home_of_smells.py").write_text("import smells_in_use as r\nr.SMELLS.register('rose')(1)\n")
+    (tmp_path / "smells_in_use.py").write_text(
+        "from stitching.config.registries import Registry\nSMELLS = Registry('smell', 'home_of_smells')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from smells_in_use import SMELLS  # type: ignore[import-not-found]
+
+    with pytest.raises(UserError, match="'rose' is registered twice"):
+        SMELLS.register("rose")(2)

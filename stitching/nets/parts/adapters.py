@@ -36,18 +36,35 @@ class SimpleAdapterPart(ChannelsPart):
     """
 
     hid_channels: Channels | None = None
+    """Channels between the layers where there are several; by default `out_channels`."""
     num_conv: Annotated[Layers, Field(ge=1)] | None = None
+    """Number of convolutions, on `img`. Exactly one of `num_conv` and `num_fc` is given."""
     num_fc: Annotated[Layers, Field(ge=1)] | None = None
+    """Number of linear layers, on `fc_format`."""
     kernel_size: Kernel = 3
+    """Side of the convolutions."""
     stride: Kernel = 1
+    """Stride of the first convolution."""
     padding: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Padding of the convolutions; by default `kernel_size // 2`, which keeps the size of the map for odd kernels."""
     leading_norm: bool = True
+    """A norm stands before the first layer."""
     trailing_norm: bool = True
+    """A norm stands after the last layer."""
     nonlinearity: bool = True
+    """LeakyReLUs stand after the layers, the last one included."""
     init_identity: bool = False
+    """Start as the identity: in eval mode nothing is changed. Refused where that is impossible."""
     init: Literal["least_squares"] | None = None
+    """`least_squares`: fit the adapter before training to what the destination computes. It must be one linear map of
+    single positions.
+    """
     prefix_tokens: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """With `init`: new prefix tokens (such as a class token) that linear maps of the image's means make; by default as
+    many as the part behind it takes and nothing else gives.
+    """
     fc_format: Literal["token", "bert", "bhwc", "vector"] | None = None
+    """Format that linear layers work on; by default that of `in_format`, else token."""
 
     @model_validator(mode="after")
     def _one_kind_of_layer(self) -> Self:

@@ -29,10 +29,15 @@ class AssemblyPart(BuildablePart):
     bounds_itself: ClassVar[bool] = True
 
     parts: Annotated[list[PartField], Field(min_length=1)]
+    """The parts, in their order. What leaves one is converted to what the next one takes."""
     head: PartField | None = None
+    """A part behind them."""
     input_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)] | None = None
+    """[C, H, W] of what arrives, to have it checked."""
     num_classes: Classes | None = None
+    """Scores of the heads inside; by default the classes of the data set."""
     reformat_options: ReformatOptions | None = None
+    """How formats are converted inside; by default as in the job."""
 
     def first_part(self) -> BasePart:
         return self.parts[0].first_part()
@@ -80,7 +85,11 @@ class ParallelPart(BuildablePart):
     bounds_itself: ClassVar[bool] = True
 
     parts: Annotated[list[PartField], Field(min_length=1)]
+    """The parts."""
     agg: Literal["none", "avg", "concat", "concat_channels", "concat_sequence"] = "none"
+    """How their outputs are put together. `none` gives them as a list, one for each task; `concat` is
+    `concat_channels`.
+    """
 
     def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
         pieces = []

@@ -27,11 +27,17 @@ class DeRyAdapterPart(BuildablePart):
     """
 
     input_channel: Channels | None = None
+    """Channels of what arrives, to have them checked."""
     output_channel: Channels | None = None
+    """Channels of what leaves; by default those that arrive."""
     num_fc: Layers = 0
+    """Number of linear layers."""
     num_conv: Layers = 0
+    """Number of convolutions."""
     stride: Kernel = 1
+    """Stride of the first convolution; the others are 1x1."""
     mode: Literal["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"] = "cnn2cnn"
+    """What arrives and what leaves: `cnn` is an image, `vit` a sequence of a square number of tokens."""
 
     @property
     def kinds(self) -> tuple[str, str]:
@@ -108,7 +114,9 @@ class BaseBlockPart(ChannelsPart):
     works_on: ClassVar[str | None] = "img"
 
     stride: Kernel = 1
+    """Stride of the convolution."""
     kernel_size: Kernel = 3
+    """Its side."""
 
     def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
         return BaseBlock(self, *self.channels(arriving))
@@ -155,6 +163,7 @@ class FunctionPart(BuildablePart):
     """A function without parameters."""
 
     name: str
+    """One of identity, relu, leaky_relu, gelu, silu, sigmoid, tanh, flatten, global_avg_pool."""
 
     def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
         return Function(self.name)

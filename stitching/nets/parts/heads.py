@@ -23,7 +23,9 @@ class ClassifierHeadPart(BuildablePart):
     works_on: ClassVar[str | None] = "img"
 
     num_classes: Classes | None = None
+    """Number of scores; by default the classes of the data set."""
     pooled_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] = 1
+    """Side that the map is pooled to, or [height, width]."""
 
     def native_format(self, options: BuildOptions) -> Format | None:
         if self.num_classes is None and options.num_classes is None:

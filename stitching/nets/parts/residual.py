@@ -32,8 +32,13 @@ class ResNetBlockPart(ChannelsPart):
     works_on: ClassVar[str | None] = "img"
 
     stride: Kernel = 1
+    """Stride of the block: of the basic block's first convolution, of the bottleneck's 3x3 convolution."""
     norm_type: Literal["bn", "gn", "ln", "in"] = "bn"
+    """BatchNorm, GroupNorm (32 groups, or as many of them as divide the channels), LayerNorm over the channels of each
+    position, or InstanceNorm.
+    """
     init_identity: bool = True
+    """Start as the identity: exactly if channels and size stay, else as copying what fits."""
 
 
 @PARTS.register("ResNetBasicBlock")

@@ -30,8 +30,13 @@ class SubnetPart(BuildablePart, ModelFields):
     bounds_itself: ClassVar[bool] = True
 
     block_input: str | None = None
+    """Module or value whose input the piece begins with; by default the images."""
     block_output: str | None = None
-    random: bool = False  # a control's network: random weights in all its branches, BatchNorm statistics of images
+    """Module or value whose output the piece ends with; by default the model's output."""
+    random: bool = False
+    """A control's network: random weights in all its branches, with BatchNorm statistics of training images. Needs
+    `pretrained: false`.
+    """
 
     @model_validator(mode="after")
     def _random_without_weights(self) -> Self:

@@ -25,10 +25,15 @@ class VisionTransformerBlockPart(ChannelsPart):
     """
 
     num_heads: Heads = 6
+    """Heads of the attention; must divide the width."""
     embed_dim: Channels | None = None
+    """Width of the block if `out_channels` does not say it; by default the channels that arrive."""
     mlp_ratio: Ratio = 4.0
+    """Width of the MLP's hidden layer over the block's."""
     dropout: Probability = 0.0
+    """Probability after the attention and in the MLP."""
     attention_dropout: Probability = 0.0
+    """Probability for the attention's weights."""
 
     def native_format(self, options: BuildOptions) -> Format:
         kind = declared_kind(self, ("token", "bert"))
@@ -73,13 +78,21 @@ class SwinTransformerBlockPart(BuildablePart):
     works_on: ClassVar[str | None] = "bhwc"
 
     num_heads: Heads = 6
+    """Heads of the attention; must divide the width."""
     embed_dim: Channels | None = None
+    """Channels that arrive and leave."""
     do_shift: bool = False
+    """Shift the windows by half their size, as in every second block of a Swin."""
     window_size: Kernel = 7
+    """Side of a window; maps of other sizes are padded."""
     mlp_ratio: Ratio = 4.0
+    """Width of the MLP's hidden layer over `embed_dim`."""
     dropout: Probability = 0.0
+    """Probability after the attention and in the MLP."""
     attention_dropout: Probability = 0.0
+    """Probability for the attention's weights."""
     stochastic_depth: Probability = 0.0
+    """Probability of leaving out a branch for an image."""
 
     def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
         width = self.embed_dim or arriving.channels

@@ -1,0 +1,96 @@
+"""The command that prints what a config may say: for editors, and as the page docs/configuration.md."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stitching.cli.console import app
+
+INTRODUCTION = """\
+# Configuration
+
+Every key of a job, a sweep and a cluster profile. This page is made from the schemas that configs are checked with:
+`stitching schema --markdown > docs/configuration.md`. The same schemas let editors complete and check YAML:
+`stitching schema job > job.schema.json`, then `# yaml-language-server: $schema=job.schema.json` as the first line of a
+config.yml. (In VS Code with its YAML extension; `"yaml.customTags": ["!include scalar"]` in the settings makes it know
+`!include`.)
+
+A key with nothing behind it means its default, which is empty below where there is none. Paths start from the folder
+of the file that they stand in. A key that is not listed is an error which names the nearest one that is.
+
+## Formats
+
+How a tensor lays out an image: `img` (N, C, H, W), `bhwc` (N, H, W, C), `token` (N, L, C), `bert` (N, P+L, C with P
+prefix tokens such as the class token) or `vector` (N, C). With a size it is a list of two: `[img, [256, 14, 14]]` has
+[C, H, W] for `img` and `bhwc`, [C, L] without prefix tokens for `token` and `bert`, [C] for `vector`.
+"""
+
+
+class Document(StrEnum):
+    """What a schema can be printed of."""
+
+    JOB = "job"
+    SWEEP = "sweep"
+    CLUSTERS = "clusters"
+
+
+@app.command(
+    epilog="""
+Examples: `stitching schema job > job.schema.json`, `stitching schema sweep > sweep.schema.json`,
+`stitching schema job --plugin my_parts.py`, `stitching schema --markdown`. In an editor with a YAML language server,
+the first line `# yaml-language-server: $schema=job.schema.json` of a config makes it complete and check the rest.
+"""
+)
+def schema(
+    document: Annotated[Document, typer.Argument(help="What to print the schema of.")] = Document.JOB,
+    plugins: Annotated[
+        list[str] | None, typer.Option("--plugin", help="A plugin whose parts and names are to be in it.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference of all keys as Markdown.")] = False,
+) -> None:
+    """Print the JSON schema of jobs, sweeps or clusters.yml, so that editors complete and check them."""
+    from stitching.config.plugins import load_plugins
+    from stitching.config.yaml import Document as YamlDocument
+
+    load_plugins(YamlDocument(Path.cwd() / "--plugin", {"plugins": plugins or []}))
+    print(configuration_page() if markdown else json.dumps(schema_of(document), indent=2))
+
+
+def schema_of(document: Document) -> dict[str, Any]:
+    """The JSON schema of one kind of document."""
+    from stitching.config.clusters import Profile
+    from stitching.config.json_schema import DIALECT, json_schema
+    from stitching.config.sweep import Sweep
+    from stitching.runs.kinds import KINDS
+
+    if document is Document.JOB:
+        return json_schema(*(kind.schema for _, kind in KINDS.items()))
+    if document is Document.SWEEP:
+        return json_schema(Sweep)
+    profile = json_schema(Profile)
+    definitions = profile.pop("$defs", {})
+    return {
+        "$schema": DIALECT, "description": "Profiles by the names of clusters.", "type": "object",
+        "additionalProperties": {key: value for key, value in profile.items() if key != "$schema"},
+        "$defs": definitions,
+    }  # fmt: skip
+
+
+def configuration_page() -> str:
+    """The page docs/configuration.md, without a line break at its end."""
+    from stitching.config.reference import reference_page
+
+    sections = {
+        "A job": ("The keys of a config.yml.", schema_of(Document.JOB)),
+        "A sweep": (
+            "All keys of a job but its network, which every run gets, and these.",
+            schema_of(Document.SWEEP),
+        ),
+        "Clusters": ("The keys of each profile in sbatch/clusters.yml.", schema_of(Document.CLUSTERS)),
+    }
+    return reference_page(INTRODUCTION, sections).rstrip("\n")
