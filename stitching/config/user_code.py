@@ -44,13 +44,14 @@ class UserCode:
         module: the module.
         digest: 12 hexadecimal digits of the hash of its source and of what it imports from beside it.
         path: its file.
-        files: its file and those that it imports from beside it.
+        files: its file and those that it imports from beside it, by the names that tracebacks have for them: where a
+            file of this content was when it was first imported.
     """
 
     module: ModuleType
     digest: str
     path: Path
-    files: tuple[Path, ...]
+    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,12 @@ def load_user_code(name: str, folder: Path) -> UserCode:
         UserError: it does not exist, is no Python, or raises while it is imported; names its file and line.
     """
     sources = _sources(name, folder)
-    path, files = sources.files[sources.main], tuple(sources.files.values())
+    path, files = sources.files[sources.main], {str(path): path for path in sources.files.values()}
     try:
-        module = importlib.import_module(_serve(sources) if _is_file(name) else name)
+        if _is_file(name):
+            files |= _serve(sources)
+            name = f"{_package(sources)}.{sources.main}"
+        module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise _user_error(error, path, files, "exits while it is imported") from None
     return UserCode(module, sources.digest, path, files)
@@ -266,11 +270,15 @@ class _Finder(MetaPathFinder):
 _FINDER = _Finder()
 
 
-def _serve(sources: _Sources) -> str:
-    """Make a file and what lies beside it importable; returns the full name of its module."""
+def _package(sources: _Sources) -> str:
+    return f"{_ROOT}.h{sources.digest}"
+
+
+def _serve(sources: _Sources) -> dict[str, Path]:
+    """Make a file and what lies beside it importable; returns the files by their names in tracebacks."""
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)
-    package = f"{_ROOT}.h{sources.digest}"
+    package = _package(sources)
     names = [name for name in sources.files if name != sources.main]
     beside = frozenset(name.split(".")[0] for name in names)
     parents = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
@@ -281,7 +289,7 @@ def _serve(sources: _Sources) -> str:
         is_package = path.name == "__init__.py" and name != sources.main
         loader = _Loader(str(path), sources.contents[name], beside, is_package)
         _FINDER.loaders.setdefault(f"{package}.{name}", loader)
-    return f"{package}.{sources.main}"
+    return {_FINDER.loaders[f"{package}.{name}"].path: path for name, path in sources.files.items()}
 
 
 def error_in_user_code(error: BaseException, code: UserCode) -> UserError:
@@ -289,10 +297,9 @@ def error_in_user_code(error: BaseException, code: UserCode) -> UserError:
     return _user_error(error, code.path, code.files, "exits")
 
 
-def _user_error(error: BaseException, path: Path, files: Sequence[Path], words_for_exit: str) -> UserError:
-    own = {str(file) for file in files}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+def _user_error(error: BaseException, path: Path, files: Mapping[str, Path], words_for_exit: str) -> UserError:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    where = f"{files[frames[-1].filename]}:{frames[-1].lineno}" if frames else str(path)
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno or 1}"
     if isinstance(error, UserError):  # of ours, such as a name that is registered twice

@@ -134,14 +134,18 @@ def trace(model: nn.Module, input_shape: Shape3 | None = None) -> TracedModel:
     Args:
         model: any network that takes images. Modules of the classes in its attribute `untraced_modules`, if it has
             one, are one node each.
-        input_shape: (C, H, W) of images for it; by default those that it says it is for, or 3x224x224.
+        input_shape: (C, H, W) of images for it; by default those that it says it is for, or 224x224 of the channels
+            that its first convolution takes.
 
     Raises:
         UserError: if the model's forward cannot be followed (it branches on values of its input, say).
     """
     constants: dict[str, Tensor] = {}
     graphs = {mode: _trace_mode(model, mode, constants) for mode in (True, False)}
-    return TracedModel(model, graphs, constants, input_shape or default_input_shape(model) or (3, 224, 224))
+    if (shape := input_shape or default_input_shape(model)) is None:
+        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+        shape = (first.in_channels if first else 3, 224, 224)
+    return TracedModel(model, graphs, constants, shape)
 
 
 def made_from(model: nn.Module) -> str:

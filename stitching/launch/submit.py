@@ -12,6 +12,7 @@ from stitching.launch.orders import Order, tasks_of
 from stitching.launch.prefetch_weights import fetch_weights
 from stitching.launch.records import RECORDS, Submitted, one_submit_at_a_time
 from stitching.launch.schedulers import ProgressCallback, Started
+from stitching.launch.stored_code import with_stored_code
 from stitching.launch.submitted import queued_runs
 from stitching.runs.folder import FolderBusy, RunFolder, write_yaml
 from stitching.runs.state import state_on_disk
@@ -146,7 +147,7 @@ def _prepare(plan: Plan, run: PlannedRun) -> bool:
             if state == "stale" or not _has_readable_metadata(folder):
                 _move_aside(plan, folder)
             # Written each time: a config that was damaged on disk is whole again, an old failure forgotten.
-            write_yaml(folder.path / "config.yml", run.job.to_yaml())
+            write_yaml(folder.path / "config.yml", with_stored_code(run.job, plan.folder).to_yaml())
             write_yaml(folder.metadata, {**plan.metadata(run), "state": "submitted", "identity": run.identity})
     except FolderBusy:
         return False
