@@ -74,8 +74,10 @@ def schema_of(document: Document) -> dict[str, Any]:
         return json_schema(Sweep)
     profile = json_schema(Profile)
     definitions = profile.pop("$defs", {})
+    plugins = {"description": "Files that register schedulers.", "items": {"type": "string"}, "type": "array"}
     return {
         "$schema": DIALECT, "description": "Profiles by the names of clusters.", "type": "object",
+        "properties": {"plugins": plugins},
         "additionalProperties": {key: value for key, value in profile.items() if key != "$schema"},
         "$defs": definitions,
     }  # fmt: skip

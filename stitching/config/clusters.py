@@ -53,24 +53,37 @@ SignalSeconds = Annotated[Count, Field(le=65_535)]  # as sbatch's --signal takes
 class ClusterProfile(Schema):
     """What a profile of any scheduler may say."""
 
-    scheduler: str = "slurm"  # that runs the tasks: `slurm`, or one that a plugin registers
+    scheduler: str = "slurm"
+    """What runs the tasks: `slurm`, or a scheduler that a plugin registers."""
 
 
 class Profile(ClusterProfile):
     """What every task of a sweep asks Slurm for. What is left out is as the cluster's defaults say."""
 
     partition: ScriptText | None = None
+    """The partition, by its name on the cluster."""
     constraint: ScriptText | None = None
+    """What the nodes must have, as sbatch's option of this name."""
     account: ScriptText | None = None
-    gpus: Annotated[int, Field(ge=0, le=10_000)] = 0  # for the task, all its processes together
-    processes: Machinery = 1  # that share the work of each task, on one machine; as many as GPUs, if there are any
-    cpus: Machinery = 1  # for each process
+    """Whose budget is charged."""
+    gpus: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """GPUs of a task, for all its processes together."""
+    processes: Machinery = 1
+    """Processes that share the work of each task, on one node; as many as GPUs, if there are any."""
+    cpus: Machinery = 1
+    """CPUs of each process."""
     memory_gb: Annotated[Positive, Field(le=10**6)] | None = None
+    """Memory of a task, in GB."""
     minutes: Annotated[Count, Field(le=10**7)] = 24 * 60
-    signal_seconds: SignalSeconds = 90  # before the time limit, a job is asked to save and go back to the queue
-    array_parallelism: Annotated[Count, Field(le=10**6)] = 100  # how many tasks of an array run at once
-    setup: list[str] = []  # shell commands before the job, such as `source /shared/venv/bin/activate`
-    sbatch: Options = {}  # any other option of sbatch: {qos: long, nice: 100}
+    """The time limit of a task."""
+    signal_seconds: SignalSeconds = 90
+    """How long before its time limit a task is asked to save and to go back to the queue."""
+    array_parallelism: Annotated[Count, Field(le=10**6)] = 100
+    """How many tasks of an array run at once."""
+    setup: list[str] = []
+    """Shell commands before the task, such as `source /shared/venv/bin/activate`."""
+    sbatch: Options = {}
+    """Any other option of sbatch by its long name: `{qos: long, nice: 100}`."""
 
 
 @dataclass(frozen=True)
