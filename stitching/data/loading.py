@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
@@ -345,10 +346,13 @@ def _start_worker(_: int) -> None:
     knows_sender = parent is not None and hasattr(signal, "sigwaitinfo")  # macOS has none, nor has it Slurm
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM} if knows_sender else ())
     if parent is not None and knows_sender:
-        threading.Thread(target=_end_with_parent, args=(parent.pid,), daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with_parent(parent: int | None) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def _end_with_parent(parent: BaseProcess) -> None:
+    # torch's own watch over the parent begins later: it never sees the end of one that was killed before.
+    while parent.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if received and received.si_pid == parent.pid:
+            break
     os._exit(0)

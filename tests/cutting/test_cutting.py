@@ -324,11 +324,11 @@ from stitching.models.spec import ModelSpec
 from stitching.models.traced_models import traced_model
 traced = traced_model(ModelSpec("timm", "resnet18"), 0)
 cut = extract(traced, resolve(traced, None, "input"), resolve(traced, "layer2", "output"))
-print([name for name, _ in cut.named_parameters()])
+names = [name for name, _ in cut.named_parameters()]
 """
-    orders = set()
-    for seed in ("1", "2", "3"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        orders.add(done.stdout)
-    assert len(orders) == 1
+    environment = {**os.environ, "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"}  # not ours
+    command = [sys.executable, "-c", f"{code}print(names)"]
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    here: dict[str, list[str]] = {}
+    exec(code, here)
+    assert other == f"{here['names']}\n"
