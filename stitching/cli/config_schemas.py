@@ -12,6 +12,7 @@ import typer
 from stitching.cli.console import app
 
 INTRODUCTION = """\
+<!-- not run: it is made by `stitching schema --markdown`, and a test holds it to the schemas -->
 # Configuration
 
 Every key of a job, a sweep and a cluster profile. This page is made from the schemas that configs are checked with:
