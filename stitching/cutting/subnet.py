@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from stitching.cutting.formats import Format
 from stitching.cutting.tracing import all_tensors
 
 __all__ = ["CutModule"]
@@ -34,6 +35,9 @@ class CutModule(nn.Module):
     # What whoever cut it knows of it: the kind and prefix of its output, and (model, start, end).
     out_kind: str | None = None
     out_prefix: int = 0
+    in_format: Format | None = None
+    out_format: Format | None = None
+    image_shape: tuple[int, int, int] | None = None  # (C, H, W) of the images, where it begins at the model's input
     cut_from: tuple[Any, Any, Any] | None = None
     statistics_images: int | None = None  # what a random network's BatchNorm statistics are of
 
@@ -60,6 +64,9 @@ class CutModule(nn.Module):
             if type(module) in (nn.Module, CutModule):  # leaves keep the mode that they had
                 module.training = model.training
         self._code = {mode: _Code(graph) for mode, graph in graphs.items()}
+
+    def extra_repr(self) -> str:
+        return f"{self.in_format} -> {self.out_format}" if self.in_format and self.out_format else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """The value at the end, (N, ...), for the value at the start, (N, ...)."""

@@ -21,7 +21,7 @@ from stitching.nets.buildable import BuildablePart, BuildOptions, check_channels
 from stitching.nets.conversions import Reformat
 from stitching.nets.network import Network, Parallel, Part
 
-__all__ = ["BuildOptions", "build_network", "build_part"]
+__all__ = ["BuildOptions", "build_network", "build_part", "place_module"]
 
 
 def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:
@@ -76,22 +76,37 @@ def build_part(part: BasePart, arriving: Format, options: BuildOptions) -> Part:
             raise
         except Exception as error:  # its arguments are a user's: anything can come of them
             raise UserError(f"the part cannot be built for {given}: {reason_of(error)}") from None
-        out = _run_through(net, given)
-        if part.out_format:
-            with at("out_format"):
-                declared = Format.parse(part.out_format)
-                left = converted(out, declared, options.class_token)
-                check_channels(declared.channels, left, "out_format declares")
-        else:
-            declared, left = out, out
-        return Part(
-            net,
-            before=Reformat(arriving, wanted, options.class_token),
-            after=Reformat(out, declared, options.class_token),
-            out_format=left,
-            frozen=part.frozen and not options.unfrozen,
-            frozen_norm=options.frozen_norm,
-        )
+        return place_module(net, arriving, wanted, part, options)
+
+
+def place_module(net: nn.Module, arriving: Format, wanted: Format, part: BasePart, options: BuildOptions) -> Part:
+    """A module with the conversions around it, after a trial run.
+
+    Args:
+        net: the module.
+        arriving: what comes to it, fully sized.
+        wanted: what it works on.
+        part: says whether it is frozen, and what its output is converted to.
+        options: of the network.
+
+    Raises:
+        UserError: it does not take what arrives, or does not give one tensor.
+    """
+    out = _run_through(net, converted(arriving, wanted, options.class_token))
+    declared, left = out, out
+    if part.out_format:
+        with at("out_format"):
+            declared = Format.parse(part.out_format)
+            left = converted(out, declared, options.class_token)
+            check_channels(declared.channels, left, "out_format declares")
+    return Part(
+        net,
+        before=Reformat(arriving, wanted, options.class_token),
+        after=Reformat(out, declared, options.class_token),
+        out_format=left,
+        frozen=part.frozen and not options.unfrozen,
+        frozen_norm=options.frozen_norm,
+    )
 
 
 def _run_through(net: nn.Module, given: Format) -> Format:
