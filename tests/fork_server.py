@@ -49,6 +49,9 @@ class Server:
     def serve(self, _: int) -> None:
         client, _ = self.listener.accept()
         _, fds, _, _ = socket.recv_fds(client, 1, 3)
+        if not fds:  # who only looked whether we are here
+            client.close()
+            return
         with client.makefile() as lines:
             request = json.loads(lines.readline())
         changed = sorted(dict(_read_at_import(request["env"]).items() ^ self.environment.items()))
@@ -66,14 +69,22 @@ class Server:
             self.clients[pid] = client
             _tell(client, pid=pid)
             self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, lambda fd: self.ended(fd, pid))
+            if request.get("ends_with_client"):
+                self.selector.register(client, selectors.EVENT_READ, lambda _: self.lost(client, pid))
         for fd in fds:
             os.close(fd)
+
+    def lost(self, client: socket.socket, pid: int) -> None:
+        self.selector.unregister(client)
+        os.kill(pid, signal.SIGKILL)
 
     def ended(self, fd: int, pid: int) -> None:
         self.selector.unregister(fd)
         os.close(fd)
         _, status = os.waitpid(pid, 0)
         client = self.clients.pop(pid)
+        with suppress(KeyError):
+            self.selector.unregister(client)
         _tell(client, code=os.waitstatus_to_exitcode(status))
         client.close()
 
@@ -86,7 +97,8 @@ class Server:
 
 
 def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    names = [name for name in environment if name.startswith(READ_AT_IMPORT) and name != "HF_HUB_OFFLINE"]
+    return {name: environment[name] for name in names}
 
 
 def _tell(client: socket.socket, **words: int | str) -> None:
@@ -114,6 +126,8 @@ def _become(request: dict, fds: list[int], search_path: list[str]) -> None:
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()
         sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    if "huggingface_hub.constants" in sys.modules:
+        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE") == "1"
     os._exit(_ended(_exit_code([word for word in request["command"] if word != "-u"], search_path)))
 
 

@@ -78,6 +78,19 @@ def fork_tasks(setattr: Callable[[object, str, object], None] = setattr) -> None
     setattr(worker_pool, "subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
 
 
+def interpreter(folder: Path) -> str:
+    """A program in `folder` that does what this interpreter does, in a forked process; for what others start.
+
+    It is a process beside the forked one. Killed, it takes that one along a moment later.
+    """
+    _connection().close()  # the server runs, and this session is its own
+    program = folder / "python"
+    code = Path(__file__).with_name("fork_client.py").read_text()
+    program.write_text(f"#!{_PYTHON} -IS\n{code}\n\nmain({_PYTHON!r}, sys.argv[1:])\n")
+    program.chmod(0o755)
+    return str(program)
+
+
 def stitching(*arguments: object) -> list[str]:
     """The command `stitching`, for `run` and `popen`, whose tasks on this machine are forked, too."""
     code = f"""import sys

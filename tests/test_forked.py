@@ -15,14 +15,16 @@ import pytest
 SAY = "import os, sys; print(sys.argv, os.getcwd(), os.environ['WORD'], sys.path[:2]); print('no', file=sys.stderr); sys.exit(3)"
 
 
-@pytest.fixture(params=["forked", "fresh"])
-def run(request):
+@pytest.fixture(params=["forked", "stand-in", "fresh"])
+def run(request, tmp_path_factory):
     """Run a command; whatever a test says here must hold of fresh interpreters, too."""
 
     def call(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *map(str, arguments)]
         if request.param == "forked":
             return forked.run(command, **options)
+        if request.param == "stand-in":
+            command[0] = forked.interpreter(tmp_path_factory.mktemp("bin"))
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
     return call
@@ -77,6 +79,18 @@ def test_signals_reach_it_and_its_end_is_waited_for():
     process.terminate()
     assert process.wait(timeout=20) == 7
     process.kill()  # nobody else
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGKILL])
+def test_signals_reach_what_a_stand_in_stands_for(tmp_path, number):
+    code = "import os, signal, sys, time; signal.signal(signal.SIGUSR2, lambda *_: sys.exit(7)); print(os.getpid(), flush=True)\nwhile True: time.sleep(0.05)"
+    process = subprocess.Popen([forked.interpreter(tmp_path), "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    with process.stdout:
+        end = os.pidfd_open(int(process.stdout.readline()))
+        process.send_signal(number)
+        assert process.wait(timeout=20) == (7 if number == signal.SIGUSR2 else -number)
+        assert select.select([end], [], [], 20)[0]
 
 
 def test_an_environment_that_libraries_have_read_already_is_refused(monkeypatch):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 
@@ -17,6 +19,13 @@ short: {partition: gpu, gpus: 1, cpus: 1, memory_gb: 1, minutes: 1, signal_secon
 @pytest.fixture(autouse=True)
 def _forked_tasks(forked_tasks: None) -> None:
     """What is run here, and not on Slurm, is what Slurm's runs are compared with."""
+
+
+@pytest.fixture
+def forked_on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a task does on Slurm is forked, where a test is about the queue and not about how a task starts or ends."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "executable", forked.interpreter(tmp_path / "bin"))
 
 
 @pytest.fixture

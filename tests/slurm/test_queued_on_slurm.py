@@ -51,7 +51,7 @@ def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
 
 
-def test_a_damaged_snapshot_fails_its_runs_with_the_reason_in_the_log(cli, sweep):
+def test_a_damaged_snapshot_fails_its_runs_with_the_reason_in_the_log(cli, sweep, forked_on_slurm):
     path = sweep()
     assert cli("submit", path, *HELD).code == 0
     (snapshot,) = (folder_of(path).parent / ".code").glob("[!.]*")
@@ -82,7 +82,7 @@ stitching.cli.main()
     [("_make_submission_command", False), ("_get_job_id_from_submission_command", True)],
     ids=["before sbatch", "after sbatch"],
 )
-def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, point, queued):
+def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, point, queued, forked_on_slurm):
     path = sweep()
     before = set(held_tasks())
     command = [sys.executable, "-c", KILLED.format(point=point), str(path), *HELD]

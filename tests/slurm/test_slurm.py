@@ -68,7 +68,7 @@ def test_names_with_quotes_and_spaces_mean_themselves_to_slurm(cli, sweep, tmp_p
     assert not list(tmp_path.rglob("PWNED"))
 
 
-def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch):
+def test_arrays_are_no_larger_than_the_cluster_allows(cli, sweep, monkeypatch, forked_on_slurm):
     assert slurm_scheduler.largest_array() == 1001
     path = sweep()
     monkeypatch.setattr(slurm_scheduler, "largest_array", lambda: 4)
@@ -85,7 +85,7 @@ def test_tasks_that_sacct_tells_of_together():
     assert task_ids_of("7_[2-4,6,10-14:2%5]") == ["7_2", "7_3", "7_4", "7_6", "7_10", "7_12", "7_14"]
 
 
-def test_a_job_may_submit_others(cli, sweep, monkeypatch):
+def test_a_job_may_submit_others(cli, sweep, monkeypatch, forked_on_slurm):
     """As in a shell that `srun --pty` gave: what Slurm has put into its environment is not for the new jobs."""
     path = sweep()
     for name, value in {"JOB_ID": "4711", "MEM_PER_CPU": "100", "NTASKS": "3", "PROCID": "1"}.items():
@@ -190,7 +190,7 @@ def test_without_slurm_it_is_told(cli, sweep, monkeypatch, tmp_path, slurm):
     assert "--cluster local" in outcome.err
 
 
-def test_status_without_slurm_says_what_is_known(cli, sweep, monkeypatch):
+def test_status_without_slurm_says_what_is_known(cli, sweep, monkeypatch, forked_on_slurm):
     path = sweep()
     assert cli("submit", path, "--cluster", "test", "--pack", "4").code == 0
     wait_until_over(path)

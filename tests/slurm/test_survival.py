@@ -126,7 +126,7 @@ def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
     assert_each_ran_once(path)
 
 
-def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm):
+def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm, forked_on_slurm):
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmd")
@@ -151,7 +151,7 @@ def test_a_node_that_is_lost_is_not_the_end(cli, sweep, slurm):
     assert_each_ran_once(path)
 
 
-def test_a_broken_run_fails_once_and_alone(cli, sweep):
+def test_a_broken_run_fails_once_and_alone(cli, sweep, forked_on_slurm):
     path = sweep()
     victim = "train-small-gap-1,1-adapter-affine"
     assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
@@ -172,7 +172,7 @@ def test_a_broken_run_fails_once_and_alone(cli, sweep):
 
 
 @pytest.mark.skipif(bool(why_unchanged()), reason=f"a file system would be mounted, and {why_unchanged()}")
-def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path):
+def test_a_full_disk_is_told_and_gone_on_with(cli, sweep, tmp_path, forked_on_slurm):
     path = sweep()
     small = tmp_path / "small"
     small.mkdir()
