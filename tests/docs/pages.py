@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import timm  # noqa: F401 - imported once, not by each page
 import torch
 import torchvision  # noqa: F401
@@ -133,6 +134,7 @@ def _run_and_exit(page_blocks: list[Block], folder: Path, output: Path, failure:
         os.environ["OMP_NUM_THREADS"] = "1"
         os.chdir(folder)
         sys.path.insert(0, str(folder))
+        forked.fork_tasks()  # that --cluster local starts
         Session(folder).run(page_blocks)
     except PageError as error:
         failure.write_text(str(error))
