@@ -44,6 +44,7 @@ def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
       `first_deleted_block`, `last_deleted_block`, `dropped_blocks` (how many), `source_depth` (the fraction of the
       source's stages that are used), `destination_depth` (the fraction of the destination's stages that are left out),
       `num_downsamples`;
+    - of the runs of one job over a grid (`job:`): `study` ("grid") and `arch`, the sweep's name;
     - of a control: what it is of, and `control` (`self`, `random_source`, `random_dest`, `adapter_only`);
     - of a whole network: `base`, its title, such as `timm/resnet50`, by which sources and destinations go;
     - each key of the config that differs between the runs, with its dotted name: `train_config.optimizer_args.lr`;
@@ -51,7 +52,7 @@ def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
       metadata.yml has;
     - what was logged, as in result.pkl: `Step`, `Epoch`, `Loss`, `LR`, `Overall/Test Accuracy` (0 to 1), ...
 
-    A network that stands for several cells of a sweep (finetune over [1,1] and [1,2], say) has its rows for each of
+    A network that stands for several stitches of a sweep (finetune over [1,1] and [1,2], say) has its rows for each of
     them, with the same `run` and another `name`. Runs that have logged nothing are in `unfinished_runs`.
 
     Args:
@@ -66,7 +67,7 @@ def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
 
 
 def list_runs(folders: Folders) -> pd.DataFrame:
-    """The runs below one folder or several, a row each (or for each cell), also those that have logged nothing.
+    """The runs below one folder or several, a row each (or for each stitch), also those that have logged nothing.
 
     The columns are those of `load_results`, with `problem` (why nothing of the run is in the results) and without what
     was logged.
@@ -136,22 +137,22 @@ def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
     with_settings = [run.settings for run in runs if run.settings]
     # Networks that are only tested have no part in what was tried out.
     varied = _varied([settings for settings in with_settings if not settings.get("test_only")] or with_settings)
-    cells = []
+    rows = []
     for run, number in zip(runs, numbers, strict=True):
         base = None if run.metadata.get("study") == "grid" else run.base  # a job's whole network is not compared with
         same = {RUN: number, "run": run.result, "folder": run.folder, "base": base, "problem": run.problem}
         settings = {key: run.settings.get(key) for key in varied}
         suffix = Path(run.result).stem.removeprefix("result")
-        for cell in [run.metadata, *run.metadata.get("also", [])]:
+        for stitch in [run.metadata, *run.metadata.get("also", [])]:
             about = {
                 key: value
-                for key, value in {**run.metadata, **cell}.items()
+                for key, value in {**run.metadata, **stitch}.items()
                 if not isinstance(value, (dict, list)) and key not in _DERIVED
             }
-            cells.append(
+            rows.append(
                 {"name": printable(Path(run.folder).name + suffix), "state": "missing", **settings, **about, **same}
             )
-    table = pd.DataFrame(cells, columns=None if cells else [RUN, "run", "folder", "base", "problem", "state"])
+    table = pd.DataFrame(rows, columns=None if rows else [RUN, "run", "folder", "base", "problem", "state"])
     if {"first_deleted_block", "last_deleted_block"} <= set(table.columns):
         table = table.assign(dropped_blocks=table["last_deleted_block"] - table["first_deleted_block"] + 1)
         table = table.astype({name: "Int64" for name in _COUNTS if name in table})

@@ -43,7 +43,7 @@ def _in_grid(results: pd.DataFrame) -> pd.Series:
 
 
 def controls(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows of controls; each has the pair, gap, adapter and settings of the cell that it is a control of."""
+    """The rows of controls; each has the pair, gap, adapter and settings of the stitch that it is a control of."""
     return results[results["control"].notna()] if "control" in results else results[:0].assign(control=None)
 
 
@@ -172,7 +172,11 @@ def best_settings(results: pd.DataFrame) -> pd.DataFrame:
         return results
     chosen = best_by_validation(done, varied)
     ours = _in(results, chosen, _RUN)
-    controlled = results.index.isin(controls(results).index) & _in(results, chosen, [*_STITCH, *varied])
+    for kind in (stitched, grid_runs):
+        if kind(done)[VAL_ACCURACY].isna().all():  # nothing to choose by
+            ours |= results.index.isin(kind(results).index)
+    keys = [name for name in (*_STITCH, *varied) if name in results]
+    controlled = results.index.isin(controls(results).index) & _in(results, chosen, keys)
     trained = _is_studied(results) | results.index.isin(controls(results).index)
     tested = results["control"].eq("self").to_numpy() if "control" in results else False
     return results[ours | controlled | ~trained | tested].drop(columns=varied).reset_index(drop=True)
@@ -204,12 +208,10 @@ def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the runs have no validation accuracy.
     """
-    runs = results[results["state"] == "done"]
-    settings = varied_settings(results)
-    chosen = best_by_validation(runs, ["adapter", *settings])
-    return summarize(
-        chosen, ["source", "destination", "gap", "first_deleted_block", "last_deleted_block", "adapter", *settings]
-    )
+    results = stitched(placed(results))
+    chosen = best_by_validation(results[results["state"] == "done"], ["adapter", *chosen_settings(results)])
+    gap = ["gap", "first_deleted_block", "last_deleted_block"]
+    return summarize(chosen, ["source", "destination", *gap, "adapter", *varied_settings(results)])
 
 
 def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY) -> pd.DataFrame:

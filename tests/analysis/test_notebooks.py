@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from IPython.core.interactiveshell import InteractiveShell
@@ -52,7 +53,8 @@ def _executed(path: Path, results: Path, figures: Path, monkeypatch: pytest.Monk
     shell = Shell.instance()
     texts, figures_shown = [], 0
     try:
-        with matplotlib.rc_context():
+        # Tables are whole in a page, and so they are here.
+        with matplotlib.rc_context(), pd.option_context("display.max_columns", None, "display.width", 1000):
             for cell in nbformat.read(path, 4).cells:
                 if cell.cell_type == "code":
                     with capture_output() as captured:
