@@ -247,9 +247,9 @@ def test_untrained_weights_follow_the_seed_and_the_rest_is_as_trained(tmp_path):
 
 def test_base_runs_are_not_made_again_by_another_submit(tmp_path):
     path = write_sweep(tmp_path / "small.yml", models=[CONVNET], save_dir=str(tmp_path / "runs"))
-    go(path, "here")
+    go(path)
     before = frame_of(tmp_path / "runs" / "base-small-convnet")
-    _, again = go(write_sweep(path, models=[CONVNET], save_dir=str(tmp_path / "runs"), train_config={"epochs": 2}), "here")  # fmt: skip
+    _, again = go(write_sweep(path, models=[CONVNET], save_dir=str(tmp_path / "runs"), train_config={"epochs": 2}))  # fmt: skip
     assert frame_of(tmp_path / "runs" / "base-small-convnet").equals(before)
     assert again.failures == {}
     started = (tmp_path / "runs" / "base-small-convnet" / "log.txt").read_text().count("before training")
