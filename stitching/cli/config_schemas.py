@@ -64,23 +64,21 @@ def schema(
 
 def schema_of(document: Document) -> dict[str, Any]:
     """The JSON schema of one kind of document."""
-    from stitching.config.clusters import Profile
-    from stitching.config.json_schema import DIALECT, json_schema
+    from stitching.config.json_schema import json_schema
     from stitching.config.sweep import Sweep
+    from stitching.launch.schedulers import SCHEDULERS
     from stitching.runs.kinds import KINDS
 
     if document is Document.JOB:
         return json_schema(*(kind.schema for _, kind in KINDS.items()))
     if document is Document.SWEEP:
         return json_schema(Sweep)
-    profile = json_schema(Profile)
-    definitions = profile.pop("$defs", {})
+    profiles = json_schema(*(each.profile for name, each in SCHEDULERS.items() if each.needs_profile))
+    definitions = profiles.pop("$defs", {})
     plugins = {"description": "Files that register schedulers.", "items": {"type": "string"}, "type": "array"}
     return {
-        "$schema": DIALECT, "description": "Profiles by the names of clusters.", "type": "object",
-        "properties": {"plugins": plugins},
-        "additionalProperties": {key: value for key, value in profile.items() if key != "$schema"},
-        "$defs": definitions,
+        "$schema": profiles.pop("$schema"), "description": "Profiles by the names of clusters.", "type": "object",
+        "properties": {"plugins": plugins}, "additionalProperties": profiles, "$defs": definitions,
     }  # fmt: skip
 
 
@@ -94,6 +92,9 @@ def configuration_page() -> str:
             "All keys of a job but its network, which every run gets, and these.",
             schema_of(Document.SWEEP),
         ),
-        "Clusters": ("The keys of each profile in sbatch/clusters.yml.", schema_of(Document.CLUSTERS)),
+        "Clusters": (
+            "The keys of each profile in sbatch/clusters.yml. Beside the profiles, `plugins` is as in a job.",
+            schema_of(Document.CLUSTERS),
+        ),
     }
     return reference_page(INTRODUCTION, sections).rstrip("\n")

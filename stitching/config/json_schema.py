@@ -7,9 +7,9 @@ from typing import Any
 from stitching.config.parts import PART_COMMENT, PARTS
 from stitching.config.schema import Schema
 
-__all__ = ["DIALECT", "json_schema"]
+__all__ = ["json_schema"]
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(*schemas: type[Schema]) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def json_schema(*schemas: type[Schema]) -> dict[str, Any]:
         "maxProperties": 1,
         "additionalProperties": False,
     }
-    top = tops[0] if len(tops) == 1 else {"oneOf": tops}
-    return {"$schema": DIALECT, **_clean({**top, "$defs": definitions})}
+    top = tops[0] if len(tops) == 1 else {"anyOf": tops}
+    return {"$schema": _DIALECT, **_clean({**top, "$defs": definitions})}
 
 
 def _moved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

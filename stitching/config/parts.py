@@ -16,7 +16,7 @@ from stitching.config.bounds import PathText
 from stitching.config.errors import nearest, shortened
 from stitching.config.format_syntax import FormatField
 from stitching.config.model_sources import SOURCES, ModelSource
-from stitching.config.registries import Registry
+from stitching.config.registries import NameIn, Registry
 from stitching.config.schema import Schema, complaint
 
 __all__ = ["PARTS", "PART_COMMENT", "BasePart", "ModelFields", "PartField"]
@@ -78,12 +78,18 @@ class ModelFields(Schema):
     model_config = {"extra": "allow", "strict": True}
     open_to: ClassVar[str | None] = "model arguments"
 
-    backend: str | None = None  # its source: timm, torchvision (or pytorch); without one it is one of ours
+    backend: Annotated[str, NameIn("stitching.config.model_sources:SOURCES")] | None = None
+    """Source of the model: `timm` or `torchvision` (also `pytorch`); without one, it is one of ours."""
     model_name: Annotated[str, Field(min_length=1)] | None = None
-    module: Annotated[str, Field(min_length=1)] | None = None  # a user's own function: FILE:FUNCTION
+    """Name of the model at its source; or with the source in front, such as `timm/resnet50.a1_in1k`."""
+    module: Annotated[str, Field(min_length=1)] | None = None
+    """A model of your own instead: `FILE:FUNCTION`, such as `my_models.py:make_net`. The function gives the model."""
     pretrained: bool | None = None
-    weights: str | None = None  # which of torchvision's published weights, by the name that torchvision gives them
+    """Whether it has published weights; by default yes where its source publishes some."""
+    weights: str | None = None
+    """Which of torchvision's published weights, by the name that torchvision gives them."""
     ckp_path: PathText | None = None
+    """File of weights that the model gets instead of published ones."""
 
     @model_validator(mode="after")
     def _one_name(self) -> Self:

@@ -78,10 +78,10 @@ def _table(properties: Mapping[str, Any], required: Iterable[str]) -> str:
 
 def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a document; of one that is a mapping of user's names, those below each name."""
-    if "oneOf" in schema:
-        return {key: value for way in schema["oneOf"] for key, value in way.get("properties", {}).items()}
+    if "anyOf" in schema:
+        return {key: value for way in schema["anyOf"] for key, value in way.get("properties", {}).items()}
     below = schema.get("additionalProperties")
-    return dict(below["properties"] if isinstance(below, dict) and "properties" in below else schema["properties"])
+    return _properties(below) if isinstance(below, dict) else dict(schema["properties"])
 
 
 def _mentioned(value: Any, definitions: Mapping[str, Any], seen: set[str] | None = None) -> list[str]:
