@@ -10,7 +10,6 @@ from stitching.config.errors import UserError, at
 from stitching.config.job_config import JobSettings
 from stitching.config.parts import BasePart, ModelFields
 from stitching.config.paths import resolved_path
-from stitching.config.plugins import absolute_plugin
 from stitching.config.schema import validated
 from stitching.config.user_code import resolved_code
 from stitching.config.yaml import Document, Keys
@@ -66,7 +65,7 @@ def with_paths(settings: S, document: Document) -> S:
         UserError: with file, line and key, if one of them is no path.
     """
     folder = document.folder
-    settings.plugins = [absolute_plugin(name, folder) for name in settings.plugins]
+    settings.plugins = [resolved_code(name, folder) for name in settings.plugins]
     settings.data_path = settings.data_path or str(project_root(folder) / "data")
     places: list[tuple[Keys, Any]] = [
         ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stitching.config.errors import UserError, at
-from stitching.config.paths import resolved_path
 from stitching.config.registries import undo_if_it_fails
-from stitching.config.user_code import load_user_code, user_code_digest
+from stitching.config.user_code import load_user_code, resolved_code, user_code_digest
 from stitching.config.yaml import Document
 
-__all__ = ["absolute_plugin", "load_plugins", "plugin_digests"]
+__all__ = ["load_plugins", "plugin_digests"]
 
 _LOADED: dict[str, str] = {}  # digests of what has been imported in this process
 
@@ -32,7 +31,7 @@ def load_plugins(document: Document) -> None:
             continue
         try:
             with at("plugins", i):
-                _load(absolute_plugin(name, document.folder))
+                _load(resolved_code(name, document.folder))
         except UserError as error:
             raise document.locate(error) from None
 
@@ -50,11 +49,6 @@ def _load(name: str) -> None:
     except UserError:
         del _LOADED[name]
         raise
-
-
-def absolute_plugin(name: str, folder: Path) -> str:
-    """A plugin's name that means the same in every folder: files become absolute, names of modules stay."""
-    return str(resolved_path(name, folder)) if name.endswith(".py") else name
 
 
 def plugin_digests(plugins: Sequence[str]) -> list[str]:
