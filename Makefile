@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table, figures and a report
+demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table, a figure and a report
 	@rm -rf experiments/demo
 	@echo "1/4  a ResNet on scikit-learn's handwritten digits"
 	@OMP_NUM_THREADS=1 $(BIN)/stitching train -c $(DIGITS)/resnet/config.yml --overwrite
@@ -38,7 +38,6 @@ demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table,
 	@$(BIN)/stitching submit across-scales/digits.yml --cluster local --pack 32 --jobs 2
 	@echo "4/4  the results"
 	@$(BIN)/stitching results experiments/demo/digits --figure experiments/demo/accuracy-by-gap.png
-	@$(BIN)/stitching plot experiments/demo/digits --figure penalties -o experiments/demo/penalties.png
 	@$(BIN)/stitching report experiments/demo/digits -o experiments/demo/report.html
 
 lint: $(INSTALLED)  ## style, types, the order of the rooms, and how long files and functions may be

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cluster
 import pytest
 import typer
 
@@ -43,14 +42,15 @@ def test_its_commands_parse(line):
     group.commands[command].make_context(command, arguments)  # raises for an option that there is not
 
 
-def test_its_targets_and_links_exist():
+def test_its_targets_exist():  # its links and paths: tests/docs/test_pages.py
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for link in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`(tests/[\w/.]+)`", README):
-        assert (ROOT / link).exists(), link
-    for module in ("job.py", "parts.py", "sweep.py"):
-        assert (ROOT / "stitching/config" / module).exists()
+
+
+def test_it_is_one_page_that_leads_to_the_others():
+    assert len(README.split()) < 1000
+    assert {"docs/README.md", "docs/cluster.md", "docs/configuration.md"} <= set(re.findall(r"\]\(([^)]+)\)", README))
 
 
 @pytest.mark.slow
@@ -74,14 +74,13 @@ def test_the_demo_and_every_command_run_as_written(tmp_path):
         return done.stdout
 
     shown = run("make demo", tmp_path)
-    assert "132 runs done, 0 done before, 0 failed" in shown
+    assert "136 runs done, 0 done before, 0 failed" in shown
     assert (tmp_path / "experiments/demo/accuracy-by-gap.png").stat().st_size > 10_000
     for name, least in (("resnet", 0.95), ("vit", 0.93)):
         result = read_result(tmp_path / "experiments/digits" / name / "result.pkl")
         assert result["Overall/Test Accuracy"].iloc[-1] >= least
 
     for block in _blocks("bash")[1:]:
-        if "make slurm" not in block or not cluster.why_not():
-            run(f"set -e\n{block}", tmp_path)
+        run(f"set -e\n{block}", tmp_path)
     for block in _blocks("python"):
         run(f"python -c {shlex.quote(block)}", tmp_path)

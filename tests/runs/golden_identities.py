@@ -38,11 +38,13 @@ def identity_of_job(path: Path) -> str:
 
 
 def shipped_sweep(path: Path) -> Sweep:
-    """A shipped sweep, without weights that are trained on each machine, and with one gap and four stitchers only."""
+    """A shipped sweep, without weights that are trained on each machine, and with one gap, seed and four stitchers only."""
     document = load_yaml(path)
     for model in document.data["models"]:
         if isinstance(model, dict):
             model.pop("ckp_path", None)
+    if "seeds" in document.data:
+        document.override(("seeds",), document.data["seeds"][:1], "test")
     document.override(("gaps",), document.data["gaps"][1:2], "test")
     document.override(
         ("stitchers",), ["finetune", "downsample_then_linear", "downsample_then_block", "linear_no_downsample"], "test"
