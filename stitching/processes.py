@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,25 +22,36 @@ class ProcessRank:
 
 
 def process_rank(env: Mapping[str, str] = os.environ) -> ProcessRank:
-    """This process's place; that of one alone, if neither torchrun nor `srun` started several.
+    """This process's rank; that of one alone, if neither torchrun nor `srun` started several.
 
     What counts for Slurm is the step, not the job: in a batch script, and in a shell by `srun --pty`, Slurm sets
-    SLURM_NTASKS too, and there one process is alone.
+    SLURM_NTASKS too, and there one process is alone. (submitit's environment goes by the job, so it does not serve.)
     """
     if "RANK" in env and "WORLD_SIZE" in env:
-        place = ProcessRank(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)), "torchrun")
+        rank = ProcessRank(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)), "torchrun")
     elif "SLURM_PROCID" in env and "SLURM_STEP_NODELIST" in env and "SLURM_PTY_PORT" not in env:
         size = int(env.get("SLURM_STEP_NUM_TASKS", 1))
-        place = ProcessRank(int(env["SLURM_PROCID"]), size, int(env.get("SLURM_LOCALID", 0)), "slurm")
+        rank = ProcessRank(int(env["SLURM_PROCID"]), size, int(env.get("SLURM_LOCALID", 0)), "slurm")
     else:
         return ProcessRank()
-    return place if place.size > 1 else ProcessRank()
+    return rank if rank.size > 1 else ProcessRank()
 
 
 def first_host(nodes: str) -> str:
-    """The first of the machines in a list as Slurm writes it: `gpu03` of `gpu[03-05,9],fat1`."""
-    found = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^\[,]*)", nodes)
-    return "".join(part or "" for part in found.groups()) if found else nodes
+    """The first of the machines in a list as Slurm writes it: `gpu03` of `gpu[03-05,9],fat1`.
+
+    Raises:
+        OSError: Slurm's `scontrol`, which knows how to read such lists, cannot be asked.
+    """
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    try:
+        answer = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise OSError("scontrol does not answer") from None
+    if not answer.stdout.strip():
+        raise OSError(f"scontrol cannot read the list of machines {nodes}: {answer.stderr.strip()}")
+    return answer.stdout.split()[0]
 
 
 def gpus_of_job(env: Mapping[str, str] = os.environ) -> int:

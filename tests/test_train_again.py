@@ -140,13 +140,13 @@ def test_stopped_by_a_scheduler_without_a_single_step_is_a_failure(cli, config, 
 
     from stitching.training.run import Run
 
-    test = Run.test_batch
+    test = Run.eval_step
 
     def stopping(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGUSR2)
-        test(self, *args, **kwargs)
+        return test(self, *args, **kwargs)
 
-    monkeypatch.setattr(Run, "test_batch", stopping)
+    monkeypatch.setattr(Run, "eval_step", stopping)
     first = cli("train", "-c", config, "--set", "checkpoint_initial_model=true")
     assert first.code == 1, first
     assert "before it had made a single step" in first.out

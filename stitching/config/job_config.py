@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from stitching.config.bounds import Count, Epochs, PathText, Workers
 from stitching.config.format_syntax import ReformatOptions
-from stitching.config.parts import PARTS, PartField
+from stitching.config.objective_schema import ObjectiveField
+from stitching.config.parts import PARTS, BasePart, PartField
 from stitching.config.schema import Schema, complaint
 from stitching.config.train_config import LRSchedulerArgs, TrainConfig
 
@@ -77,6 +78,8 @@ class JobSettings(Schema):
     """Log the loss in the midst of epochs, too."""
     train_config: TrainConfig
     """Data set, loss, optimizer, schedule and length of the training."""
+    objective: ObjectiveField | None = None
+    """What the trained parts learn from: `labels` (the default), or another network: `distill`."""
     metrics: list[Metric] = [Metric(metric_fn="accuracy")]
     """What is measured of the batches and of the test images."""
     frozen_norm: Literal["running", "batch"] = "running"
@@ -131,6 +134,16 @@ class JobSettings(Schema):
             raise complaint("both resume_from and load_from given", "one of them", key="load_from")
         return self
 
+    @model_validator(mode="after")
+    def _objective_of_one_task(self) -> Self:
+        if self.objective is not None and len(self.train_config.task_list) > 1:
+            raise complaint(
+                f"the objective is {self.objective.registered_name}, and there are several tasks",
+                "labels, or one data set",
+                key="objective",
+            )
+        return self
+
     def to_yaml(self) -> dict[str, Any]:
         """The resolved job as plain data, defaults included: enough to run it again."""
         return _without_none(self.model_dump(mode="json"))
@@ -168,6 +181,21 @@ class Job(JobSettings):
         if self.reference is not None and len(self.train_config.task_list) > 1:
             raise complaint("a reference, and several tasks", "a reference with one data set", key="reference")
         return self
+
+    @model_validator(mode="after")
+    def _a_teacher(self) -> Self:
+        if self.objective is not None and self.objective.needs_teacher and self.teacher is None:
+            raise complaint(
+                f"{self.objective.registered_name} has no teacher",
+                "`teacher:`, the name of a network; or a `reference:`",
+                key="objective",
+            )
+        return self
+
+    @property
+    def teacher(self) -> BasePart | None:
+        """The network that the objective needs beside the trained one."""
+        return self.objective.teacher_part(self.reference) if self.objective else None
 
     @property
     def network(self) -> PartField:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from stitching.config.errors import UserError, at
 from stitching.config.job_config import JobSettings
+from stitching.config.objective_schema import Objective
 from stitching.config.parts import BasePart, ModelFields
 from stitching.config.paths import resolved_path
 from stitching.config.schema import validated
@@ -53,7 +54,7 @@ def project_root(folder: Path) -> Path:
     )
 
 
-_NETWORKS = ("model", "assembly", "head", "reference", "models", "stages", "src_stages", "dest_stages")
+_NETWORKS = ("model", "assembly", "head", "reference", "objective", "models", "stages", "src_stages", "dest_stages")
 
 
 def with_paths(settings: S, document: Document) -> S:
@@ -98,7 +99,7 @@ def checkpoints_of(job: JobSettings, *networks: Any) -> list[str]:
 
 
 def model_parts(*values: Any) -> list[Any]:
-    """Every part that names a model, however deeply nested in `values`: parts, lists of parts, or None."""
+    """Every part that names a model, however deeply nested in `values`: parts, lists of them, objectives, or None."""
     return [part for value in values for _, part in _placed_models(value, ())]
 
 
@@ -107,6 +108,10 @@ def _placed_models(value: Any, keys: Keys) -> Iterator[tuple[Keys, ModelFields]]
     if isinstance(value, list):
         for i, item in enumerate(value):
             yield from _placed_models(item, (*keys, i))
+        return
+    if isinstance(value, Objective):
+        for name, item in value:
+            yield from _placed_models(item, (*keys, value.registered_name, name))
         return
     below = (*keys, value.kind) if isinstance(value, BasePart) else keys
     if isinstance(value, ModelFields):

@@ -10,10 +10,11 @@ from statistics import median
 
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
+from stitching.runs.kinds import RunRequest
 from stitching.sweeps.plan import Plan, PlannedRun
 from stitching.training.job_data import TaskData
 from stitching.training.run_record import device_name
-from stitching.training.session import TrainRequest, train
+from stitching.training.session import train
 
 __all__ = ["Estimate", "Pace", "calibrated", "estimated", "paces_of_finished"]
 
@@ -88,14 +89,14 @@ def _try(run: PlannedRun) -> Pace:
     config = run.job.train_config.model_copy(update={"epochs": 1, "max_batches": TRIAL_STEPS, "max_steps": None})
     job = run.job.model_copy(update={"train_config": config, "save_checkpoints": False})
     with tempfile.TemporaryDirectory(prefix="stitching-trial-") as path:
-        (trial,) = train([TrainRequest(job, RunFolder(Path(path)))], max_test_batches=TRIAL_TESTS)
+        (trial,) = train([RunRequest(job, RunFolder(Path(path)))], max_test_batches=TRIAL_TESTS)
     if trial.failure:
         raise UserError(f"{run.name} failed its trial: {trial.failure}")
     frame = trial.log.dataframe()
     step_seconds = frame["Time/Step"] + frame["Time/Data"]
     per_step = float(step_seconds.iloc[min(WARM_UP, len(step_seconds) - 1) :].median())
     per_test = max(0.0, trial.seconds - float(step_seconds.sum())) / sum(min(TRIAL_TESTS, each) for each in tests)
-    return Pace(per_step * steps + per_test * sum(tests), steps, device_name(trial.device))
+    return Pace(per_step * steps + per_test * sum(tests), steps, device_name(trial.context.device))
 
 
 def estimated(plan: Plan, paces: Mapping[Pair, Pace], done: set[str]) -> Estimate:

@@ -9,6 +9,7 @@ from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.config.job_config import Job, JobSettings
+from stitching.config.objective_schema import Objective
 from stitching.config.parts import PARTS, BasePart, ModelFields
 from stitching.config.paths import check_regular_file
 from stitching.config.plugins import plugin_digests
@@ -101,6 +102,8 @@ def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
         data = {key: _canonical(item) for key, item in data.items() if item is not None}
         neutral = _neutral_values(type(value))
         data = {key: item for key, item in data.items() if key not in neutral or neutral[key] != item}
+        if isinstance(value, Objective):
+            return {value.registered_name: data}
         return {value.kind: data} if isinstance(value, BasePart) else data
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items() if item is not None}

@@ -38,15 +38,13 @@ from stitching.sweeps.variants import Images, Variant, make_variants
 from stitching.training.devices import device_of
 from stitching.training.distributed import ProcessGroup
 from stitching.training.fit_adapters import (
-    Features,
     Stitched,
     add_moments,
     chosen_images,
-    features_of,
     fronts_of,
     stitched_of,
 )  # fmt: skip
-from stitching.training.shared_prefixes import SharedPrefixes, front_of
+from stitching.training.shared_prefixes import Features, SharedPrefixes, front_of
 
 __all__ = ["Score", "Scores", "score"]
 
@@ -160,7 +158,7 @@ class _Measured(Stitched):
     """A stitched network, and what has been found out about it."""
 
     def __init__(self, stitch: Stitch, stitched: Stitched) -> None:
-        super().__init__(stitched.network, stitched.fit, stitched.front, stitched.target)
+        super().__init__(stitched.network, stitched.fit, stitched.front, stitched.target_front)
         self.stitch = stitch
         self.declined: str | None = None
         self.cka = MinibatchCKA()
@@ -274,15 +272,16 @@ def _try(
     on_progress: ProgressCallback,
 ) -> None:
     """Use every network's map on images that it was not fitted to."""
+    fronts = fronts_of(measured)
     for number, (images, labels) in enumerate(batches.epoch(0)):
         on_progress(number, len(batches), "batches of test images")
         x, y = images.to(device), labels.to(device)
-        features = features_of(measured, shared_prefixes, x)
+        features = shared_prefixes(x, fronts)
         alone = _right_alone(measured, features, y)
         for each in measured:
-            wanted, adapter = each.wanted(features), each.fit.piece
-            mapped = adapter.net(adapter.before(each.arriving(x, features)))
-            pairs = each.fit.given(wanted, mapped), each.fit.given_tokens(wanted, mapped)
+            target, adapter = each.target(features), each.fit.piece
+            mapped = adapter.net(adapter.before(each.adapter_input(features)))
+            pairs = each.fit.given(target, mapped), each.fit.given_tokens(target, mapped)
             for residuals, pair in zip(each.residuals, pairs, strict=True):
                 if pair:
                     residuals.add(*pair)
@@ -302,7 +301,7 @@ def _right_alone(measured: Sequence[_Measured], features: Features, labels: Tens
         key = _key_of_back(each)
         if key not in found:
             begin = each.back[0]
-            x = begin.after(begin.net(each.wanted(features)))  # without the conversion that a stitched network needs
+            x = begin.after(begin.net(each.target(features)))  # without the conversion that a stitched network needs
             found[key] = _right(each.network, each.fit.place + 2, x, labels)
     return found
 

@@ -1,11 +1,13 @@
-"""What a job is computed on, and whether only by algorithms that give the same every time."""
+"""What a job is computed on, whether only by algorithms that give the same every time, and how long it takes."""
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ from stitching.config.job_config import JobSettings
 from stitching.processes import gpus_of_job
 from stitching.training.distributed import ProcessGroup
 
-__all__ = ["deterministic", "device_of"]
+__all__ = ["Stopwatch", "deterministic", "device_of"]
 
 
 @contextmanager
@@ -66,3 +68,35 @@ def device_of(job: JobSettings, world: ProcessGroup) -> torch.device:
                 ) from None
             raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
     return device
+
+
+class Stopwatch:
+    """Times work on a device from now on, without waiting for it.
+
+    A GPU works through a queue, so the host's clock would tell how fast work is queued. There the time is that between
+    two marks in the queue.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._start = self._now()
+        self._end: Any = None
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stop(self) -> None:
+        """The work ends here."""
+        self._end = self._now()
+
+    @property
+    def seconds(self) -> float:
+        """How long the work took; waits until it is done."""
+        if not self._on_gpu:
+            return float(self._end - self._start)
+        self._end.synchronize()
+        return float(self._start.elapsed_time(self._end)) / 1000

@@ -39,9 +39,9 @@ class ProcessGroup:
     Numbers travel between CPUs by gloo, tensors on GPUs by nccl.
     """
 
-    def __init__(self, place: ProcessRank | None = None, store: Any = None) -> None:
-        place = place or ProcessRank()
-        self.rank, self.size, self.local_rank = place.rank, place.size, place.local_rank
+    def __init__(self, own: ProcessRank | None = None, store: Any = None) -> None:
+        own = own or ProcessRank()
+        self.rank, self.size, self.local_rank = own.rank, own.size, own.local_rank
         self._store = store
         self._tells: bool | None = None
 
@@ -146,30 +146,30 @@ def process_group() -> ProcessGroup:
     Raises:
         UserError: they do not come together.
     """
-    place = process_rank()
-    if place.size == 1:
+    own = process_rank()
+    if own.size == 1:
         return ProcessGroup()
     try:
-        if place.launcher == "torchrun":
+        if own.launcher == "torchrun":
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
         else:
-            store = _store_of_step(place)
+            store = _store_of_step(own)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.size, timeout=PATIENCE,
+            store=dist.PrefixStore("group", store), rank=own.rank, world_size=own.size, timeout=PATIENCE,
         )  # fmt: skip
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"process {place.rank} did not meet the {place.size - 1} others that {place.launcher} says there are: "
+            f"process {own.rank} did not meet the {own.size - 1} others that {own.launcher} says there are: "
             f"{str(error).splitlines()[0]}",
             do="Start every process of the job alike, by torchrun or by srun.",
         ) from None
-    found = ProcessGroup(place, store)
-    atexit.register(found._leave)
-    return found
+    group = ProcessGroup(own, store)
+    atexit.register(group._leave)
+    return group
 
 
-def _store_of_step(place: ProcessRank) -> Any:
+def _store_of_step(own: ProcessRank) -> Any:
     """Where the processes of a Slurm step meet: on the first one's machine, at a port that only this step finds.
 
     Another step on the machine may have the same port in mind. So there is a row of ports to try, and the keys are
@@ -184,9 +184,9 @@ def _store_of_step(place: ProcessRank) -> Any:
     while True:
         for port in ports:
             try:
-                base = dist.TCPStore(host, port, None, place.rank == 0, timeout=_A_MOMENT, wait_for_workers=False)
+                base = dist.TCPStore(host, port, None, own.rank == 0, timeout=_A_MOMENT, wait_for_workers=False)
                 store = dist.PrefixStore(step, base)
-                if place.rank == 0:
+                if own.rank == 0:
                     store.set("here", "yes")
                 store.wait(["here"], _A_MOMENT)
                 base.set_timeout(PATIENCE)

@@ -1,64 +1,87 @@
-"""The whole networks that stitched ones are compared with, each computed once however many runs it is compared with."""
+"""Tests of several runs at once, on all test and validation images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stitching.config.errors import UserError, at
-from stitching.config.job_config import Job
-from stitching.cutting.formats import Format
-from stitching.models.spec import ModelSpec
-from stitching.models.traced_models import first_model
-from stitching.nets.build import BuildOptions, build_network
+from stitching.data.loading import Batches
+from stitching.training.batch_values import Averages, BatchValues, fetch
+from stitching.training.failures import FailureHandler
+from stitching.training.loop_context import LoopContext
+from stitching.training.run import Run
+from stitching.training.shared_networks import SharedNetworks
 
-__all__ = ["References", "reference_of"]
-
-
-def reference_of(job: Job) -> ModelSpec | None:
-    """What stands for the job's reference among `References`; None without one."""
-    return first_model(job.reference) if job.reference else None
+__all__ = ["Evaluation"]
 
 
-class References(nn.Module):
-    """The references of `jobs`, which share a loop, in eval mode and without gradients.
+class Evaluation:
+    """Tests runs that share a loop; what several of them have in common is computed once.
 
     Args:
-        jobs: each with the number of classes that its network tells apart.
-        image_shape: (C, H, W) of every image.
-
-    Raises:
-        UserError: a reference does not take these images, or tells apart other classes than the job's own network.
+        after_batch: is called with the runs after each batch, and may raise to stop.
+        after_set: is called with the runs after each data set.
     """
 
-    def __init__(self, jobs: Iterable[tuple[Job, int | None]], image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.places: dict[ModelSpec, int] = {}
-        self.networks = nn.ModuleList()
-        self.classes: list[int | None] = []
-        channels, height, width = image_shape
-        for job, classes in jobs:
-            spec = reference_of(job)
-            if spec is None or job.reference is None:
-                continue
-            with at("reference"):
-                if spec not in self.places:
-                    options = BuildOptions(seed=job.train_config.seed)
-                    network = build_network(job.reference, Format("img", channels, (height, width)), options)
-                    self.places[spec] = len(self.networks)
-                    self.classes.append(network.out_format.channels)
-                    self.networks.append(network.requires_grad_(False))
-                theirs = self.classes[self.places[spec]]
-                if theirs != classes:
-                    raise UserError(
-                        f"it tells {theirs} classes apart, the network that is compared with it {classes}",
-                        allowed="a network for the same classes",
-                    )
+    def __init__(
+        self,
+        context: LoopContext,
+        networks: SharedNetworks,
+        failures: FailureHandler,
+        after_batch: Callable[[Sequence[Run]], object],
+        after_set: Callable[[Sequence[Run]], object],
+    ) -> None:
+        self.context = context
+        self.networks = networks
+        self.failures = failures
+        self.after_batch = after_batch
+        self.after_set = after_set
 
-    @torch.no_grad()
-    def forward(self, images: Tensor, wanted: Iterable[ModelSpec | None]) -> dict[ModelSpec | None, Tensor]:
-        """The scores (N, classes) of the wanted references for images (N, C, H, W)."""
-        self.eval()
-        return {spec: self.networks[self.places[spec]](images) for spec in dict.fromkeys(wanted) if spec is not None}
+    def __call__(self, runs: Sequence[Run]) -> dict[Run, dict[str, float]]:
+        """The averages of each run by column; none of a run that failed."""
+        if not runs:
+            return {}
+        results: dict[Run, dict[str, float]] = {run: {} for run in runs}
+        for split, sets in self.context.data.tests:
+            averages = {run: Averages() for run in runs}
+            for task, batches in enumerate(sets):
+                self._test(batches, task, averages, compares=split == "Test")
+                if all(run.failure for run in runs):
+                    return {}
+                self.after_set(runs)
+            for run, average in averages.items():
+                results[run] |= {f"Overall/{split} {name}": value for name, value in average.means().items()}
+        return {run: values for run, values in results.items() if run.failure is None}
+
+    def _test(self, batches: Batches, task: int, averages: dict[Run, Averages], *, compares: bool) -> None:
+        """Add what the runs make of one data set to their averages."""
+        values: dict[Run, list[BatchValues]] = {run: [] for run in averages}
+        for images, labels in batches.epoch(0):
+            runs = [run for run in averages if run.failure is None]
+            if not runs:
+                return
+            self._test_batch(runs, self.context.on_device(images, labels), task, values, compares)
+            self.after_batch(list(averages))
+        for run, average in averages.items():
+            if run.failure is None:
+                with self.failures.isolate(run):
+                    self._add(run, values[run], task, average)
+
+    def _test_batch(
+        self, runs: list[Run], batch: tuple[Tensor, Tensor], task: int, values: dict[Run, list[BatchValues]],
+        compares: bool,
+    ) -> None:  # fmt: skip
+        images, labels = batch
+        features = self.networks.features(runs, images)
+        scores = self.networks.scores(images, [run.reference for run in runs] if compares else [])
+        for run in runs:
+            with self.failures.isolate(run):
+                values[run].append(run.eval_step(features.of(run.front), labels, task, scores.get(run.reference)))
+
+    def _add(self, run: Run, values: list[BatchValues], task: int, average: Averages) -> None:
+        column = run.learner.scorer.column("Loss", task)
+        for fetched in fetch(values, self.context.world):
+            average.add(column, fetched.loss * fetched.count, fetched.count)
+            for name, (value, count) in fetched.sums.items():
+                average.add(name, value, count)

@@ -1,17 +1,26 @@
-"""What an exception that ends a run means: its cause, and the words that go on record."""
+"""What an exception that ends a run means: its cause, the words that go on record, and which runs it ends."""
 
 from __future__ import annotations
 
 import errno
 import gc
 import re
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import torch
 
 from stitching.config.errors import UserError, first_line
 from stitching.runs.causes import DIVERGED, ERROR, OUT_OF_MEMORY
+from stitching.training.run_record import record_end
 
-__all__ = ["Diverged", "OutOfMemory", "cause_of", "failure_reason", "free_memory", "in_words"]
+if TYPE_CHECKING:
+    from stitching.training.distributed import ProcessGroup
+    from stitching.training.run import Run
+
+__all__ = ["Diverged", "FailureHandler", "OutOfMemory", "cause_of", "failure_reason", "free_memory", "in_words"]
 
 # torch has an exception of its own only for the GPU's allocator. Its CPU allocator, CUDA itself, cuBLAS and cuDNN raise
 # RuntimeErrors that say it in words.
@@ -19,7 +28,13 @@ _NO_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'t|not) allocate
 
 
 class Diverged(UserError):
-    """A run's loss is not a finite number any more; it is the same in all processes that train the run."""
+    """A run's loss is not a finite number since `step`; it is the same in all processes that train the run."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(
+            f"diverged at step {step}: the loss is {loss:g}", do="Try a smaller lr, a warm-up, or max_grad_norm."
+        )
+        self.step = step
 
 
 class OutOfMemory(UserError):
@@ -71,3 +86,58 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+class FailureHandler:
+    """Puts failures of runs on record, and keeps them from the other runs of the loop.
+
+    Attributes:
+        world: the processes that train the runs.
+        raises: whether failures are raised, too, as there is one run only.
+    """
+
+    def __init__(self, world: ProcessGroup) -> None:
+        self.world = world
+        self.raises = False
+
+    @contextmanager
+    def isolate(self, run: Run) -> Iterator[None]:
+        """A run that raises in the body is recorded as failed and gives its memory back.
+
+        Of several processes none can go on without the others, unless they all raise this.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.world.size > 1 and not isinstance(error, Diverged):
+                raise
+            self._record(run, error)
+            if self.raises:
+                raise in_words(error)  # noqa: B904 - what it was raised for is its context
+
+    def end_all(self, runs: Sequence[Run], error: Exception) -> None:
+        """Record what ends the loop for every run in it. Of several processes, the first to get here does."""
+        if self.world.size > 1 and not self.world.first_to_tell():
+            raise SystemExit(1) from None
+        if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
+            error = UserError("another process of the job was lost", do="Its output may say why; then resume.")
+        for run in runs:
+            if run.failure is not None or run.ended:
+                continue
+            if self.world.size == 1:
+                # What fails outside of a run's own work fails between two of its steps.
+                with suppress(Exception):
+                    run.save()
+            run.writes = True  # the first process waits for this one, or is gone
+            self._record(run, error)
+        if self.raises:
+            raise in_words(error)
+
+    def _record(self, run: Run, error: Exception) -> None:
+        run.failure, run.cause = failure_reason(error), cause_of(error)
+        details = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error)).rstrip()
+        with suppress(OSError):  # the disk may be what failed
+            run.say(f"failed: {run.failure}{details}")
+        with suppress(OSError, UserError):
+            record_end(run, "failed")
+        run.release()

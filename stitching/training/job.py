@@ -19,7 +19,7 @@ from stitching.training.distributed import process_group
 from stitching.training.job_checks import at_network, images_of, network_cost, try_names
 from stitching.training.job_data import shared_key
 from stitching.training.run import Run
-from stitching.training.session import TrainRequest, train
+from stitching.training.session import train
 
 __all__ = ["TrainKind"]
 
@@ -32,7 +32,7 @@ class TrainKind(JobKind[Job]):
     schema = Job
 
     def networks(self, job: Job) -> Sequence[Any]:
-        return job.network, job.reference
+        return job.network, job.reference, job.objective
 
     def check(self, job: Job, remember: Remember) -> Cost:
         try_names(job)
@@ -55,10 +55,7 @@ class TrainKind(JobKind[Job]):
         progress: ProgressCallback | None = None,
         stop: StopRequest | None = None,
     ) -> list[Run]:
-        return train(
-            [TrainRequest(request.job, request.folder, request.hold) for request in requests],
-            resume=resume, overwrite=overwrite, skip_busy=skip_busy, progress=progress, stop=stop,
-        )  # fmt: skip
+        return train(requests, resume=resume, overwrite=overwrite, skip_busy=skip_busy, progress=progress, stop=stop)
 
     def smoke_test(self, document: Document, progress: ProgressCallback) -> str:
         """Train two batches, test two, save and load the checkpoint."""
@@ -68,7 +65,7 @@ class TrainKind(JobKind[Job]):
         with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as own:
             path = process_group().decided(lambda: own)
             job.start_epoch, job.resume_from, job.save_checkpoints = 0, None, True
-            request = TrainRequest(job, RunFolder(Path(path)))
+            request = RunRequest(job, RunFolder(Path(path)))
             train([request], progress=progress, max_test_batches=2)
             (run,) = train([request], progress=progress, max_test_batches=2, resume=True)  # finds that all is done
         return f"{run.step} training steps and a test on two batches."

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stitching.config.errors import UserError, reason_of, shortened, unknown_name
+from stitching.config.errors import UserError, reason_of, shortened
+from stitching.config.registries import Registry
 from stitching.training.distributed import ProcessGroup
 
-__all__ = ["Loss", "make_loss"]
+__all__ = ["LOSSES", "Loss", "make_loss", "share_of_mean"]
 
-# What of torch.nn.functional takes scores (N, classes) and labels (N,), and averages over the batch.
-_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "nll_loss": F.nll_loss,
-    "multi_margin_loss": F.multi_margin_loss,
-}
+# An entry is a function of scores (N, classes), labels (N) and arguments of its own that gives the loss of each image
+# (N); or a subclass of `Loss`, for a mean over the batch of another kind.
+LOSSES: Registry[Callable[..., Tensor] | type[Loss]] = Registry("loss")
 
 
 class Loss:
     """A loss with its arguments: the mean over a batch, a weighted one where the classes have weights."""
 
-    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
-        self.name = name
+    function: ClassVar[Callable[..., Tensor]]
+    training_only: ClassVar[tuple[str, ...]] = ("label_smoothing", "weight")  # arguments that tests do not use
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = arguments
+        self._placed: dict[torch.device, dict[str, Any]] = {}
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The loss of scores (N, classes) for labels (N)."""
-        return _LOSSES[self.name](scores.float(), labels, **self._placed(scores.device))
+        """The mean loss of scores (N, classes) for labels (N)."""
+        return self.values(scores, labels, "mean")
+
+    def values(self, scores: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        """The mean or the sum of the images' losses."""
+        arguments = self.arguments_on(scores.device)
+        return type(self).function(scores.float(), labels, **{**arguments, "reduction": reduction})
 
     @property
     def plain(self) -> Loss:
         """The loss of tests: without what is there to train better, label smoothing and weights of classes."""
-        given = {key: value for key, value in self.arguments.items() if key not in ("label_smoothing", "weight")}
-        return Loss(self.name, given)
+        return type(self)({key: value for key, value in self.arguments.items() if key not in self.training_only})
 
     def part(self, scores: Tensor, labels: Tensor, world: ProcessGroup) -> Tensor:
         """What this process's share of a batch adds to the loss of the whole batch; N may be 0.
@@ -46,22 +51,73 @@ class Loss:
         """
         if world.size == 1:
             return self(scores, labels)
-        arguments = self._placed(scores.device)
-        whole = world.sum(self._weight(labels, arguments))
+        divisor = world.sum(self.divisor(labels))
         if not len(labels):
             return scores.sum()  # torch's own losses do not all give 0 for nothing
-        return _LOSSES[self.name](scores.float(), labels, **{**arguments, "reduction": "sum"}) / whole
+        return self.values(scores, labels, "sum") / divisor
 
-    def _weight(self, labels: Tensor, arguments: dict[str, Any]) -> Tensor:
-        """What torch divides by in the mean."""
-        if self.name == "multi_margin_loss":
-            return torch.tensor(float(len(labels)), device=labels.device)
+    def divisor(self, labels: Tensor) -> Tensor:
+        """What the sum over a batch is divided by in the mean."""
+        return torch.tensor(float(len(labels)), device=labels.device)
+
+    def arguments_on(self, device: torch.device) -> dict[str, Any]:
+        """The arguments, tensors on `device`."""
+        if device not in self._placed:
+            self._placed[device] = {
+                key: value.to(device) if isinstance(value, Tensor) else value for key, value in self.arguments.items()
+            }
+        return self._placed[device]
+
+
+@LOSSES.register("multi_margin_loss")
+class MultiMarginLoss(Loss):
+    """torch's: the mean over the images, whatever their weights."""
+
+    function = F.multi_margin_loss
+
+
+@LOSSES.register("nll_loss")
+class NLLLoss(Loss):
+    """torch's: the mean is weighted by the classes' weights, without labels to ignore."""
+
+    function = F.nll_loss
+
+    def divisor(self, labels: Tensor) -> Tensor:
+        arguments = self.arguments_on(labels.device)
         labels = labels[labels != arguments.get("ignore_index", -100)]
         weights = arguments.get("weight")
-        return torch.tensor(float(len(labels)), device=labels.device) if weights is None else weights[labels].sum()
+        return super().divisor(labels) if weights is None else weights[labels].sum()
 
-    def _placed(self, device: torch.device) -> dict[str, Any]:
-        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in self.arguments.items()}
+
+@LOSSES.register("cross_entropy")
+class CrossEntropy(NLLLoss):
+    """torch's: of scores before the softmax."""
+
+    function = F.cross_entropy
+
+
+class _LossOfEachImage(Loss):
+    """A registered function that gives the loss of each image."""
+
+    def values(self, scores: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        losses = type(self).function(scores.float(), labels, **self.arguments_on(scores.device))
+        if losses.shape != labels.shape:
+            raise ValueError(f"it gave {list(losses.shape)} for {len(labels)} images, not a loss for each")
+        return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def share_of_mean(losses: Tensor, world: ProcessGroup) -> Tensor:
+    """What the losses (N) of this process's images add to the mean over the whole batch; N may be 0."""
+    if world.size == 1:
+        return losses.mean()
+    return losses.sum() / world.sum(torch.tensor(float(len(losses)), device=losses.device))
+
+
+def _class_of(name: str) -> type[Loss]:
+    entry = LOSSES[name]
+    if isinstance(entry, type):
+        return entry
+    return type(name, (_LossOfEachImage,), {"function": staticmethod(entry)})
 
 
 def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = None) -> Loss:
@@ -70,20 +126,24 @@ def make_loss(name: str, arguments: dict[str, Any], num_classes: int | None = No
     Raises:
         UserError: there is no such loss, or it does not take the arguments.
     """
-    if name not in _LOSSES:
-        raise unknown_name("loss", name, _LOSSES, path=("loss_fn",))
+    try:
+        cls = _class_of(name)
+    except UserError as error:
+        error.path = ("loss_fn",)
+        raise
     if arguments.get("reduction", "mean") != "mean":
         raise UserError(
             f"found {shortened(arguments['reduction'])}", allowed="mean: a step's loss is one number",
             path=("loss_fn_args", "reduction"),
         )  # fmt: skip
     try:
-        given = {
+        tensors = {
             key: torch.tensor(value, dtype=torch.float32) if isinstance(value, list) else value
             for key, value in arguments.items()
+            if key != "reduction"
         }
-        loss = Loss(name, given)
-        weights = given.get("weight")
+        loss = cls(tensors)
+        weights = tensors.get("weight")
         classes = num_classes or (len(weights) if isinstance(weights, Tensor) and weights.dim() == 1 else 2)
         loss(torch.zeros(1, classes), torch.zeros(1, dtype=torch.long))
     except Exception as error:  # whatever it raises, it is about the arguments

@@ -1,19 +1,26 @@
-"""Metrics by name, and their sums over an epoch."""
+"""Metrics by name, and what two networks' predictions have in common."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stitching.config.errors import UserError, at, shortened, unknown_name
+from stitching.config.errors import UserError, at, reason_of, shortened, unknown_name
 from stitching.config.job_config import Metric
+from stitching.config.registries import Registry
 
-__all__ = ["Averages", "BoundMetric", "agreement", "compared", "kl_divergence", "make_metrics"]
+__all__ = ["METRICS", "BoundMetric", "agreement", "compared", "kl_divergence", "make_metrics", "predicts"]
+
+# An entry is a function of scores (N, classes), labels (N) and arguments of its own. It gives a value for each image
+# (N) by the name of a column; the column's number is the mean over the images.
+METRICS: Registry[Callable[..., dict[str, Tensor]]] = Registry("metric")
 
 
-def _predicts(scores: Tensor) -> Tensor:
+def predicts(scores: Tensor) -> Tensor:
     """For each of N rows of scores (N, classes), whether they say anything: with a NaN, or infinities on top, none do.
 
     torch would call NaN the highest score of all, and a broken network right as often as chance.
@@ -21,47 +28,78 @@ def _predicts(scores: Tensor) -> Tensor:
     return scores.amax(1).isfinite()
 
 
-def correct_in_top(scores: Tensor, labels: Tensor, k: int) -> float:
-    """How many of N samples have their label among the k highest of their scores (N, classes)."""
+def _correct_in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Which of N images have their label among the k highest of their scores (N, classes)."""
     k = min(k, scores.shape[1])
-    found = scores.topk(k, dim=1).indices.eq(labels.unsqueeze(1)).any(1)
-    return (found & _predicts(scores)).sum().item()
+    is_among = scores.topk(k, dim=1).indices.eq(labels.unsqueeze(1)).any(1)
+    return is_among & predicts(scores)
+
+
+@METRICS.register("accuracy")
+def accuracy(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Whether the label has the highest score."""
+    return {"Accuracy": _correct_in_top(scores, labels, 1)}
+
+
+@METRICS.register("topk_accuracy")
+def topk_accuracy(scores: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
+    """Whether the label is among the k highest scores, for each k."""
+    if not isinstance(topk, Sequence) or not topk or not all(type(k) is int and k > 0 for k in topk):
+        raise UserError(
+            f"found {shortened(topk)}", allowed="a list of whole numbers above zero", path=("metric_fn_args", "topk")
+        )
+    return {f"Top-{k} Accuracy": _correct_in_top(scores, labels, k) for k in topk}
 
 
 class BoundMetric:
-    """A metric with its arguments: from scores and labels to named sums over the samples.
+    """A metric with its arguments: from scores and labels to named sums over the images.
 
     `output` names the module whose output is scored, None for the network's own.
+
+    Raises:
+        UserError: there is no such metric, or it does not take the arguments.
     """
 
     def __init__(self, metric: Metric) -> None:
-        known: dict[str, tuple[str, ...]] = {"accuracy": (), "topk_accuracy": ("topk",)}
-        if metric.metric_fn not in known:
-            raise unknown_name("metric", metric.metric_fn, known, path=("metric_fn",))
-        for key in metric.metric_fn_args:
-            if key not in known[metric.metric_fn]:
+        if metric.metric_fn not in METRICS:
+            raise unknown_name("metric", metric.metric_fn, METRICS, path=("metric_fn",))
+        self.name = metric.metric_fn
+        self.output = metric.output
+        self._function = METRICS[metric.metric_fn]
+        self._arguments = metric.metric_fn_args
+        self._suffix = f" ({metric.output})" if metric.output else ""
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        allowed = [*inspect.signature(self._function).parameters][2:]
+        for key in self._arguments:
+            if key not in allowed:
                 raise UserError(
-                    f"{metric.metric_fn} takes no {key!r}",
-                    allowed=", ".join(known[metric.metric_fn]) or "no arguments",
+                    f"{self.name} takes no {key!r}", allowed=", ".join(allowed) or "no arguments",
                     path=("metric_fn_args", key),
                 )  # fmt: skip
-        topk = metric.metric_fn_args.get("topk", [1, 5])
-        if not isinstance(topk, list) or not topk or not all(type(k) is int and k > 0 for k in topk):
+        try:
+            for name, values in self._values(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long)).items():
+                if values.shape != (2,):
+                    raise ValueError(f"{name} has the shape {list(values.shape)} for 2 images, not a number for each")
+        except UserError:
+            raise
+        except Exception as error:  # whatever it raises, it is about the arguments
             raise UserError(
-                f"found {shortened(topk)}",
-                allowed="a list of whole numbers above zero",
-                path=("metric_fn_args", "topk"),
-            )
-        at_end = f" ({metric.output})" if metric.output else ""
-        self.output = metric.output
-        if metric.metric_fn == "accuracy":
-            self.tops = {f"Accuracy{at_end}": 1}
-        else:
-            self.tops = {f"Top-{k} Accuracy{at_end}": k for k in topk}
+                f"{self.name} does not take {shortened(self._arguments, 200)}: {reason_of(error)}",
+                path=("metric_fn_args",),
+            ) from None
 
-    def sums(self, scores: Tensor, labels: Tensor) -> dict[str, float]:
-        """For each named metric, its sum over the batch."""
-        return {name: float(correct_in_top(scores, labels, k)) for name, k in self.tops.items()}
+    def _values(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return self._function(scores, labels, **self._arguments)
+
+    def sums(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """For each column its sum over the images: a tensor of one number, on the device of the scores."""
+        return {name + self._suffix: _sum(values) for name, values in self._values(scores, labels).items()}
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(dtype=torch.float64) if values.is_floating_point() else values.sum()
 
 
 def make_metrics(metrics: list[Metric]) -> list[BoundMetric]:
@@ -83,7 +121,7 @@ def agreement(scores: Tensor, reference: Tensor) -> Tensor:
         scores, reference: of the stitched network and of the one it is compared with, before the softmax (N, classes).
     """
     same = scores.argmax(1) == reference.argmax(1)
-    return (same & _predicts(scores) & _predicts(reference)).double()
+    return (same & predicts(scores) & predicts(reference)).double()
 
 
 def kl_divergence(scores: Tensor, reference: Tensor) -> Tensor:
@@ -96,31 +134,9 @@ def kl_divergence(scores: Tensor, reference: Tensor) -> Tensor:
     return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
 
 
-def compared(scores: Tensor, reference: Tensor) -> dict[str, float]:
+def compared(scores: Tensor, reference: Tensor) -> dict[str, Tensor]:
     """The sums over N images of what a network's predictions have in common with the reference's, by column."""
     return {
-        "Agreement": agreement(scores, reference).sum().item(),
-        "KL Divergence": kl_divergence(scores, reference).sum().item(),
+        "Agreement": agreement(scores, reference).sum(),
+        "KL Divergence": kl_divergence(scores, reference).sum(),
     }
-
-
-class Averages:
-    """Sums of named values over samples, and their means: a batch counts by its size."""
-
-    def __init__(self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
-        self.sums = sums or {}
-        self.counts = counts or {}
-
-    def add(self, sums: dict[str, float], count: int) -> None:
-        """Add the sums over `count` further samples."""
-        for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def means(self) -> dict[str, float]:
-        """The means so far."""
-        return {name: self.sums[name] / self.counts[name] for name in self.sums}
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """Plain data for a checkpoint; the constructor's arguments."""
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}

@@ -43,15 +43,15 @@ def record_start(run: Run) -> None:
         "macs": run.cost.macs,
         "macs_convention": "multiply-adds of convolutions, linear layers and both products of attention, one image",
         "trainable_parameters": run.cost.trainable,
-        "total_steps": run.total_steps,
+        "total_steps": run.position.total_steps,
         "first_step": run.step,  # of this start of the run
-        "test_images": sum(batches.num_images for batches in run.data.test),
+        "test_images": sum(batches.num_images for batches in run.context.data.test),
         **_validation(run),
         **_random_networks(run),
         "frozen_norm": run.job.frozen_norm,
         "precision": run.job.precision,
-        "device": device_name(run.device),
-        "processes": run.world.size,
+        "device": device_name(run.context.device),
+        "processes": run.context.world.size,
         "threads": torch.get_num_threads(),  # on a CPU their number changes the last bits of a result
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -78,7 +78,7 @@ def record_end(run: Run, state: str) -> None:
     if run.failure:
         metadata |= {"failure": run.failure, "cause": run.cause}
     if state == "done":
-        metadata |= {"epoch": run.epoch - 1, "digests": run.digests, "final": run.final}
+        metadata |= {"epoch": run.position.epoch - 1, "digests": run.digests, "final": run.final}
     write_yaml(run.folder.metadata, metadata)
 
 
@@ -89,7 +89,8 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
     user's file its SHA-256 alone.
     """
     record: dict[str, dict[str, str]] = {}
-    for part in model_parts(job.network, job.reference):
+    networks = job.network, job.reference, job.objective
+    for part in model_parts(*networks):
         source = weights_file(model_spec(part))
         if source is None:
             continue
@@ -97,7 +98,7 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
         path = source.found() or Path("missing")
         file = {"file": path.name, "sha256": file_digest(str(path))}
         record[f"{name}.{tag}"] = {**source.origin(), "tag": str(tag), **file}
-    return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job, job.network, job.reference)}
+    return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job, *networks)}
 
 
 def _random_networks(run: Run) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _random_networks(run: Run) -> dict[str, Any]:
 
 def _validation(run: Run) -> dict[str, Any]:
     split = run.job.train_config.validation
-    images = sum(batches.num_images for batches in run.data.val)
+    images = sum(batches.num_images for batches in run.context.data.val)
     return {"validation": {**split.model_dump(), "images": images}} if split else {}
 
 

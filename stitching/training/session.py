@@ -1,49 +1,40 @@
-"""Setting up a loop: the runs built, their folders held, checkpoints found, adapters fitted."""
+"""Setting up a loop: runs built, their folders held, checkpoints found, adapters fitted."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from stitching.config.errors import at
+from stitching.config.errors import UserError, at
 from stitching.config.job_config import Job
-from stitching.models.traced_models import forget_models
+from stitching.models.building import normalization_note
+from stitching.models.traced_models import first_model, forget_models
 from stitching.runs.folder import FolderBusy, RunFolder
+from stitching.runs.kinds import ProgressCallback, RunRequest
 from stitching.runs.stopping import StopRequest
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import process_group
-from stitching.training.evaluation import References
-from stitching.training.fit_adapters import fit_adapters
+from stitching.training.fit_adapters import Stitched, fit_adapters
+from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.job_data import TaskData, shared_key
+from stitching.training.loop_context import LoopContext
 from stitching.training.run import Run
+from stitching.training.run_builder import build_run
 from stitching.training.run_record import record_start
-from stitching.training.shared_prefixes import SharedPrefixes
-from stitching.training.trainer import ProgressCallback, Trainer
+from stitching.training.shared_networks import SharedNetworks
+from stitching.training.trainer import Trainer
 
-__all__ = ["TrainRequest", "train"]
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """A job, and the folder for what it leaves.
-
-    `hold` takes the folder for this process once everything is set up. It may settle for another one than was planned,
-    or raise where an earlier run's result would be lost; without it `folder` is held.
-    """
-
-    job: Job
-    folder: RunFolder
-    hold: Callable[[], AbstractContextManager[RunFolder]] | None = None
+__all__ = ["train"]
 
 
 def train(
-    setups: Sequence[TrainRequest],
+    requests: Sequence[RunRequest[Job]],
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -62,129 +53,172 @@ def train(
     fail together: no process can go on without the others.
 
     Args:
-        setups: jobs that may share a loop (`shared_key`), each with a folder of its own.
-        resume: go on from the checkpoint in a run's folder where there is one.
+        requests: jobs that may share a loop (`shared_key`), each with a folder of its own.
+        resume: resume from the checkpoint in a run's folder where there is one.
         overwrite: remove what an earlier run left, once everything is set up.
         skip_busy: leave out runs that another process is training, and those that are done; else they are errors.
-        progress: told after every step.
+        progress: is called after every step.
         stop: heeded at every step boundary.
         max_test_batches: tests on the first few batches only; for a smoke test.
 
     Returns:
-        The runs, in the order of `setups`; `failure` says which of them failed.
+        The runs, in the order of `requests`; `failure` says which of them failed.
 
     Raises:
         UserError: a job cannot be set up; nothing was trained then.
         Interrupted: `stop` was asked for; every run has a checkpoint.
     """
-    first = setups[0].job
-    assert len({shared_key(setup.job) for setup in setups}) == 1, "these jobs cannot share a loop"
-    world = process_group()
-    with world.together():
+    session = _Session(requests, resume=resume, overwrite=overwrite, skip_busy=skip_busy)
+    with session.world.together():
+        session.build(max_test_batches)
+    with ExitStack() as held, deterministic(requests[0].job.deterministic):
+        runs = session.hold_folders(held)
+        checkpoints = session.find_checkpoints(runs)
+        with session.world.together():
+            session.start(runs, checkpoints)
+        if runs:
+            on_progress = progress if progress and session.world.is_first else (lambda done, total, words: None)
+            trainer = Trainer(runs, session.networks, session.context, on_progress, stop or StopRequest())
+            trainer.run(raises_failure=len(requests) == 1)
+    return session.runs
+
+
+class _Session:
+    """The requests of one call of `train` on their way to a loop."""
+
+    context: LoopContext
+    networks: SharedNetworks
+
+    def __init__(self, requests: Sequence[RunRequest[Job]], *, resume: bool, overwrite: bool, skip_busy: bool) -> None:
+        assert len({shared_key(request.job) for request in requests}) == 1, "these jobs cannot share a loop"
+        self.requests = requests
+        self.resume = resume
+        self.overwrite = overwrite
+        self.skip_busy = skip_busy
+        self.world = process_group()
+        self.runs: list[Run] = []
+        self.to_fit: dict[Run, Stitched] = {}
+        self.given_checkpoints: dict[Run, dict[str, Any]] = {}  # those that the configs name
+
+    def build(self, max_test_batches: int | None) -> None:
+        """Build everything that may turn out to be wrong, before anything on disk changes."""
+        first, world = self.requests[0].job, self.world
         device = device_of(first, world)
-        share = (world.rank, world.size)
-        data = TaskData(first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches, share=share)
+        data = TaskData(
+            first, pin_memory=device.type == "cuda", max_test_batches=max_test_batches, share=(world.rank, world.size)
+        )
+        self.context = LoopContext.of(first, data, device, world)
         try:
-            runs = [Run(setup.job, setup.folder, data, device, world) for setup in setups]
-            shared_prefixes = SharedPrefixes(run.front for run in runs if run.front).to(device)
-            compared = [(run.job, run.network.out_format.channels) for run in runs]
-            references = References(compared, data.image_shape).to(device)
+            for request in self.requests:
+                run, to_fit = build_run(request.job, request.folder, self.context)
+                self.runs.append(run)
+                if to_fit:
+                    self.to_fit[run] = to_fit
+            whole_networks = FrozenNetworks(data.image_shape, first.train_config.seed)
+            for run in self.runs:
+                _add_reference_and_teacher(run, whole_networks)
+            self.networks = SharedNetworks(self.runs, whole_networks, self.context)
         finally:
             forget_models()
-        if first.channels_last:
-            shared_prefixes = shared_prefixes.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            references = references.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if first.compile:
             # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(runs))
-            shared_prefixes.compile()
-        given = {}
-        for run in runs:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(self.runs))
+        self._read_given_checkpoints()
+
+    def _read_given_checkpoints(self) -> None:
+        for run in self.runs:
             source = run.job.resume_from
-            if source and not (
-                resume and run.folder.has_checkpoint and Path(source).resolve() == run.folder.checkpoint.resolve()
-            ):
+            is_own = source and Path(source).resolve() == run.folder.checkpoint.resolve()
+            if source and not (self.resume and run.folder.has_checkpoint and is_own):
                 with at("resume_from"):
-                    given[run] = read_checkpoint(Path(source), run.job)
-    with ExitStack() as held, deterministic(first.deterministic):
-        folders = world.decided(
-            lambda: [_held_folder(run, setup, held, skip_busy) for run, setup in zip(runs, setups, strict=True)]
+                    self.given_checkpoints[run] = read_checkpoint(Path(source), run.job)
+
+    def hold_folders(self, held: ExitStack) -> list[Run]:
+        """Hold the runs' folders, which the first process does for all; returns the runs that are left to train."""
+        folders = self.world.decided(
+            lambda: [self._hold(run, request, held) for run, request in zip(self.runs, self.requests, strict=True)]
         )
-        for run, folder in zip(runs, folders, strict=True):
+        for run, folder in zip(self.runs, folders, strict=True):
             run.folder = folder or run.folder
-        ours = [run for run, folder in zip(runs, folders, strict=True) if folder]
-        checkpoints = world.decided(lambda: [_checkpoint_of(run, resume=resume, overwrite=overwrite) for run in ours])
-        with world.together():
-            for run, checkpoint in zip(ours, checkpoints, strict=True):
-                if checkpoint:
-                    run.resume(read_checkpoint(checkpoint, run.job))
-                elif run in given:
-                    run.resume(given[run])
-            new = [run for run, path in zip(ours, checkpoints, strict=True) if not path and run not in given]
-            _fit(new, device)
-            notes = [note for batches in (*data.train, *data.val, *data.test) for note in batches.notes]
-            for run in ours:
-                for note in (*notes, *run.notes):
-                    run.say(f"note: {note}")
-                if run.only_tests and not run.job.test_only:
-                    run.say("nothing in the network is trained: it is only tested")
-                record_start(run)
-        if ours:
-            Trainer(
-                ours,
-                shared_prefixes,
-                references,
-                data,
-                device,
-                progress if progress and world.is_first else (lambda done, total, words: None),
-                stop or StopRequest(),
-                world,
-                alone=len(setups) == 1,
-            ).run()
-    return runs
+        return [run for run, folder in zip(self.runs, folders, strict=True) if folder]
 
-
-def _fit(runs: list[Run], device: torch.device) -> None:
-    """Fit the adapters that are to be fitted before the first step; every process does all of it, alike."""
-    to_fit = [run.to_fit for run in runs if run.to_fit]
-    if to_fit:
-        fit_adapters(to_fit, runs[0].job, device)
-    for run in runs:
-        if run.to_fit:
-            made = f", its prefix tokens to {run.to_fit.tokens.count} images" * bool(run.to_fit.tokens.count)
-            run.say(f"the adapter was fitted by least squares, to {run.to_fit.moments.count} positions of images{made}")
-            run.to_fit = None  # with its sums
-
-
-def _held_folder(run: Run, setup: TrainRequest, held: ExitStack, skip_busy: bool) -> RunFolder | None:
-    """The run's folder, which is ours now; None if another process trains the run, or has done so."""
-    try:
-        folder = held.enter_context((setup.hold or setup.folder.locked)())
-    except FolderBusy as error:
-        if not skip_busy:
-            raise
-        _print_note(f"{run.name} is left out: {error.problem}")
-        return None
-    if skip_busy:
-        known = folder.read_metadata() or {}
-        if known.get("state") == "done" and known.get("identity") == run.identity:
+    def _hold(self, run: Run, request: RunRequest[Job], held: ExitStack) -> RunFolder | None:
+        """The run's folder, which is ours now; None if another process trains the run, or has done so."""
+        try:
+            folder = held.enter_context((request.hold or request.folder.locked)())
+        except FolderBusy as error:
+            if not self.skip_busy:
+                raise
+            _print_note(f"{run.name} is left out: {error.problem}")
             return None
-    return folder
+        if self.skip_busy:
+            metadata = folder.read_metadata() or {}
+            if metadata.get("state") == "done" and metadata.get("identity") == run.identity:
+                return None
+        return folder
+
+    def find_checkpoints(self, runs: Sequence[Run]) -> list[Path | None]:
+        """The checkpoint that each run resumes from; the first process looks for all, and overwrites if it should."""
+        return self.world.decided(lambda: [self._checkpoint_of(run) for run in runs])
+
+    def _checkpoint_of(self, run: Run) -> Path | None:
+        if self.overwrite:
+            for file in run.folder.files:
+                file.unlink(missing_ok=True)
+        if not self.resume:
+            return None
+        checkpoint, notes = newest_whole_checkpoint(run.folder)
+        for note in notes:
+            run.say(f"note: {note}")
+            _print_note(note)
+        return checkpoint
+
+    def start(self, runs: Sequence[Run], checkpoints: Sequence[Path | None]) -> None:
+        """Bring the runs to where they resume from, fit the adapters of new ones, and record the start."""
+        new = []
+        for run, checkpoint in zip(runs, checkpoints, strict=True):
+            if checkpoint:
+                run.resume(read_checkpoint(checkpoint, run.job))
+            elif run in self.given_checkpoints:
+                run.resume(self.given_checkpoints[run])
+            else:
+                new.append(run)
+        _fit({run: self.to_fit[run] for run in new if run in self.to_fit}, self.context.device)
+        self.to_fit.clear()
+        data = self.context.data
+        notes = [note for batches in (*data.train, *data.val, *data.test) for note in batches.notes]
+        for run in runs:
+            for note in (*notes, *run.notes):
+                run.say(f"note: {note}")
+            if run.only_tests and not run.job.test_only:
+                run.say("nothing in the network is trained: it is only tested")
+            record_start(run)
+
+
+def _add_reference_and_teacher(run: Run, whole_networks: FrozenNetworks) -> None:
+    """Build the networks that the run's is compared with, and learns from."""
+    job, classes = run.job, run.network.out_format.channels
+    if job.reference is not None:
+        with at("reference"):
+            run.reference = whole_networks.add(job.reference, classes, "is compared with it")
+    if job.objective is None or not job.objective.needs_teacher or run.only_tests:
+        return
+    with at("objective", job.objective.registered_name, "teacher"):
+        if job.teacher is None:
+            raise UserError("there is no teacher, and no reference that could be it", allowed="the name of a network")
+        run.teacher = whole_networks.add(job.teacher, classes, "learns from it")
+        if first := first_model(job.teacher):
+            run.notes += normalization_note(first, *run.context.data.train[0].normalization)
+
+
+def _fit(to_fit: dict[Run, Stitched], device: torch.device) -> None:
+    """Fit the adapters that are to be fitted before the first step; every process does all of it, alike."""
+    if to_fit:
+        fit_adapters([*to_fit.values()], next(iter(to_fit)).job, device)
+    for run, stitched in to_fit.items():
+        tokens = f", its prefix tokens to {stitched.tokens.count} images" * bool(stitched.tokens.count)
+        run.say(f"the adapter was fitted by least squares, to {stitched.moments.count} positions of images{tokens}")
 
 
 def _print_note(words: str) -> None:
     print(f"note: {words}", file=sys.stderr, flush=True)
-
-
-def _checkpoint_of(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from, if there is one, once what an earlier run left is removed if it shall be."""
-    if overwrite:
-        for file in run.folder.files:
-            file.unlink(missing_ok=True)
-    if not resume:
-        return None
-    checkpoint, notes = newest_whole_checkpoint(run.folder)
-    for note in notes:
-        run.say(f"note: {note}")
-        _print_note(note)
-    return checkpoint

@@ -13,7 +13,9 @@ from stitching.models.spec import ModelSpec
 from stitching.models.traced_models import traced_model
 from stitching.nets.network import Network
 
-__all__ = ["FrozenPrefix", "SharedPrefixes", "front_of"]
+__all__ = ["Features", "FrozenPrefix", "SharedPrefixes", "front_of"]
+
+FrontKey = tuple[ModelSpec, int]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,23 @@ class FrozenPrefix:
     seed: int
     end: cut_points.CutPoint
     pieces: int  # how many of the network's leading pieces it stands for
+
+    @property
+    def key(self) -> FrontKey:
+        """What its features are found by: the model, and the cut point's place in its graph."""
+        return self.spec, self.end.index
+
+
+class Features:
+    """What frozen fronts made of a batch of images."""
+
+    def __init__(self, images: Tensor, by_front: dict[FrontKey, Tensor]) -> None:
+        self._images = images
+        self._by_front = by_front
+
+    def of(self, front: FrozenPrefix | None) -> Tensor:
+        """What a network gets that begins with `front`; the images, if it begins with none."""
+        return self._images if front is None else self._by_front[front.key]
 
 
 def front_of(network: Network, seed: int) -> FrozenPrefix | None:
@@ -68,13 +87,14 @@ class SharedPrefixes(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, images: Tensor, wanted: set[tuple[ModelSpec, int]]) -> dict[tuple[ModelSpec, int], Tensor]:
-        """The features at the wanted taps, named by model and place in its graph; images (N, C, H, W)."""
-        features = {}
+    def forward(self, images: Tensor, fronts: Iterable[FrozenPrefix | None]) -> Features:
+        """The features of images (N, C, H, W) at those of the fronts that are asked for."""
+        asked = {front.key for front in fronts if front}
+        features: dict[FrontKey, Tensor] = {}
         for chain, ends in zip(self.chains, self.ends, strict=True):
-            last = max((i for i, front in enumerate(ends) if (front.spec, front.end.index) in wanted), default=-1)
+            last = max((i for i, front in enumerate(ends) if front.key in asked), default=-1)
             x = images
             for subnet, front in list(zip(chain, ends, strict=True))[: last + 1]:  # type: ignore[call-overload]
                 x = subnet(x)
-                features[front.spec, front.end.index] = x
-        return features
+                features[front.key] = x
+        return Features(images, features)

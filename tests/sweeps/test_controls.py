@@ -178,14 +178,14 @@ def results(tmp_path_factory):
 def _trained_weights(folder: Path) -> Path:
     from stitching.config.yaml import Document
     from stitching.runs.folder import RunFolder
-    from stitching.runs.kinds import read_job
-    from stitching.training.session import TrainRequest, train
+    from stitching.runs.kinds import RunRequest, read_job
+    from stitching.training.session import train
 
     data = {
         "model": {"Net": CONVNET}, "save_checkpoints": True,
         "train_config": {"dataset": "digits", "data_preprocessing": {"image_size": 16}, "epochs": 4, "batch_size": 64, "optimizer_args": {"lr": 0.01}},
     }  # fmt: skip
-    train([TrainRequest(read_job(Document(folder / "config.yml", data)), RunFolder(folder / "base"))])
+    train([RunRequest(read_job(Document(folder / "config.yml", data)), RunFolder(folder / "base"))])
     return folder / "base" / "checkpoint.pt"
 
 

@@ -10,9 +10,9 @@ import yaml
 from stitching.config.job_config import Job
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
-from stitching.runs.kinds import read_job
+from stitching.runs.kinds import RunRequest, read_job
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
-from stitching.training.session import TrainRequest, train
+from stitching.training.session import train
 
 NARROW_RESNET = {
     "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,
@@ -50,7 +50,7 @@ def job_of(data: dict, folder: Path) -> Job:
 def trained(data: dict | list[dict], folder: Path, **options):
     """Train one job, or several in a pack, each in a folder of its own; returns the runs."""
     several = data if isinstance(data, list) else [data]
-    setups = [TrainRequest(job_of(one, folder), RunFolder(folder / f"run-{i}")) for i, one in enumerate(several)]
+    setups = [RunRequest(job_of(one, folder), RunFolder(folder / f"run-{i}")) for i, one in enumerate(several)]
     return train(setups, **options)
 
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from small_jobs import same, trained, write_config
 
-import stitching.launch.tasks as tasks
+import stitching.training.job as training_job
 import stitching.training.session as session
 import stitching.training.trainer as trainer
 from stitching.data.datasets import UnreadableImage
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import read_yaml, write_yaml
-from stitching.training.evaluation import References
+from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.run import Run
 from stitching.training.shared_prefixes import SharedPrefixes
 
@@ -62,7 +62,7 @@ def _left(folder: Path) -> tuple[str, str | None, str | None]:
 
 def _short_of_memory(monkeypatch, owner: type, name: str, nth: int) -> None:
     """A memory in which there is room for one run only: several run out of it in the nth call of a method."""
-    real, train, calls, runs = getattr(owner, name), tasks.train, [], []
+    real, train, calls, runs = getattr(owner, name), training_job.train, [], []
 
     def counting(setups, **options):
         runs.append(len(setups))
@@ -74,7 +74,7 @@ def _short_of_memory(monkeypatch, owner: type, name: str, nth: int) -> None:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(tasks, "train", counting)
+    monkeypatch.setattr(training_job, "train", counting)
     monkeypatch.setattr(owner, name, limited)
 
 
@@ -87,7 +87,7 @@ def one_by_one(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("owner", "name", "nth"),
-    [(SharedPrefixes, "__init__", 1), (References, "__init__", 1), (SharedPrefixes, "forward", 2), (References, "forward", 1), (Run, "train_step", 4)],
+    [(SharedPrefixes, "__init__", 1), (FrozenNetworks, "__init__", 1), (SharedPrefixes, "forward", 2), (FrozenNetworks, "forward", 1), (Run, "train_step", 4)],
     ids=["setting up fronts", "setting up references", "in a shared front", "in a test", "in a step"],
 )  # fmt: skip
 def test_runs_that_have_not_enough_memory_together_are_trained_alone(
@@ -107,9 +107,9 @@ def test_runs_that_have_not_enough_memory_together_are_trained_alone(
     ("owner", "name", "error"),
     [
         (SharedPrefixes, "__init__", MemoryError()),
-        (References, "forward", torch.OutOfMemoryError(NO_MEMORY)),
+        (FrozenNetworks, "forward", torch.OutOfMemoryError(NO_MEMORY)),
         (Run, "train_step", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")),
-        (Run, "test_batch", MemoryError()),
+        (Run, "eval_step", MemoryError()),
     ],
 )
 def test_out_of_memory_is_on_record_wherever_it_was(tmp_path, monkeypatch, owner, name, error):
@@ -161,7 +161,7 @@ def test_a_failed_run_gives_its_memory_back_while_the_others_go_on(tmp_path, mon
 
     def failing(self, *args, **kwargs):
         if self.name == "run-1" and self.step == 1:
-            kept.extend(weakref.ref(each) for each in (self.network, self.optimizer, self.log))
+            kept.extend(weakref.ref(each) for each in (self.network, self.learner.optimizer, self.log))
             raise RuntimeError("no more of it")
         if self.name == "run-2" and kept:
             alive.append([ref() is not None for ref in kept])
@@ -189,9 +189,9 @@ def test_a_broken_image_fails_all_runs_of_a_pack_at_once_and_they_go_on_once_it_
     folders = _task(tmp_path, jobs)
     loops, run = [], trainer.Trainer.run
 
-    def counted(self):
+    def counted(self, **options):
         loops.append(len(self.runs))
-        run(self)
+        run(self, **options)
 
     monkeypatch.setattr(trainer.Trainer, "run", counted)
     failures = run_task(folders)

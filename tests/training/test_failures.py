@@ -50,7 +50,7 @@ def test_out_of_memory_however_it_is_said(error):
         (OSError(errno.ENOSPC, "No space left on device"), "error", "OSError: [Errno 28] No space left on device"),
         (UserError("image 7 cannot be read", do="Mend it."), "error", "image 7 cannot be read"),
         (ValueError(), "error", "ValueError: ValueError"),
-        (Diverged("diverged at step 7: the loss is nan", do="Try a smaller lr."), "diverged", "diverged at step 7: the loss is nan"),
+        (Diverged(7, float("nan")), "diverged", "diverged at step 7: the loss is nan"),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip

@@ -7,12 +7,12 @@ import torch
 from small_jobs import NARROW_RESNET, frame_of, job_of, stitched, trained
 
 from stitching.training.job_data import TaskData
-from stitching.training.run import network_of
+from stitching.training.run_builder import build_network_of
 
 
 def _before(data: dict, folder) -> dict[str, torch.Tensor]:
     job = job_of(data, folder)
-    return {key: value.clone() for key, value in network_of(job, TaskData(job)).state_dict().items()}
+    return {key: value.clone() for key, value in build_network_of(job, TaskData(job)).state_dict().items()}
 
 
 def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -49,7 +49,7 @@ def test_dropout_and_stochastic_depth_of_frozen_parts_are_off(tmp_path):
     data = stitched("layer1", "layer3")
     data["model"]["Assembly"]["parts"] = [{"Net": {**vit, "frozen": True}}, {"ClassifierHead": {}}]
     job = job_of(data, tmp_path)
-    network = network_of(job, TaskData(job)).train()
+    network = build_network_of(job, TaskData(job)).train()
     images = torch.randn(4, 1, 16, 16)
     assert torch.equal(network(images), network(images))
     network.parts[0].net.train()

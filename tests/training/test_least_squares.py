@@ -9,8 +9,9 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity
+from stitching.runs.kinds import RunRequest
 from stitching.runs.stopping import Interrupted, StopRequest
-from stitching.training.session import TrainRequest, train
+from stitching.training.session import train
 
 LINEAR = {
     "num_conv": 1, "kernel_size": 1, "leading_norm": False, "trailing_norm": False, "nonlinearity": False,
@@ -124,7 +125,7 @@ def test_a_run_that_goes_on_is_not_fitted_again(tmp_path, monkeypatch, job_data)
         stop.asked = done == 3
 
     job = job_of(job_data, tmp_path)
-    setup = TrainRequest(job, RunFolder(tmp_path / "stopped"))
+    setup = RunRequest(job, RunFolder(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
         train([setup], progress=stopping, stop=stop)
     monkeypatch.setattr("stitching.training.session.fit_adapters", lambda *_: pytest.fail("fitted again"))

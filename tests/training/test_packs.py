@@ -9,8 +9,8 @@ import pytest
 import torch
 from small_jobs import same, stitched, trained
 
-import stitching.training.trainer as trainer
 from stitching.runs.folder import RunFolder, read_yaml, write_yaml
+from stitching.training.run import Run
 from stitching.training.shared_prefixes import SharedPrefixes
 
 BLOCK = {"VisionTransformerBlock": {"num_heads": 2, "dropout": 0.3, "in_format": ["token", [12, 4]]}}
@@ -39,9 +39,9 @@ def test_one_pass_through_a_source_serves_all_depths(tmp_path, monkeypatch):
     passes: list[int] = []
     forward = SharedPrefixes.forward
 
-    def counted(self, images, wanted):
-        passes.append(len(wanted))
-        return forward(self, images, wanted)
+    def counted(self, images, fronts):
+        passes.append(len(fronts))
+        return forward(self, images, fronts)
 
     monkeypatch.setattr(SharedPrefixes, "forward", counted)
     runs = trained(_jobs()[:3], tmp_path)
@@ -49,18 +49,18 @@ def test_one_pass_through_a_source_serves_all_depths(tmp_path, monkeypatch):
     assert passes[: steps + tests] == [3] * (steps + tests)
     fronts = {run.front.end.name for run in runs}
     assert len(fronts) == 3
-    assert all(run.first_piece == 1 for run in runs)
+    assert all(run.learner.first_piece == 1 for run in runs)
 
 
 def test_a_run_that_raises_at_the_end_of_an_epoch_does_not_either(tmp_path, monkeypatch):
-    close = trainer.Run.close_epoch
+    close = Run.end_epoch
 
     def failing(self, test):
         if self.name == "run-1":
             raise ValueError("no more of it")
         close(self, test)
 
-    monkeypatch.setattr(trainer.Run, "close_epoch", failing)
+    monkeypatch.setattr(Run, "end_epoch", failing)
     jobs = _jobs()[:3]
     runs = trained(jobs, tmp_path / "pack")
     assert [run.failure for run in runs] == [None, "ValueError: no more of it", None]
@@ -68,14 +68,14 @@ def test_a_run_that_raises_at_the_end_of_an_epoch_does_not_either(tmp_path, monk
 
 
 def test_a_run_that_raises_does_not_stop_its_neighbours(tmp_path, monkeypatch):
-    step = trainer.Run.train_step
+    step = Run.train_step
 
     def failing(self, *args, **kwargs):
         if self.name == "run-1" and self.step == 4:
             raise RuntimeError("CUDA out of memory")
         step(self, *args, **kwargs)
 
-    monkeypatch.setattr(trainer.Run, "train_step", failing)
+    monkeypatch.setattr(Run, "train_step", failing)
     jobs = _jobs()[:3]
     runs = trained(jobs, tmp_path / "pack")
     assert [run.failure for run in runs] == [None, "RuntimeError: CUDA out of memory", None]
@@ -89,12 +89,11 @@ def test_a_run_that_raises_does_not_stop_its_neighbours(tmp_path, monkeypatch):
 def test_nothing_modifies_what_runs_share(tmp_path):
     runs = trained(_jobs()[:3], tmp_path)
     shared_prefixes = SharedPrefixes(run.front for run in runs if run.front)
-    wanted = {(run.front.spec, run.front.end.index) for run in runs}
-    features = shared_prefixes(torch.randn(4, 1, 16, 16), wanted)
+    features = shared_prefixes(torch.randn(4, 1, 16, 16), [run.front for run in runs])
     for run in runs:
-        given = features[run.front.spec, run.front.end.index]
+        given = features.of(run.front)
         before = given.clone()
-        run.network.train()(given, run.first_piece)
+        run.network.train()(given, run.learner.first_piece)
         assert torch.equal(given, before)
         assert given._version == 0
 

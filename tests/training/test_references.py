@@ -10,7 +10,7 @@ import torch
 from scipy.stats import entropy
 from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
 
-from stitching.training.evaluation import References
+from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.metrics import agreement, kl_divergence
 
 REFERENCE = {"Net": NARROW_RESNET}
@@ -62,8 +62,8 @@ def test_a_pack_computes_each_reference_once_and_leaves_what_each_run_leaves_alo
         stitched("layer2", "layer3", reference=OTHER), stitched("layer2", "layer3"),
     ]  # fmt: skip
     seen = []
-    forward = References.forward
-    monkeypatch.setattr(References, "forward", lambda self, x, wanted: seen.append(len(self.networks)) or forward(self, x, wanted))  # fmt: skip
+    forward = FrozenNetworks.forward
+    monkeypatch.setattr(FrozenNetworks, "forward", lambda self, x, keys: seen.append(len(self.networks)) or forward(self, x, keys))  # fmt: skip
     trained(jobs, tmp_path / "pack")
     assert set(seen) == {2}
     monkeypatch.undo()

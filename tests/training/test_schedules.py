@@ -74,13 +74,15 @@ def test_a_plateau_watches_what_it_should(tmp_path, given, config, watched):
 def test_the_default_watches_other_numbers_than_the_training_loss(tmp_path, monkeypatch):
     """Of all that an epoch gives, the validation loss alone reaches the schedule."""
     seen = []
-    monkeypatch.setattr("stitching.training.run.advance", lambda scheduler, value: seen.append(value))
+    monkeypatch.setattr("stitching.training.learner.advance", lambda scheduler, value: seen.append(value))
     (run,) = trained(_plateau({}), tmp_path)
     assert seen == list(frame_of(run.folder.path)["Overall/Val Loss"].dropna())
 
 
 def test_of_several_tasks_the_sum_of_the_losses_is_watched():
-    run = SimpleNamespace(job=SimpleNamespace(monitor="Val Loss"), data=SimpleNamespace(names=["a", "b"]))
+    run = SimpleNamespace(
+        job=SimpleNamespace(monitor="Val Loss"), context=SimpleNamespace(data=SimpleNamespace(names=["a", "b"]))
+    )
     values = {
         "Overall/Train Loss": 7.0,
         "Overall/Val a/Loss": 1.0,
@@ -143,7 +145,7 @@ def test_weight_decay_on_matrices_is_another_run_which_goes_on_as_undisturbed(tm
     trained(ours, tmp_path / "undisturbed")
     trained(published, tmp_path / "published")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stitching.training.run.Run.close_epoch", _stopping_in_the_second_epoch())
+        patched.setattr("stitching.training.run.Run.end_epoch", _stopping_in_the_second_epoch())
         with pytest.raises(KeyboardInterrupt):
             trained(ours | {"checkpoint_minutes": 0}, tmp_path / "resumed")
     trained(ours, tmp_path / "resumed", resume=True)
@@ -153,10 +155,10 @@ def test_weight_decay_on_matrices_is_another_run_which_goes_on_as_undisturbed(tm
 
 
 def _stopping_in_the_second_epoch():
-    close = Run.close_epoch
+    close = Run.end_epoch
 
     def closing(self, tested):
-        if self.epoch == 2:
+        if self.position.epoch == 2:
             raise KeyboardInterrupt
         close(self, tested)
 
@@ -176,12 +178,12 @@ def test_test_losses_are_plain(tmp_path):
 
 
 def test_tests_that_are_not_finite_are_said(tmp_path, monkeypatch):
-    real = Run.test_batch
+    real = Run.eval_step
 
     def broken(self, inputs, *args):
-        real(self, inputs * float("nan"), *args)
+        return real(self, inputs * float("nan"), *args)
 
-    monkeypatch.setattr(Run, "test_batch", broken)
+    monkeypatch.setattr(Run, "eval_step", broken)
     (run,) = trained(_job(epochs=1), tmp_path)
     assert run.failure is None
     assert run.final["Overall/Test Accuracy"] == 0

@@ -6,14 +6,15 @@ import pytest
 import torch
 from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 
-import stitching.training.run as running
+import stitching.training.run_builder as run_builder
 from stitching.config.errors import UserError
 from stitching.config.job_config import Job
 from stitching.runs.folder import RunFolder
+from stitching.runs.kinds import RunRequest
 from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.checkpoints import load_weights
-from stitching.training.run import network_of
-from stitching.training.session import TrainRequest, train
+from stitching.training.run_builder import build_network_of
+from stitching.training.session import train
 
 HEAD = {"ClassifierHead": {}}
 FC = {"SimpleAdapter": {"num_fc": 1, "out_channels": 8}}
@@ -46,8 +47,8 @@ ROWS = {
 @pytest.mark.parametrize(("pieces", "job"), ROWS.values(), ids=ROWS)
 def test_with_and_without_a_shared_front(tmp_path, monkeypatch, pieces, job):
     (shared,) = trained(job, tmp_path / "shared")
-    assert shared.first_piece == pieces
-    monkeypatch.setattr(running, "front_of", lambda network, seed: None)
+    assert shared.learner.first_piece == pieces
+    monkeypatch.setattr(run_builder, "front_of", lambda network, seed: None)
     (own,) = trained(job, tmp_path / "own")
     assert own.front is None
     same(shared.folder.path, own.folder.path)
@@ -87,7 +88,7 @@ def test_what_is_not_loaded_is_said(tmp_path):
     job = Job.model_validate(data)
     from stitching.training.job_data import TaskData
 
-    network = network_of(job, TaskData(job))
+    network = build_network_of(job, TaskData(job))
     state = {key: value for key, value in network.state_dict().items() if "conv1" in key}
     torch.save({**state, "nothing.here": torch.zeros(1)}, tmp_path / "some.pt")
     (note,) = load_weights(network, tmp_path / "some.pt", strict=False)
@@ -116,7 +117,7 @@ def test_random_fronts_are_the_same_alone_and_in_a_pack_and_with_a_front_of_thei
     for i, job in enumerate(jobs):
         trained(job, tmp_path / f"alone-{i}")
         same(tmp_path / "pack" / f"run-{i}", tmp_path / f"alone-{i}" / "run-0")
-    monkeypatch.setattr(running, "front_of", lambda network, seed: None)
+    monkeypatch.setattr(run_builder, "front_of", lambda network, seed: None)
     (own,) = trained(random_front("layer2"), tmp_path / "own")
     same(own.folder.path, tmp_path / "pack" / "run-1")
 
@@ -126,7 +127,7 @@ def test_a_random_front_is_the_same_in_a_run_that_goes_on(tmp_path, frozen_norm)
     data = random_front("layer2", frozen_norm=frozen_norm)
     trained(data, tmp_path / "whole")
     stop = StopRequest()
-    setup = TrainRequest(job_of(data, tmp_path), RunFolder(tmp_path / "stopped"))
+    setup = RunRequest(job_of(data, tmp_path), RunFolder(tmp_path / "stopped"))
 
     def stopping(done: int, total: int, words: str) -> None:
         stop.asked = done == 3

@@ -58,11 +58,11 @@ os.replace = nth(os.replace, 8, lambda *a, **k: {KILL})
 BETWEEN_THE_RENAMES = BEFORE_THE_RENAMES.replace("8", "9")
 IN_A_TEST = f"""{NTH}
 from stitching.training.run import Run
-Run.test_batch = nth(Run.test_batch, 4, lambda *a, **k: {KILL})
+Run.eval_step = nth(Run.eval_step, 4, lambda *a, **k: {KILL})
 """
 BETWEEN_RESULT_AND_END = f"""{NTH}
-import stitching.training.trainer as trainer
-trainer.record_end = nth(trainer.record_end, 1, lambda *a, **k: {KILL})
+import stitching.training.run as run
+run.record_end = nth(run.record_end, 1, lambda *a, **k: {KILL})
 """
 
 

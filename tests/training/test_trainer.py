@@ -13,8 +13,8 @@ from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_c
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
 from stitching.runs.step_log import read_result
+from stitching.training.batch_values import Averages
 from stitching.training.checkpoints import write_checkpoint
-from stitching.training.metrics import Averages
 
 STEPS = 6  # 1,437 training images in batches of 256
 
@@ -34,8 +34,8 @@ def test_a_row_for_every_step(tmp_path):
 
 def test_averages_count_a_batch_by_its_size(tmp_path):
     averages = Averages()
-    averages.add({"Accuracy": 3.0}, 4)
-    averages.add({"Accuracy": 0.0}, 1)
+    averages.add("Accuracy", 3.0, 4)
+    averages.add("Accuracy", 0.0, 1)
     assert averages.means() == {"Accuracy": 3 / 5}
     (run,) = trained(stitched("layer2", "layer3"), tmp_path)
     frame = frame_of(run.folder.path)

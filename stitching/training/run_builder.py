@@ -1,0 +1,154 @@
+"""From a job to a run: its network, losses, metrics, optimizer and schedule, checked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from stitching.config.errors import UserError, at
+from stitching.config.job_config import Job
+from stitching.cutting.cost import cost
+from stitching.cutting.formats import Format
+from stitching.models.building import normalization_note
+from stitching.models.traced_models import first_model
+from stitching.nets.build import BuildOptions
+from stitching.nets.network import Network
+from stitching.runs.folder import RunFolder
+from stitching.similarity.least_squares import Fit, build_stitched_network, fit_of
+from stitching.training.checkpoints import load_weights
+from stitching.training.fit_adapters import Stitched, stitched_of
+from stitching.training.job_data import TaskData, sample_of
+from stitching.training.learner import Learner, cadence_of
+from stitching.training.loop_context import LoopContext
+from stitching.training.losses import make_loss
+from stitching.training.metrics import make_metrics
+from stitching.training.network_outputs import HookedOutputs, try_outputs
+from stitching.training.objectives import TrainingLoss
+from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
+from stitching.training.position import Position
+from stitching.training.run import Run
+from stitching.training.scorer import AuxLoss, Scorer
+from stitching.training.shared_prefixes import front_of
+
+__all__ = ["build_network_of", "build_run"]
+
+
+def build_run(job: Job, folder: RunFolder, context: LoopContext) -> tuple[Run, Stitched | None]:
+    """The run of a job; and what is to be fitted before its first step, if its network has an adapter of that kind.
+
+    Raises:
+        UserError: something in the job cannot be.
+    """
+    data = context.data
+    network = build_network_of(job, data)
+    network_cost = cost(network, data.image_shape)
+    scorer = _scorer(job, network, context)
+    try_outputs(network, scorer.hooked_outputs, data)
+    notes: list[str] = []
+    if first := first_model(job.network):
+        notes += normalization_note(first, *data.train[0].normalization)
+    fit = _load_or_fit(job, network, data, notes)
+    # Outputs inside the network are only there when all of it is computed here, and a shared front has the weights
+    # that its model came with, not those that were loaded over them.
+    computes_all = bool(scorer.hooked_outputs.names or job.load_from)
+    front = None if computes_all else front_of(network, job.train_config.seed)
+    to_fit = stitched_of(network, fit, front, job.train_config.seed) if fit else None
+    for piece in network.pieces[front.pieces if front else 0 :]:
+        context.place(piece)
+    position = _position(job, network, data)
+    optimizer, scheduler = _optimizer_and_scheduler(job, network, position, context.device)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        notes.append(f"ReduceLROnPlateau watches {job.monitor}")
+    learner = Learner(job.train_config, context, network, front, scorer, optimizer, scheduler)
+    return Run(job, folder, context, learner, position, network_cost, notes=notes), to_fit
+
+
+def build_network_of(job: Job, data: TaskData) -> Network:
+    """The job's network for the images of `data`."""
+    channels, height, width = data.image_shape
+    options = BuildOptions(
+        seed=job.train_config.seed,
+        num_classes=data.train[0].num_classes if len(data.train) == 1 else None,
+        task_classes=tuple(batches.num_classes for batches in data.train),
+        class_token=job.reformat_options.class_token,
+        frozen_norm=job.frozen_norm,
+        unfrozen=job.unfrozen,
+        sample=sample_of(job),
+    )
+    with at(*(("model",) if job.model else ())):
+        try:
+            return build_stitched_network(job.network, Format("img", channels, (height, width)), options)
+        except UserError as error:
+            if not job.model and error.path[:1] == ("Assembly",):  # the older form has no such key
+                error.path = ("assembly" if error.path[1:2] == ("parts",) else "head", *error.path[2:])
+            raise
+
+
+def _scorer(job: Job, network: Network, context: LoopContext) -> Scorer:
+    config = job.train_config
+    with at("train_config"):
+        classes = [batches.num_classes for batches in context.data.train]
+        num_classes = classes[0] if len(classes) == 1 else None
+        loss = make_loss(config.loss_fn, config.loss_fn_args, num_classes)
+        aux_losses = []
+        for i, term in enumerate(config.aux_losses):
+            with at("aux_losses", i):
+                aux_loss = make_loss(term.loss_fn, term.loss_fn_args, num_classes)
+                aux_losses.append(AuxLoss(term.output, aux_loss, term.weight))
+    return Scorer(
+        TrainingLoss(loss, job.objective),
+        loss.plain,
+        aux_losses,
+        make_metrics(job.metrics),
+        HookedOutputs(network, job),
+        context.data.names,
+        context.world,
+    )
+
+
+def _load_or_fit(job: Job, network: Network, data: TaskData, notes: list[str]) -> Fit | None:
+    """Load the weights that the job starts from; what is left to fit then."""
+    fit = fit_of(network)
+    if fit and len(data.train) > 1:
+        raise UserError(f"least squares fits an adapter on one data set, and there are {len(data.train)}")
+    if not job.load_from:
+        return fit
+    fresh = fit.layer.weight.clone() if fit else None
+    with at("load_from"):
+        notes += load_weights(network, Path(job.load_from), strict=job.strict_load)
+    if fit and fresh is not None and not torch.equal(fresh, fit.layer.weight):
+        notes.append("the adapter is not fitted by least squares: load_from has its weights")
+        return None
+    return fit
+
+
+def _position(job: Job, network: Network, data: TaskData) -> Position:
+    has_trainable = any(parameter.requires_grad for parameter in network.parameters())
+    config = job.train_config
+    return Position(
+        config.epochs, data.batches_per_epoch, config.max_steps, job.start_epoch,
+        trains=has_trainable and not job.test_only,
+    )  # fmt: skip
+
+
+def _optimizer_and_scheduler(
+    job: Job, network: Network, position: Position, device: torch.device
+) -> tuple[Optimizer | None, LRScheduler | None]:
+    """Both, tried to the end of the training; the schedule is where it would be after the job's `start_epoch`."""
+    config = job.train_config
+    trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        return None, None
+    steps_between = position.batches_per_epoch if cadence_of(config) == "epochs" else 1
+    steps_before = job.start_epoch * position.batches_per_epoch
+    with at("train_config"):
+        optimizer = make_optimizer(config, trainable)
+        scheduler = make_scheduler(config, optimizer)
+        try_training(config, math.ceil((steps_before + position.total_steps) / steps_between), device)
+    for _ in range(steps_before // steps_between):
+        advance(scheduler, None)
+    return optimizer, scheduler
