@@ -92,12 +92,15 @@ def interpreter(folder: Path) -> str:
 
 
 def stitching(*arguments: object) -> list[str]:
-    """The command `stitching`, for `run` and `popen`, whose tasks on this machine are forked, too."""
+    """The command `stitching`, for `run` and `popen`: its tasks on this machine are forked, too.
+
+    What it has Slurm start is this test's `sys.executable`.
+    """
     code = f"""import sys
 sys.path.append({str(Path(__file__).parent)!r})
 import forked, stitching.cli
 forked.fork_tasks()
-sys.argv[0] = "stitching"
+sys.argv[0], sys.executable = "stitching", {sys.executable!r}
 stitching.cli.main()"""
     return [_PYTHON, "-c", code, *map(str, arguments)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -215,9 +214,9 @@ def _fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_two_submits_at_once_and_again_train_every_run_once(cli, sweep):
+def test_two_submits_at_once_and_again_train_every_run_once(cli, sweep, forked_on_slurm):
     path = sweep()
-    command = [sys.executable, "-m", "stitching", "submit", str(path), "--cluster", "test", "--pack", "2"]
+    command = forked.stitching("submit", path, "--cluster", "test", "--pack", "2")
     for settled in (False, True):
         both = [forked.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
         told = [process.communicate(timeout=120) for process in both]
