@@ -19,7 +19,7 @@ from stitching.analysis.plots.chart import mean_words
 from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
 from stitching.analysis.plots.style import ALONE, CONTROLS, INTERVALS, control_look, series_look
-from stitching.analysis.selection import Series, gaps_in
+from stitching.analysis.selection import gaps_in
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
@@ -55,11 +55,8 @@ def plot_accuracy_by_depth(results: pd.DataFrame) -> Lines:
     ends = (depths[0] - 0.6 * step, depths[-1] + 0.6 * step)
     panels = []
     for pair in study.pairs:
-        lines = [
-            _line(study, series, number, pair, means, depth, GAP[0], step=step)
-            for number, series in enumerate(study.series)
-        ]
-        references = _controls(study, controls, pair, lambda row: float(row[depth]), step)
+        lines = _lines(study, pair, means, _depth, step=step)
+        references = _controls(study, controls, pair, _depth, step)
         scale = AxisScale("destination depth (fraction that is left out)", ends=ends)
         panels.append(LinePanel(study.title(pair), scale, lines, references + _alone(study, pair)))
     return Lines(panels, "test accuracy", _NOTE + _STARTS + (_CONTROLS_NOTE if len(controls) else ""))
@@ -90,9 +87,7 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Lines:
         for stage in stages:
             lasts = [last for first, last in gaps_in(rows_with(study.rows, PAIR, pair)) if first == stage]
             at = _places({(stage, last): float(number) for number, last in enumerate(lasts)})
-            lines = [
-                _line(study, series, number, pair, means, at, GAP[0]) for number, series in enumerate(study.series)
-            ]
+            lines = _lines(study, pair, means, at)
             ticks = [float(number) for number in range(len(lasts))]
             scale = AxisScale(
                 "last block dropped", ticks, [str(last) for last in lasts], (-0.5, max(len(lasts), 1) - 0.5)
@@ -121,9 +116,7 @@ def _by_gap(study: GapStudy, value: str, label: str) -> Lines:
         starts = sorted({first for first, _ in gaps})
         place = {gap: number + _APART * starts.index(gap[0]) for number, gap in enumerate(gaps)}
         at = _places(place)
-        lines = [
-            _line(study, series, number, pair, means, at, GAP[0], value) for number, series in enumerate(study.series)
-        ]
+        lines = _lines(study, pair, means, at, value)
         references = _controls(study, controls, pair, at) + (_alone(study, pair) if value == ACCURACY else [])
         labels = [f"{first}–{last}" for first, last in gaps]
         places = list(place.values())
@@ -150,34 +143,33 @@ def _by_size(study: GapStudy, column: str, units: dict[float, str]) -> Lines:
                     x=frame[column] / unit, low=np.nan, high=np.nan, n=1, missing=0, part=0, words=words
                 )
                 lines.append(Line(replace(control_look(kind), line="", size=3.5), frame))
-        lines += [
-            _line(study, series, number, pair, means, lambda row: row[column] / unit, None, step=0, line="")
-            for number, series in enumerate(study.series)
-        ]
+        lines += _lines(study, pair, means, lambda row: row[column] / unit, step=0, is_joined=False)
         lines += [_star(study, title, role, column, unit) for title, role in _roles(study, pair)]
         panels.append(LinePanel(study.title(pair), AxisScale(units[unit]), lines))
     note = _NOTE + (" Grey marks: controls." if len(controls) else "")
     return Lines(panels, "test accuracy", note, columns=min(2, len(panels)))
 
 
-def _line(
-    study: GapStudy, series: Series, number: int, pair: tuple[str, str], means: pd.DataFrame,
-    at: str | Position, part: str | None, value: str = ACCURACY, *, step: float = 1, line: str | None = None,
-) -> Line:  # fmt: skip
-    """A series on the panel of a pair, moved to the side so that points of one place stand beside each other."""
-    look = series_look(series, number)
-    look = look if line is None else replace(look, line=line)
-    beside = _beside(study, number, step)
-    position: Position = (lambda row: float(row[at])) if isinstance(at, str) else at
-    points, finished = (series.rows(rows_with(frame, PAIR, pair)) for frame in (means, study.finished))
-    words = [f"{look.label}\n{mean_words(row, _word(value))}" if row.n else "" for row in points.itertuples()]
-    points = points.assign(
-        words=words, part=points[part].astype(float) if part else 0, x=_along(points, position) + beside
-    )
-    runs = finished.assign(x=_along(finished, position) + beside, y=finished.get(value, np.nan)).dropna(
-        subset=["x", "y"]
-    )
-    return Line(look, points.dropna(subset="x"), runs[["x", "y", "place"]])
+def _lines(
+    study: GapStudy, pair: tuple[str, str], means: pd.DataFrame, at: Position, value: str = ACCURACY, *,
+    step: float = 1, is_joined: bool = True,
+) -> list[Line]:  # fmt: skip
+    """The series on the panel of a pair, side by side at each place; lines join gaps that start at the same block."""
+    lines = []
+    for number, series in enumerate(study.series):
+        look = series_look(series) if is_joined else replace(series_look(series), line="")
+        beside = _beside(study, number, step)
+        points, finished = (series.rows(rows_with(frame, PAIR, pair)) for frame in (means, study.finished))
+        words = [f"{look.label}\n{mean_words(row, _word(value))}" if row.n else "" for row in points.itertuples()]
+        parts = points[GAP[0]].astype(float) if is_joined else 0
+        points = points.assign(words=words, part=parts, x=_along(points, at) + beside)
+        runs = finished.assign(x=_along(finished, at) + beside, y=finished.get(value, np.nan))
+        lines.append(Line(look, points.dropna(subset="x"), runs[["x", "y", "place"]].dropna()))
+    return lines
+
+
+def _depth(row: Any) -> float:
+    return float(row["destination_depth"])
 
 
 def _along(frame: pd.DataFrame, position: Position) -> np.ndarray:

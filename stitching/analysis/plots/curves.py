@@ -37,9 +37,9 @@ def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Lines:
     series, panels = series_in(results), []
     for place in places:
         lines = []
-        for number, each in enumerate(series):
+        for each in series:
             ours = each.rows(place.of(means))
-            look = series_look(each, number)
+            look = series_look(each)
             words = [f"{look.label}\nepoch {row.Epoch:g}: {mean_words(row, _word(value))}" for row in ours.itertuples()]
             lines.append(Line(look, ours.assign(x=ours["Epoch"], words=words, part=0), is_band=True))
         panels.append(LinePanel(place.title, AxisScale("epoch", is_whole=True), lines))
@@ -78,10 +78,10 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Lines:
     means, panels = _means(runs, key, ACCURACY), []
     for place in places:
         lines = []
-        for number, series in enumerate(series_in(runs, but=key)):
+        for series in series_in(runs, but=key):
             ours = series.rows(place.of(means)).dropna(subset=key)
             ours = ours.assign(x=ours[key].map(at).astype(float), part=0).sort_values("x")
-            look = series_look(series, number)
+            look = series_look(series)
             words = [
                 f"{look.label}\n{setting_word(key)}={worded(value)}: {mean_words(row)}" if row.n else ""
                 for value, row in zip(ours[key], ours.itertuples(), strict=True)

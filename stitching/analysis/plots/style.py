@@ -92,8 +92,8 @@ def adapter_look(name: str) -> Look:
     return _numbered(name, number, is_filled=number < len(_COLOURS))
 
 
-def series_look(series: Series, number: int) -> Look:
-    """A series' look: its adapter's, with a line for each choice of settings; in a grid study by its number."""
+def series_look(series: Series) -> Look:
+    """A series' look: its adapter's, with a line for each choice of settings; in a grid study it goes by its number."""
     if series.adapter is None:
         look = _numbered(series.label, series.number, is_filled=series.number % 16 < 8)
         return Look(look.label, look.colour, look.marker, look.is_filled, "-")
