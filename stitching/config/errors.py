@@ -133,8 +133,8 @@ def shortened(value: object, length: int = 60) -> str:
 def nearest(name: object, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `name`, or None when nothing does."""
     by_lower = {str(choice).lower(): str(choice) for choice in choices}
-    found = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
-    return by_lower[found[0]] if found else None
+    matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[matches[0]] if matches else None
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str], *, path: tuple[str | int, ...] = ()) -> UserError:

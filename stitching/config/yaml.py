@@ -93,8 +93,8 @@ def yaml_text(data: Any, **layout: Any) -> str:
 
 def unwritable_character(text: str) -> str | None:
     """The first character that no file name, no JSON or no terminal can hold: NUL, or half of a surrogate pair."""
-    found = re.search("[\0\ud800-\udfff]", text)
-    return found[0] if found else None
+    match = re.search("[\0\ud800-\udfff]", text)
+    return match[0] if match else None
 
 
 @dataclass
@@ -121,28 +121,28 @@ class Document:
 
     def override(self, keys: Keys, value: object, said_by: str) -> None:
         """Set a value from outside the file, e.g. from the command line; mappings on the way are made."""
-        place = self.data
+        mapping = self.data
         if len(keys) > _MAX_DEPTH:
             raise UserError(f"the key has {len(keys)} parts", allowed=f"at most {_MAX_DEPTH}", path=keys[:1])
         for done, key in enumerate(keys[:-1], 1):
-            if not isinstance(place, dict):
-                raise self.locate(UserError(f"expected a mapping, found {shortened(place)}", path=keys[: done - 1]))
-            if place.get(key) is None:
-                place[key] = {}
+            if not isinstance(mapping, dict):
+                raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[: done - 1]))
+            if mapping.get(key) is None:
+                mapping[key] = {}
                 self.places[keys[:done]] = said_by
-            place = place[key]
-        if not isinstance(place, dict):
-            raise self.locate(UserError(f"expected a mapping, found {shortened(place)}", path=keys[:-1]))
-        place[keys[-1]] = value
+            mapping = mapping[key]
+        if not isinstance(mapping, dict):
+            raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[:-1]))
+        mapping[keys[-1]] = value
         self.places[keys] = said_by
 
     def remove(self, keys: Keys) -> None:
         """Take a value out, if it is there."""
-        place = self.data
+        mapping = self.data
         for key in keys[:-1]:
-            place = place.get(key) if isinstance(place, dict) else None
-        if isinstance(place, dict):
-            place.pop(keys[-1], None)
+            mapping = mapping.get(key) if isinstance(mapping, dict) else None
+        if isinstance(mapping, dict):
+            mapping.pop(keys[-1], None)
 
 
 def parse_value(text: str, said_by: str) -> Any:
