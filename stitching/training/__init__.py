@@ -1,1 +1,6 @@
-"""Training one job or several that share a pass over the data: the loop, losses, optimizers, checkpoints."""
+"""The job kind `train`: one loop trains one job, or several that share a pass over the data.
+
+Read `trainer.py` first: the loop. `session.train` sets it up; `run.py` is one training, `learner.py` its network and
+optimizer, `position.py` where it stands. Others use `session.train`, `job.TrainKind`, `job_data`, `fit_adapters`,
+`failures` and `distributed`, and add to `losses.LOSSES`, `metrics.METRICS` and `objectives.OBJECTIVES`.
+"""

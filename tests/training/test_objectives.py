@@ -83,6 +83,7 @@ def test_a_pack_computes_each_teacher_once_and_leaves_what_each_run_leaves_alone
     trained(jobs, tmp_path / "pack")
     (shared,) = networks
     assert passes[:3] == [2, 2, 2]
+    assert len(shared.networks) == 2
     assert not any(module.training for module in shared.modules())
     assert not any(parameter.requires_grad for parameter in shared.parameters())
     for i, job in enumerate(jobs):

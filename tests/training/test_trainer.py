@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -124,6 +125,8 @@ def test_several_tasks_with_a_head_each(tmp_path):
     data["train_config"]["data_preprocessing"].pop("channels")
     with pytest.raises(UserError, match="its images are 3x16x16, those of the first task 1x16x16"):
         trained(data, tmp_path / "other")
+    frame = frame_of(run.folder.path)
+    assert np.allclose(frame["digits/Loss"] + frame["image_folder/Loss"], frame["Loss"])
 
 
 def test_outputs_inside_the_network_are_scored_and_trained(tmp_path):
