@@ -217,12 +217,12 @@ def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
 def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, value: str = ACCURACY) -> pd.DataFrame:
     """Mean over seeds with its 95% interval, for each group of runs.
 
-    `low` and `high` are the 95% interval over seeds of the adapter: mean ± t(0.975, n - 1) · std / √n (Student's t),
-    cut off where no such number can be (accuracies and agreements at 0 and 1, penalties at -1 and 1, losses and
-    relative accuracies at 0). It says how far another choice of these seeds could have moved the mean, and is blank for
-    one seed. The base networks are the same for all seeds: it says nothing of others, trained anew. What groups hold
-    beside seeds, several gaps for example, is averaged for each seed first, so that n is the number of seeds and never
-    of runs.
+    `low` and `high` are the 95% interval over seeds: mean ± t(0.975, n - 1) · std / √n (Student's t), cut off where no
+    such number can be (accuracies and agreements at 0 and 1, penalties at -1 and 1, losses and relative accuracies at
+    0). It says how far another choice of these seeds could have moved the mean, and is blank for one seed. In a gap
+    study the seeds are the adapter's, and the base networks are the same for all: the interval says nothing of base
+    networks that were trained again. What groups hold beside seeds, several gaps for example, is averaged for each seed
+    first, so that n is the number of seeds and never of runs.
 
     A finished run whose number is NaN is in no mean and yet counts: `missing` says for how many seeds that is so, and
     `n` how many the mean is of. A mean over what is left is too good where it is the bad runs that gave no number.

@@ -73,6 +73,13 @@ def test_learning_curves_have_a_panel_for_each_study(mixed):
     assert [sum(len(line.points) > 0 for line in panel.lines) for panel in panels] == [1, 6]
 
 
+def test_captions_name_the_seeds_of_an_adapter_only_where_there_are_adapters(mixed, grid):
+    in_one_folder, of_a_grid = load_results(mixed), load_results(grid)
+    assert "of the adapter" not in plot_learning_curves.numbers(of_a_grid).caption
+    assert "base networks fixed" not in plot_setting.numbers(in_one_folder, "lr").caption  # drawn of the grid alone
+    assert "those of adapters with base networks fixed" in plot_learning_curves.numbers(in_one_folder).caption
+
+
 def test_what_has_no_gaps_is_told(grid):
     with pytest.raises(UserError, match="no runs of a sweep to draw"):
         FIGURES["gap"](load_results(grid))

@@ -18,7 +18,7 @@ from stitching.analysis.gap_study import GAP, PAIR, GapStudy, rows_with
 from stitching.analysis.plots.chart import mean_words
 from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
-from stitching.analysis.plots.style import ALONE, CONTROLS, INTERVALS, control_look, series_look
+from stitching.analysis.plots.style import ALONE, CONTROLS, GAP_INTERVALS, control_look, series_look
 from stitching.analysis.selection import gaps_in
 from stitching.runs.step_log import ACCURACY
 
@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 AGREEMENT = "Overall/Test Agreement"
-_NOTE = f"Means of finished runs over seeds. Bars, where there are several: {INTERVALS}."
+_NOTE = f"Means of finished runs over seeds. Bars, where there are several: {GAP_INTERVALS}."
 _CONTROLS_NOTE = " Grey columns: what the same adapter reaches in the control, without what was learned."
 _STARTS = " Lines join gaps that start at the same block."
 _SIZES = ("destination_depth", "parameters", "macs")

@@ -13,7 +13,7 @@ from stitching.analysis.gap_study import GAP, PAIR
 from stitching.analysis.plots.chart import mean_words
 from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines
-from stitching.analysis.plots.style import INTERVALS, series_look
+from stitching.analysis.plots.style import GAP_INTERVALS, GRID_INTERVALS, series_look
 from stitching.analysis.selection import gaps_in, pairs_in, series_in, setting_word, short_names, worded
 from stitching.analysis.statistics import grid_runs, placed, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
@@ -33,18 +33,18 @@ def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Lines:
         results: as `load_results` gives them.
         value: its column.
     """
-    places, means = _places(results), _means(results, "Epoch", value)
+    subjects, means = _subjects(results), _means(results, "Epoch", value)
     series, panels = series_in(results), []
-    for place in places:
+    for subject in subjects:
         lines = []
-        for each in series:
-            ours = each.rows(place.of(means))
-            look = series_look(each)
-            words = [f"{look.label}\nepoch {row.Epoch:g}: {mean_words(row, _word(value))}" for row in ours.itertuples()]
-            lines.append(Line(look, ours.assign(x=ours["Epoch"], words=words, part=0), is_band=True))
-        panels.append(LinePanel(place.title, AxisScale("epoch", is_whole=True), lines))
-    note = f"Means over seeds, unfinished runs as far as they are. Shaded: {INTERVALS}."
-    return Lines(panels, _word(value), note, **_layout(places))
+        for shown in series:
+            rows = shown.rows(subject.of(means))
+            look = series_look(shown)
+            words = [f"{look.label}\nepoch {row.Epoch:g}: {mean_words(row, _word(value))}" for row in rows.itertuples()]
+            lines.append(Line(look, rows.assign(x=rows["Epoch"], words=words, part=0), is_band=True))
+        panels.append(LinePanel(subject.title, AxisScale("epoch", is_whole=True), lines))
+    note = f"Means over seeds, unfinished runs as far as they are. Shaded: {_intervals(results)}."
+    return Lines(panels, _word(value), note, **_layout(subjects))
 
 
 def _each_setting(results: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
@@ -67,29 +67,29 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Lines:
         UserError: no such setting varies, or several do and none is named.
     """
     key = _setting_key(results, setting)
-    places = [place for place in _places(results) if place.of(results)[key].nunique() > 1]
-    if not places:
+    subjects = [subject for subject in _subjects(results) if subject.of(results)[key].nunique() > 1]
+    if not subjects:
         raise UserError(f"{key} varies between pairs and gaps only, so it has no axis of its own")
-    runs = pd.concat([place.of(results) for place in places])
+    runs = pd.concat([subject.of(results) for subject in subjects])
     values, is_number, is_log = _values(runs, key)
     at = {value: float(value if is_number else number) for number, value in enumerate(values)}
     scale = AxisScale(key.removeprefix("train_config."), [*at.values()], [worded(value) for value in values],
                       _ends([*at.values()], is_log), is_log)  # fmt: skip
     means, panels = _means(runs, key, ACCURACY), []
-    for place in places:
+    for subject in subjects:
         lines = []
         for series in series_in(runs, but=key):
-            ours = series.rows(place.of(means)).dropna(subset=key)
-            ours = ours.assign(x=ours[key].map(at).astype(float), part=0).sort_values("x")
+            rows = series.rows(subject.of(means)).dropna(subset=key)
+            rows = rows.assign(x=rows[key].map(at).astype(float), part=0).sort_values("x")
             look = series_look(series)
             words = [
                 f"{look.label}\n{setting_word(key)}={worded(value)}: {mean_words(row)}" if row.n else ""
-                for value, row in zip(ours[key], ours.itertuples(), strict=True)
+                for value, row in zip(rows[key], rows.itertuples(), strict=True)
             ]
-            lines.append(Line(look, ours.assign(words=words)))
-        panels.append(LinePanel(place.title, scale, lines))
-    note = f"Means of finished runs over seeds. Bars: {INTERVALS}. It shows and does not choose."
-    return Lines(panels, "test accuracy", note, **_layout(places))
+            lines.append(Line(look, rows.assign(words=words)))
+        panels.append(LinePanel(subject.title, scale, lines))
+    note = f"Means of finished runs over seeds. Bars: {_intervals(runs)}. It shows and does not choose."
+    return Lines(panels, "test accuracy", note, **_layout(subjects))
 
 
 def _setting_key(results: pd.DataFrame, setting: str | None) -> str:
@@ -110,14 +110,23 @@ def _values(runs: pd.DataFrame, key: str) -> tuple[list[Any], bool, bool]:
     return values, is_number, bool(is_number and min(values) > 0 and max(values) / min(values) >= 8)
 
 
-def _ends(places: list[float], is_log: bool) -> tuple[float, float]:
+def _ends(positions: list[float], is_log: bool) -> tuple[float, float]:
     """Where an axis begins and ends, with room beside the first and the last value."""
-    low, high = places[0], places[-1]
+    low, high = positions[0], positions[-1]
     if is_log:
         room = (high / low) ** 0.1
         return low / room, high * room
     room = 0.1 * (high - low) or 0.5
     return low - room, high + room
+
+
+def _intervals(results: pd.DataFrame) -> str:
+    """What the intervals cover: seeds of the adapter, or of a grid study's job."""
+    if grid_runs(results).empty:
+        return GAP_INTERVALS
+    if stitched(placed(results)).empty:
+        return GRID_INTERVALS
+    return f"{GRID_INTERVALS}, those of adapters with base networks fixed"
 
 
 def _word(value: str) -> str:
@@ -128,7 +137,7 @@ def _word(value: str) -> str:
 
 
 @dataclass
-class _Place:
+class _Subject:
     """What a panel shows: a pair and gap, or a grid study."""
 
     title: str
@@ -136,14 +145,14 @@ class _Place:
 
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Its rows."""
-        ours = np.ones(len(frame), dtype=bool)
+        is_own = np.ones(len(frame), dtype=bool)
         for name, value in self.columns.items():
             same = frame[name].isna() if pd.isna(value) else frame[name] == value
-            ours &= same.fillna(False).to_numpy(dtype=bool)
-        return frame[ours]
+            is_own &= same.fillna(False).to_numpy(dtype=bool)
+        return frame[is_own]
 
 
-def _places(results: pd.DataFrame) -> list[_Place]:
+def _subjects(results: pd.DataFrame) -> list[_Subject]:
     """Each pair and gap, then each grid study.
 
     Raises:
@@ -159,20 +168,20 @@ def _places(results: pd.DataFrame) -> list[_Place]:
             f"{len(gaps)} gaps are too many panels to read",
             do=f"In Python, draw at most {MOST_GAPS}: `results[results['gap'].isin(['1-2', '3-4'])]`.",
         )
-    places = []
+    subjects = []
     if gaps:
         names = short_names(results)
-        there = set(stitches[[*PAIR, *GAP]].itertuples(index=False, name=None))
+        studied = set(stitches[[*PAIR, *GAP]].itertuples(index=False, name=None))
         for source, dest in pairs_in(results):
             for gap in gaps:
-                if (source, dest, *gap) in there:
+                if (source, dest, *gap) in studied:
                     title = f"{names[source]} → {names[dest]}\nblocks {gap[0]}–{gap[1]} dropped"
                     columns = dict(zip([*PAIR, *GAP], (source, dest, *gap), strict=True))
-                    places.append(_Place(title, {**columns, **({"study": None} if len(grid) else {})}))
+                    subjects.append(_Subject(title, {**columns, **({"study": None} if len(grid) else {})}))
     for name in grid["arch"].unique() if "arch" in grid else ["grid"] if len(grid) else []:
         columns = {"study": "grid", **({"arch": name} if "arch" in grid else {})}
-        places.append(_Place(printable(str(name)), columns))
-    return places
+        subjects.append(_Subject(printable(str(name)), columns))
+    return subjects
 
 
 def _means(results: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
@@ -185,5 +194,7 @@ def _means(results: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).sort_values(by, kind="stable")
 
 
-def _layout(places: Sequence[_Place]) -> dict[str, Any]:
-    return {"height": 2.0, "chart_width": 300, "columns": 4} if len(places) > 3 else {"height": 2.4, "chart_width": 400}
+def _layout(subjects: Sequence[_Subject]) -> dict[str, Any]:
+    if len(subjects) > 3:
+        return {"height": 2.0, "chart_width": 300, "columns": 4}
+    return {"height": 2.4, "chart_width": 400}

@@ -21,15 +21,16 @@ from stitching.config.errors import UserError
 from stitching.sweeps.stitchers import STITCHERS
 
 __all__ = [
-    "ALONE", "CONTROLS", "INTERVALS", "PAGE_WIDTH", "Look", "adapter_look", "control_look", "finish", "new_panels",
-    "save_figure", "series_look", "styled",
-    "wrapped",
+    "ALONE", "CONTROLS", "GAP_INTERVALS", "GRID_INTERVALS", "PAGE_WIDTH", "Look", "adapter_look", "control_look",
+    "finish", "new_panels", "save_figure", "series_look", "styled", "wrapped",
 ]  # fmt: skip
 
 P = ParamSpec("P")
 
 PAGE_WIDTH = 7.0  # inches: the text of most journals; figures are made at the size at which they are printed
-INTERVALS = "95% intervals over seeds of the adapter (Student's t), base networks fixed"  # as `summarize` gives them
+# What the intervals of `summarize` cover in a gap study and in a grid study.
+GAP_INTERVALS = "95% intervals over seeds of the adapter (Student's t), base networks fixed"
+GRID_INTERVALS = "95% intervals over seeds (Student's t)"
 # Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
