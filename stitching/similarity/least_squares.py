@@ -1,10 +1,10 @@
-"""Adapters that a network's config asks to be fitted: where such a one stands, what it is given and what it shall give.
+"""Adapters with `init: least_squares`: which part of a network is fitted, its input and its target.
 
-The fit is linear least squares, position by position: at every place of the image, the adapter's input vector shall
-become the vector that the destination's own front computes there. The adapter's input is what arrives in the network,
-resized and laid out as the network does it. The destination's is resized alike where the sizes differ. Prefix tokens
-take part as positions as far as both sides have them. Those that the destination alone has are a map of their own, of
-means over what the adapter is given (`PrefixTokens`); one that only a format conversion makes is not the adapter's.
+The fit is linear least squares, position by position: the adapter's input vector is mapped to the vector that the
+destination's own front computes at the same position of the image (the target). The input is resized and laid out as
+in the network; the target is resized alike where the sizes differ. Prefix tokens count as positions as far as both
+sides have them. Those that only the destination has get a map of their own, from means over the adapter's input
+(`PrefixTokens`); a prefix token that only a format conversion adds is not the adapter's.
 """
 
 from __future__ import annotations
@@ -34,57 +34,59 @@ class Fit:
     """An adapter to be fitted.
 
     Attributes:
-        place: its number among the network's pieces.
-        piece: the piece that it is.
-        model, start: the destination's model, and the cut point in it whose tensor the adapter shall give.
+        index: its number among the network's pieces.
+        piece: that piece.
+        model, start: the destination's model, and the cut point in it whose tensor is the target.
     """
 
-    place: int
+    index: int
     piece: Part
     model: ModelSpec
     start: CutPoint
 
-    def rows(self, arriving: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """What the adapter is given and what it shall give, (N, positions, channels) both.
+    def rows(self, adapter_input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The adapter's input and its target, (N, positions, channels) both.
 
         Args:
-            arriving: what comes to the adapter's piece, (N, ...).
-            wanted: the tensor at `start` in the destination for the same images, (N, ...).
+            adapter_input: the input of the adapter's piece, not yet converted, (N, ...).
+            target: the tensor at `start` in the destination for the same images, (N, ...).
         """
-        given = self.piece.before(arriving)
-        target = self._format(wanted)
-        prefix = min(self._given.prefix, target.prefix)
-        return _rows(given, self._given, self._given, prefix), _rows(wanted, target, self._given, prefix)
+        source, target_format = self._in_format, self._format(target)
+        prefix = min(source.prefix, target_format.prefix)
+        return (
+            _rows(self.piece.before(adapter_input), source, source, prefix),
+            _rows(target, target_format, source, prefix),
+        )
 
-    def token_rows(self, arriving: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What the adapter makes its new prefix tokens from, and those tokens in a row, (N, channels) both."""
+    def token_rows(self, adapter_input: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The means that new prefix tokens are mapped from, and the target's tokens flattened, (N, channels) both."""
         if self.prefix is None:
             return None
-        return self.prefix.means(self.piece.before(arriving)), self._new_tokens(wanted)
+        return self.prefix.means(self.piece.before(adapter_input)), self._new_tokens(target)
 
-    def given(self, wanted: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The adapter's own output, and what it should have been, as `rows` has them."""
-        target = self._format(wanted)
+    def output_rows(self, target: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The adapter's output and its target, in the shape of `rows`."""
+        source, target_format = self._in_format, self._format(target)
         if self.prefix:
-            out = Format.of("bert", tuple(output.shape), self._given.prefix + self.prefix.count)
+            out = Format.of("bert", tuple(output.shape), source.prefix + self.prefix.count)
         else:
-            out = replace(self._given, channels=output.shape[1 if self._given.kind == "img" else -1])
-        prefix = min(self._given.prefix, target.prefix)
-        return _rows(output, out, self._given, prefix), _rows(wanted, target, self._given, prefix)
+            out = replace(source, channels=output.shape[1 if source.kind == "img" else -1])
+        prefix = min(source.prefix, target_format.prefix)
+        return _rows(output, out, source, prefix), _rows(target, target_format, source, prefix)
 
-    def given_tokens(self, wanted: Tensor, output: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The new prefix tokens in the adapter's own output, and what they should have been, as `token_rows`."""
-        return (self._new_tokens(output), self._new_tokens(wanted)) if self.prefix else None
+    def output_token_rows(self, target: Tensor, output: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The new prefix tokens in the adapter's output and in its target, in the shape of `token_rows`."""
+        return (self._new_tokens(output), self._new_tokens(target)) if self.prefix else None
 
     def _new_tokens(self, sequence: Tensor) -> Tensor:
         assert self.prefix is not None
-        return sequence[:, self._given.prefix :][:, : self.prefix.count].flatten(1)
+        return sequence[:, self._in_format.prefix :][:, : self.prefix.count].flatten(1)
 
-    def put(self, found: AffineMap, tokens: AffineMap | None = None) -> None:
-        """Give the adapter a map, and one that makes its new prefix tokens where it has such."""
-        _put(self.layer, found)
+    def set_weights(self, positions: AffineMap, tokens: AffineMap | None = None) -> None:
+        """Copy fitted maps into the adapter: that of positions, and that of new prefix tokens if it has any."""
+        _copy_map(self.layer, positions)
         if self.prefix and tokens:
-            _put(self.prefix, tokens)
+            _copy_map(self.prefix, tokens)
 
     @property
     def layer(self) -> nn.Conv2d | nn.Linear:
@@ -95,7 +97,7 @@ class Fit:
 
     @property
     def prefix(self) -> PrefixTokens | None:
-        """What makes the adapter's new prefix tokens."""
+        """The adapter's layer for new prefix tokens; None if it adds none."""
         return self._adapter.prefix
 
     @property
@@ -104,19 +106,19 @@ class Fit:
         return self.piece.net
 
     @property
-    def _given(self) -> Format:
+    def _in_format(self) -> Format:
         return self.piece.before.out_format
 
-    def _format(self, wanted: Tensor) -> Format:
-        form = self.start.format
-        return Format.of(form.kind, tuple(wanted.shape), form.prefix)
+    def _format(self, target: Tensor) -> Format:
+        declared = self.start.format
+        return Format.of(declared.kind, tuple(target.shape), declared.prefix)
 
 
 @torch.no_grad()
-def _put(layer: nn.Conv2d | nn.Linear | PrefixTokens, found: AffineMap) -> None:
+def _copy_map(layer: nn.Conv2d | nn.Linear | PrefixTokens, fitted: AffineMap) -> None:
     assert layer.bias is not None
-    layer.weight.copy_(found.weight.T.reshape(layer.weight.shape))
-    layer.bias.copy_(found.bias)
+    layer.weight.copy_(fitted.weight.T.reshape(layer.weight.shape))
+    layer.bias.copy_(fitted.bias)
 
 
 def _rows(x: Tensor, have: Format, size_of: Format, prefix: int) -> Tensor:
@@ -135,11 +137,11 @@ def _positions(form: Format) -> int:
 
 
 def build_stitched_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:
-    """The network that `part` describes, whose adapter can be fitted if it asks to be.
+    """The network that `part` describes; checks that an adapter with `init: least_squares` can be fitted.
 
     Raises:
-        UserError: as `build_network` and `fit_of`; or the destination, to whose features the adapter is to be fitted,
-            cannot take the images.
+        UserError: as `build_network` and `fit_of`; or the destination, whose features are the target, cannot take the
+            images.
     """
     network = build_network(part, in_format, options)
     with at(part.kind):
@@ -151,53 +153,53 @@ def build_stitched_network(part: BasePart, in_format: Format, options: BuildOpti
             cut_points(traced_model(fit.model, options.seed, options.meta, tuple(images)), tuple(images))  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(
-                f"least squares fits to what {fit.model.title} computes of the same images, and it cannot take them: "
-                f"{error.problem}",
-                path=("parts", fit.place, "SimpleAdapter", "init"),
+                f"least squares fits to the features that {fit.model.title} computes of the same images, and it cannot "
+                f"take them: {error.problem}",
+                path=("parts", fit.index, "SimpleAdapter", "init"),
             ) from None
     return network
 
 
 def fit_of(network: Network) -> Fit | None:
-    """The adapter of the network that is to be fitted; None if its config asks for none.
+    """The network's adapter with `init: least_squares`; None if it has none.
 
     Raises:
-        UserError: it asks for one where none can be: there must be one, in the row of the network's own parts, with
-            nothing but frozen parts before it and a frozen subnet behind it.
+        UserError: it cannot be fitted: there must be one only, in the outermost row of parts, with nothing but frozen
+            parts before it and a frozen subnet behind it.
     """
-    asking = [m for m in network.modules() if isinstance(m, SimpleAdapter) and m.init == "least_squares"]
-    if not asking:
+    adapters = [m for m in network.modules() if isinstance(m, SimpleAdapter) and m.init == "least_squares"]
+    if not adapters:
         return None
     pieces = network.pieces
-    place = next((i for i, piece in enumerate(pieces) if piece.net is asking[0]), None)
-    if place is None:
+    index = next((i for i, piece in enumerate(pieces) if piece.net is adapters[0]), None)
+    if index is None:
         raise UserError(
             "an adapter inside a nested part is to be fitted by least squares",
             do="Write `init: least_squares` on an adapter in the outermost row of parts.",
         )
 
     def refuse(problem: str, do: str) -> UserError:
-        return UserError(problem, do=do, path=("parts", place, "SimpleAdapter", "init"))
+        return UserError(problem, do=do, path=("parts", index, "SimpleAdapter", "init"))
 
-    if len(asking) > 1:
+    if len(adapters) > 1:
         raise refuse(
-            f"{len(asking)} adapters are to be fitted by least squares: what one shall give depends on the other",
+            f"{len(adapters)} adapters are to be fitted by least squares, and the target of one depends on the other",
             "Use one adapter with `init: least_squares`.",
         )
-    if pieces[place].frozen:
+    if pieces[index].frozen:
         raise refuse("a frozen adapter is not fitted", "Leave `frozen` out, and set `test_only` to train nothing.")
-    loose = [i for i in (*range(place), place + 1) if i < len(pieces) and not pieces[i].frozen]
-    if loose or place == 0 or place + 1 == len(pieces):
-        found = f"part {loose[0]} is not frozen" if loose else f"it is part {place} of {len(pieces)}"
+    unfrozen = [i for i in (*range(index), index + 1) if i < len(pieces) and not pieces[i].frozen]
+    if unfrozen or index == 0 or index + 1 == len(pieces):
+        reason = f"part {unfrozen[0]} is not frozen" if unfrozen else f"it is part {index} of {len(pieces)}"
         raise refuse(
-            f"least squares fits an adapter between frozen parts, and {found}",
+            f"least squares fits an adapter between frozen parts, and {reason}",
             "Freeze the parts around it, without `unfrozen: true`; or leave the init out.",
         )
-    cut = getattr(pieces[place + 1].net, "cut_from", None)
+    cut = getattr(pieces[index + 1].net, "cut_from", None)
     if cut is None or cut[1].index == 0:
         raise refuse(
-            "the part behind the adapter does not begin inside a model: there is nothing to fit to",
+            "the part after the adapter does not begin inside a model, so there is no target to fit to",
             "Let a Subnet with a `block_input` follow the adapter.",
         )
     model, start, _ = cut
-    return Fit(place, pieces[place], model, start)
+    return Fit(index, pieces[index], model, start)

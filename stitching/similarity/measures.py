@@ -1,4 +1,4 @@
-"""How alike two representations of the same images are, and the linear map that carries one into the other.
+"""How similar two representations of the same images are, and the linear map that carries one into the other.
 
 Everything is added up batch by batch in float64, so that memory does not grow with the number of images; only
 `ImageVectors` keeps a vector of each.
@@ -20,7 +20,7 @@ __all__ = [
     "unbiased_hsic",
 ]  # fmt: skip
 
-_ELEMENTS = 2**24  # of a float64 copy that is made at once: 128 MiB
+_ELEMENTS = 2**24  # of the largest float64 copy of features: 128 MiB
 
 
 # ------------------------------------------------------------------------ centred kernel alignment
@@ -56,7 +56,7 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - K and L are w
     n = len(k)
     if n < 4:
         raise ValueError(f"{n} images are too few for an unbiased estimate, which takes 4")
-    k, l = (each - torch.diag(each.diagonal()) for each in (k, l))  # noqa: E741
+    k, l = (kernel - torch.diag(kernel.diagonal()) for kernel in (k, l))  # noqa: E741
     rows_k, rows_l = k.sum(0), l.sum(0)
     total = (k * l).sum() + rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (rows_k @ rows_l)
     return total / (n * (n - 3))
@@ -76,13 +76,13 @@ class MinibatchCKA:
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     def add(self, k: Tensor, l: Tensor) -> None:  # noqa: E741
-        """Add a batch, by its `centred_gram` in both representations; one of fewer than 4 images does not count."""
+        """Add a batch's `centred_gram` of both representations; a batch of fewer than 4 images is skipped."""
         if len(k) >= 4:
             self.sums += torch.stack([unbiased_hsic(k, l), unbiased_hsic(k, k), unbiased_hsic(l, l)]).cpu()
 
     @property
     def value(self) -> float:
-        """The alignment; not a number where one of the representations is constant."""
+        """The alignment; NaN if a representation is constant."""
         both, first, second = self.sums.tolist()
         return both / (first * second) ** 0.5 if first > 0 and second > 0 else float("nan")
 
@@ -97,7 +97,7 @@ class AffineMap:
     Attributes:
         weight: (channels of x, channels of y), float64.
         bias: (channels of y,), float64.
-        rank: of what x varies in; below the channels of x, they depend on each other.
+        rank: of the covariance of x; if it is below the channels of x, they depend on each other.
     """
 
     weight: Tensor
@@ -106,9 +106,9 @@ class AffineMap:
 
 
 class Moments:
-    """Means and centred second moments of pairs of vectors, from which both maps below have a closed form.
+    """Means and centred second moments of pairs of vectors: enough for least squares and for Procrustes.
 
-    The sums of squares are centred within each batch and put together as Chan et al. (1979) do: sums of raw squares
+    The sums of squares are centred within each batch and combined as in Chan et al. (1979): sums of raw squares
     would cancel where a channel's mean is large.
     """
 
@@ -121,12 +121,12 @@ class Moments:
         """Add pairs: x (..., C) and y (..., D), of the same leading shape."""
         x, y = x.flatten(0, -2), y.flatten(0, -2)
         if self.count == 0:
-            self.mean_x, self.mean_y = (each.new_zeros(each.shape[1], dtype=torch.float64) for each in (x, y))
+            self.mean_x, self.mean_y = (z.new_zeros(z.shape[1], dtype=torch.float64) for z in (x, y))
             self.xx = x.new_zeros((x.shape[1], x.shape[1]), dtype=torch.float64)
             self.xy = x.new_zeros((x.shape[1], y.shape[1]), dtype=torch.float64)
         rows = max(1, _ELEMENTS // max(x.shape[1], y.shape[1]))
-        for some_x, some_y in zip(x.split(rows), y.split(rows), strict=True):
-            self._add(some_x.double(), some_y.double())
+        for x_rows, y_rows in zip(x.split(rows), y.split(rows), strict=True):
+            self._add(x_rows.double(), y_rows.double())
 
     def _add(self, x: Tensor, y: Tensor) -> None:
         mean_x, mean_y, n = x.mean(0), y.mean(0), len(x)
@@ -142,12 +142,12 @@ class Moments:
         self.count = total
 
     def least_squares(self) -> AffineMap:
-        """The affine map of x that is nearest to y in squared error; of several such, the one of the least norm.
+        """The affine map of x with the least squared error to y; of several, that of the least norm.
 
         It solves the normal equations by eigenvectors, without a ridge. Directions of x whose variance is below
         C * 2^-52 of the largest, C its channels, are left out, as numpy's `lstsq` does with singular values: their
         variance is of rounding in float32 (2^-48 and less), and a map would only enlarge it. It is computed on the
-        CPU, the same way whatever the sums were made on.
+        CPU, whatever device the sums are on.
 
         Raises:
             UserError: x or y had values that are not finite numbers.
@@ -167,7 +167,7 @@ class Moments:
 
 
 class ImageVectors:
-    """Pairs of vectors of which an image has but one, kept as they are: images are few beside channels."""
+    """Pairs of vectors, one for each image. All are kept, as there are few images compared with channels."""
 
     def __init__(self) -> None:
         self.x: list[Tensor] = []
@@ -185,9 +185,9 @@ class ImageVectors:
     def ridge(self) -> AffineMap:
         """The affine map of x to y by ridge regression, its penalty chosen by generalized cross-validation.
 
-        Least squares would follow the noise of so few pairs: with as many channels as images it meets all of them
-        exactly, and others worse than their mean does. Of 33 penalties from 1e-6 to 100 times the largest variance
-        that one is taken whose residuals |y - Hy|^2 / (1 - tr(H) / n)^2 are least (Golub, Heath and Wahba, 1979).
+        Least squares would follow the noise of so few pairs: with as many channels as images it fits all of them
+        exactly, and predicts others worse than their mean does. Of 33 penalties from 1e-6 to 100 times the largest
+        variance it takes the one with the least |y - Hy|^2 / (1 - tr(H) / n)^2 (Golub, Heath and Wahba, 1979).
 
         Raises:
             UserError: x or y have values that are not finite numbers.
@@ -195,11 +195,12 @@ class ImageVectors:
         x, mean_x, y, mean_y = self._centred()
         if not (x.isfinite().all() and y.isfinite().all()):
             raise _not_finite()
-        left, sizes, right = torch.linalg.svd(x, full_matrices=False)
-        variances = sizes.square()
+        left, singular_values, right = torch.linalg.svd(x, full_matrices=False)
+        variances = singular_values.square()
         kept = variances > variances.max() * x.shape[1] * torch.finfo(torch.float64).eps
-        left, sizes, right, variances = left[:, kept], sizes[kept], right[kept], variances[kept]
-        if not len(sizes):
+        left, right, variances = left[:, kept], right[kept], variances[kept]
+        singular_values = singular_values[kept]
+        if not len(singular_values):
             return AffineMap(x.new_zeros(x.shape[1], y.shape[1]), mean_y, 0)
         along = left.T @ y
         outside = (y.square().sum() - along.square().sum()).clamp(min=0)
@@ -208,8 +209,8 @@ class ImageVectors:
         residuals = outside + (shrunk.square() * along.square().sum(1)).sum(1)
         freedom = 1 - (1 + (1 - shrunk).sum(1)) / len(x)
         penalty = penalties[(residuals / freedom.square()).argmin()]
-        weight = right.T @ ((sizes / (variances + penalty))[:, None] * along)
-        return AffineMap(weight, mean_y - mean_x @ weight, len(sizes))
+        weight = right.T @ ((singular_values / (variances + penalty))[:, None] * along)
+        return AffineMap(weight, mean_y - mean_x @ weight, len(singular_values))
 
     @property
     def spread(self) -> tuple[float, float, Tensor]:
@@ -222,48 +223,47 @@ class ImageVectors:
         return x - x.mean(0), x.mean(0), y - y.mean(0), y.mean(0)
 
 
-def procrustes(several: Sequence[Moments | ImageVectors]) -> float:
-    """The orthogonal Procrustes distance: what is left between x and y after the best rotation.
+def procrustes(groups: Sequence[Moments | ImageVectors]) -> float:
+    """The orthogonal Procrustes distance: the distance between x and y after the best rotation.
 
     Both are centred and scaled to a Frobenius norm of one; then it is 2 - 2 |X'Y|_*, the nuclear norm (Ding et
     al., 2021, arXiv:2108.01661). 0 for representations that differ by a rotation, a scale and a shift, 2 at most;
-    not a number where one is constant. Vectors of different positions of an image are turned by one and the same
-    rotation, and the narrower of the two is filled up with channels of zeros (both as Williams et al., 2021,
+    NaN if one is constant. All positions of an image share one rotation, and the narrower of the two is padded with
+    channels of zeros (both as Williams et al., 2021,
     arXiv:2110.14739).
 
     Args:
-        several: pairs of vectors, each of them turned by a rotation of its own: of positions, and of prefix tokens
-            that are made of whole images.
+        groups: pairs of vectors, each group with a rotation of its own: those of positions, and those of prefix
+            tokens, which are mapped from whole images.
     """
-    spreads = [each.spread for each in several]
+    spreads = [pairs.spread for pairs in groups]
     size = (sum(x for x, _, _ in spreads) * sum(y for _, y, _ in spreads)) ** 0.5
     nuclear = sum(float(torch.linalg.svdvals(xy.cpu()).sum()) for _, _, xy in spreads)
     return max(0.0, 2 - 2 * nuclear / size) if size > 0 else float("nan")
 
 
 def _not_finite() -> UserError:
-    return UserError("the networks give values that are not finite numbers: nothing can be fitted to them")
+    return UserError("the networks give values that are not finite numbers, so no adapter can be fitted")
 
 
 class Residuals:
-    """What predictions of vectors y leave of them."""
+    """Sums of squared residuals of predictions of vectors y."""
 
     def __init__(self) -> None:
-        self.left = 0.0
+        self.squares = 0.0
         self.moments = Moments()
 
     def add(self, prediction: Tensor, y: Tensor) -> None:
-        """Add predictions and what they are of, (..., D) both."""
-        self.left += float((prediction.double() - y.double()).square().sum())
+        """Add predictions and the vectors y that they predict, (..., D) both."""
+        self.squares += float((prediction.double() - y.double()).square().sum())
         self.moments.add(y[..., :0], y)
 
 
-def r2(several: Sequence[Residuals]) -> float:
+def r2(groups: Sequence[Residuals]) -> float:
     """The share of the variance of vectors y that predictions of them explain, of all channels together.
 
-    R2 = 1 - sum |y - prediction|^2 / sum |y - mean(y)|^2, the mean being that of the vectors added here, of each of
-    `several` its own. For images that the predictions were not fitted to it may be negative. Not a number where y is
-    constant.
+    R2 = 1 - sum |y - prediction|^2 / sum |y - mean(y)|^2, with the mean of each group's own vectors. It may be
+    negative for images that the predictions were not fitted to; NaN if y is constant.
     """
-    variance = sum(each.moments.yy for each in several)
-    return 1 - sum(each.left for each in several) / variance if variance > 0 else float("nan")
+    variance = sum(residuals.moments.yy for residuals in groups)
+    return 1 - sum(residuals.squares for residuals in groups) / variance if variance > 0 else float("nan")

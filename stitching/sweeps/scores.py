@@ -168,7 +168,7 @@ class _Measured(Stitched):
     @property
     def back(self) -> list[Part]:
         """The destination's pieces."""
-        return self.network.pieces[self.fit.place + 1 :]
+        return self.network.pieces[self.fit.index + 1 :]
 
     def score(self) -> Score:
         if self.declined is not None:
@@ -281,11 +281,11 @@ def _try(
         for each in measured:
             target, adapter = each.target(features), each.fit.piece
             mapped = adapter.net(adapter.before(each.adapter_input(features)))
-            pairs = each.fit.given(target, mapped), each.fit.given_tokens(target, mapped)
+            pairs = each.fit.output_rows(target, mapped), each.fit.output_token_rows(target, mapped)
             for residuals, pair in zip(each.residuals, pairs, strict=True):
                 if pair:
                     residuals.add(*pair)
-            each.right += _right(each.network, each.fit.place + 1, adapter.after(mapped), y)
+            each.right += _right(each.network, each.fit.index + 1, adapter.after(mapped), y)
             each.right_alone += alone[_key_of_back(each)]
             each.tried += len(y)
 
@@ -302,7 +302,7 @@ def _right_alone(measured: Sequence[_Measured], features: Features, labels: Tens
         if key not in found:
             begin = each.back[0]
             x = begin.after(begin.net(each.target(features)))  # without the conversion that a stitched network needs
-            found[key] = _right(each.network, each.fit.place + 2, x, labels)
+            found[key] = _right(each.network, each.fit.index + 2, x, labels)
     return found
 
 

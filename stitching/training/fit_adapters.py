@@ -45,7 +45,7 @@ class Stitched:
     def adapter_input(self, features: Features) -> Tensor:
         """What the adapter's piece is given for a batch of images."""
         x = features.of(self.front)
-        for piece in self.network.pieces[self.front.pieces if self.front else 0 : self.fit.place]:
+        for piece in self.network.pieces[self.front.pieces if self.front else 0 : self.fit.index]:
             x = piece(x)
         return x
 
@@ -61,7 +61,7 @@ class Stitched:
 
     def solve(self) -> None:
         """Give the adapter the map that fits all batches best. Raises `UserError` if that is not finite."""
-        self.fit.put(self.moments.least_squares(), self.tokens.ridge() if self.tokens.count else None)
+        self.fit.set_weights(self.moments.least_squares(), self.tokens.ridge() if self.tokens.count else None)
 
 
 def stitched_of(network: Network, fit: Fit, front: FrozenPrefix | None, seed: int) -> Stitched:

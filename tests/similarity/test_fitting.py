@@ -41,7 +41,7 @@ def adapter(**arguments) -> dict:
 def test_only_what_asks_for_it_is_fitted():
     assert fit_of(network(FRONT, {"SimpleAdapter": {"num_conv": 1}}, BACK)) is None
     fit = fit_of(network(FRONT, adapter(), BACK))
-    assert fit.place == 1
+    assert fit.index == 1
     assert (fit.model.name, fit.start.name) == ("resnet18", "layer1.1.act2")
 
 
@@ -93,17 +93,17 @@ def test_a_destination_for_other_images_is_told():
 
 def test_rows_are_the_positions_of_the_adapters_map():
     fit = fit_of(network(FRONT, adapter(in_format=["img", [8, 8, 8]]), BACK))
-    arriving, wanted = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8)
-    given, target = fit.rows(arriving, wanted)
-    assert torch.equal(given, arriving.flatten(2).transpose(1, 2))
-    assert torch.equal(target, wanted.flatten(2).transpose(1, 2))
+    adapter_input, target = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8)
+    input_rows, target_rows = fit.rows(adapter_input, target)
+    assert torch.equal(input_rows, adapter_input.flatten(2).transpose(1, 2))
+    assert torch.equal(target_rows, target.flatten(2).transpose(1, 2))
 
 
 def test_a_map_of_another_size_is_resized_as_the_network_resizes_it():
     fit = fit_of(network(FRONT, adapter(in_format=["img", [8, 4, 4]]), BACK))
-    arriving, wanted = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8)
-    given, target = fit.rows(arriving, wanted)
-    for rows, x in ((given, arriving), (target, wanted)):
+    adapter_input, target = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8)
+    input_rows, target_rows = fit.rows(adapter_input, target)
+    for rows, x in ((input_rows, adapter_input), (target_rows, target)):
         small = torch.nn.functional.interpolate(x, (4, 4), mode="bilinear", align_corners=False)
         assert torch.equal(rows, small.flatten(2).transpose(1, 2))
 
@@ -113,11 +113,11 @@ def test_a_class_token_takes_part_where_both_sides_have_one():
     last = {"Subnet": {**VIT, "block_input": "blocks.2"}}
     fc = {**{key: value for key, value in LINEAR.items() if key not in ("num_conv", "kernel_size")}, "num_fc": 1}
     between = fit_of(network(first, {"SimpleAdapter": {**fc, "fc_format": "bert"}}, last))
-    tokens, wanted = torch.randn(2, 17, 24), torch.randn(2, 17, 24)
-    assert all(map(torch.equal, between.rows(tokens, wanted), (tokens, wanted)))
+    tokens, target = torch.randn(2, 17, 24), torch.randn(2, 17, 24)
+    assert all(map(torch.equal, between.rows(tokens, target), (tokens, target)))
     to_image = fit_of(network(first, adapter(out_channels=8, in_format=["img", [48, 8, 8]]), BACK))
-    given, target = to_image.rows(tokens, torch.randn(2, 8, 8, 8))
-    assert (given.shape, target.shape) == ((2, 64, 48), (2, 64, 8))  # the class token is spread over the map
+    input_rows, target_rows = to_image.rows(tokens, torch.randn(2, 8, 8, 8))
+    assert (input_rows.shape, target_rows.shape) == ((2, 64, 48), (2, 64, 8))  # the class token is spread over the map
 
 
 # ------------------------------------------------------------------------ prefix tokens that the source has not
@@ -129,12 +129,12 @@ LAST = {"Subnet": {**VIT, "block_input": "blocks.2"}}
 def test_an_adapter_from_an_image_makes_the_class_token_from_the_quarters_of_its_input():
     built = network(FRONT, adapter(**TO_VIT), LAST)
     fit = fit_of(built)
-    arriving, wanted = torch.randn(3, 8, 4, 4), torch.randn(3, 17, 24)
-    assert torch.equal(fit.rows(arriving, wanted)[1], wanted[:, 1:])
-    means, tokens = fit.token_rows(arriving, wanted)
-    quarters = arriving.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)).flatten(1)
+    adapter_input, target = torch.randn(3, 8, 4, 4), torch.randn(3, 17, 24)
+    assert torch.equal(fit.rows(adapter_input, target)[1], target[:, 1:])
+    means, tokens = fit.token_rows(adapter_input, target)
+    quarters = adapter_input.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5)).flatten(1)
     assert torch.allclose(means, quarters, atol=1e-6)
-    assert torch.equal(tokens, wanted[:, 0])
+    assert torch.equal(tokens, target[:, 0])
     assert str(built.pieces[1].out_format) == "bert 24x16+1"
     assert not built.pieces[2].before.changes  # no token is made behind the adapter
     assert sum(p.numel() for p in built.pieces[1].parameters()) == 8 * 24 + 24 + 4 * 8 * 24 + 24
@@ -145,16 +145,16 @@ def test_a_class_token_that_is_a_linear_map_of_the_quarters_is_found():
     stitched = Stitched(None, fit, None, None)
     images, positions, token = torch.randn(60, 8, 4, 4), torch.randn(8, 24), torch.randn(32, 24)
     quarters = torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
-    wanted = torch.cat([(quarters @ token + 3)[:, None], images.flatten(2).transpose(1, 2) @ positions - 1], 1)
-    for some, those in zip(images.split(20), wanted.split(20), strict=True):
-        stitched.see(some, those)
+    target = torch.cat([(quarters @ token + 3)[:, None], images.flatten(2).transpose(1, 2) @ positions - 1], 1)
+    for batch in zip(images.split(20), target.split(20), strict=True):
+        stitched.add(*batch)
     before = fit.piece.net(images)[:, 0]
     assert not before.any()  # as a conversion makes it
     stitched.solve()
-    made = fit.piece.net(images)
-    assert torch.allclose(made, wanted, atol=1e-3)
-    assert all(map(torch.equal, fit.given_tokens(wanted, made), (made[:, 0], wanted[:, 0])))
-    assert torch.equal(fit.given(wanted, made)[0], made[:, 1:])
+    output = fit.piece.net(images)
+    assert torch.allclose(output, target, atol=1e-3)
+    assert all(map(torch.equal, fit.output_token_rows(target, output), (output[:, 0], target[:, 0])))
+    assert torch.equal(fit.output_rows(target, output)[0], output[:, 1:])
 
 
 def test_tokens_that_arrive_stay_and_those_that_lack_are_made():
@@ -164,11 +164,11 @@ def test_tokens_that_arrive_stay_and_those_that_lack_are_made():
     built = network(first, {"SimpleAdapter": {**fc, "fc_format": "bert"}}, registers)
     fit = fit_of(built)
     assert str(built.pieces[1].out_format) == "bert 24x16+5"
-    x, wanted = torch.randn(2, 17, 24), torch.randn(2, 21, 24)
-    assert [tuple(each.shape) for each in fit.rows(x, wanted)] == [(2, 17, 24)] * 2
-    means, tokens = fit.token_rows(x, wanted)
+    x, target = torch.randn(2, 17, 24), torch.randn(2, 21, 24)
+    assert [tuple(each.shape) for each in fit.rows(x, target)] == [(2, 17, 24)] * 2
+    means, tokens = fit.token_rows(x, target)
     assert torch.equal(means, x[:, 1:].mean(1))
-    assert torch.equal(tokens, wanted[:, 1:5].flatten(1))
+    assert torch.equal(tokens, target[:, 1:5].flatten(1))
     assert torch.equal(fit.piece.net(x)[:, :1], fit.layer(x)[:, :1])  # the class token is mapped like a position
     assert not fit.piece.net(x)[:, 1:5].any()
 
