@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from stitching.config.errors import UserError
 from stitching.config.yaml import yaml_text
 from stitching.runs.locks import Locked, file_lock, is_locked
 from stitching.runs.metadata import UnreadableMetadata, metadata_of, simple_metadata_of, text_of
 
-__all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "checked_text", "read_yaml", "write_whole", "write_yaml"]
+__all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "checked_text", "write_whole", "write_yaml"]
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads thousands of runs in seconds
 _DIGEST = "# sha256 of all above: "
 _MENDING = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
 
@@ -81,11 +78,6 @@ def write_yaml(path: Path, data: Any) -> None:
     """Write plain data as YAML, keys in their order, with a digest of it in a comment at the end."""
     text = yaml_text(data)
     write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
-
-
-def read_yaml(path: Path) -> Any:
-    """Plain data as `write_yaml` left it; raises as `checked_text` does."""
-    return yaml.load(checked_text(path), _LOADER)
 
 
 def checked_text(path: Path) -> str:

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from made_runs import ACCURACY, make_run
 from told import assert_told
+from yaml_files import read_yaml
 
 from stitching import load_results
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 from stitching.runs.step_log import StepLog
 
 ROWS = [

@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_runs import ACCURACY, RESNET, make_base, make_run
+from yaml_files import read_yaml
 
 from stitching import last_epoch, list_runs, load_results, unfinished_runs
 from stitching.analysis import read_runs
 from stitching.config.errors import UserError
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 from stitching.runs.step_log import StepLog
 
 LR = "train_config.optimizer_args.lr"

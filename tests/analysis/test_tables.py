@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from made_runs import ACCURACY, RESNET, VIT, make_base, make_run
+from yaml_files import read_yaml
 
 from stitching import load_results, load_runs
 from stitching.analysis.report import make_report
 from stitching.analysis.statistics import varied_settings
 from stitching.analysis.tables import accuracy_table, adapters_in, add_measures, base_networks, load_bases
 from stitching.config.errors import UserError
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 from stitching.runs.step_log import StepLog
 
 LR = "train_config.optimizer_args.lr"

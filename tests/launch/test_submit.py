@@ -29,6 +29,7 @@ from small_sweeps import (
     submit,
     write_sweep,
 )
+from yaml_files import read_yaml
 
 import stitching.launch.submit as submitting
 import stitching.sweeps.plan as planning
@@ -39,7 +40,7 @@ from stitching.launch.schedulers.worker_pool import run_locally
 from stitching.launch.submit import state_of
 from stitching.launch.tasks import run_task
 from stitching.runs.code import PACKAGE, code_digest
-from stitching.runs.folder import RunFolder, read_yaml, write_yaml
+from stitching.runs.folder import RunFolder, write_yaml
 from stitching.runs.provenance import git_state
 
 # ------------------------------------------------------------------------ once each

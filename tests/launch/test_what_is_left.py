@@ -22,12 +22,13 @@ from small_sweeps import (
     times_started,
     write_sweep,
 )
+from yaml_files import read_yaml
 
 import stitching.sweeps.plan as planning
 from stitching.config.sweep import load_sweep
 from stitching.launch.records import new_record, write_record
 from stitching.launch.status import sweep_status
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 from stitching.sweeps.plan import make_plan
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.user_cache import write_cached

@@ -6,11 +6,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from yaml_files import read_yaml
 
 from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml
 from stitching.launch.tasks import run_task
-from stitching.runs.folder import RunFolder, read_yaml, write_yaml
+from stitching.runs.folder import RunFolder, write_yaml
 from stitching.runs.kinds import KINDS, kind_of, load_job, marked_kind
 from stitching.runs.step_log import read_steps
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import forked
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, status, wait, wait_until_over
+from yaml_files import read_yaml
 
 from stitching.launch.records import RECORDS, read_records
 from stitching.launch.schedulers.slurm_queue import held_tasks
 from stitching.launch.submitted import submitted_tasks
 from stitching.runs.code import PACKAGE
-from stitching.runs.folder import read_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

@@ -19,6 +19,7 @@ from on_slurm import (
     wait,
     wait_until_over,
 )
+from yaml_files import read_yaml
 
 import stitching.launch.schedulers.slurm as slurm_scheduler
 import stitching.launch.schedulers.slurm_commands as slurm_commands
@@ -26,7 +27,7 @@ from stitching.launch.records import RECORDS
 from stitching.launch.schedulers.slurm_accounting import task_ids_of
 from stitching.launch.schedulers.slurm_queue import held_tasks
 from stitching.launch.submitted import submitted_tasks
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

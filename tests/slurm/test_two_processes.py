@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from on_slurm import assert_each_ran_once, folder_of, frames, logs, status, wait, wait_until_over
+from yaml_files import read_yaml
 
 from stitching.launch.records import RECORDS, Submitted
 from stitching.launch.submitted import submitted_tasks
-from stitching.runs.folder import read_yaml
 
 pytestmark = pytest.mark.usefixtures("slurm")
 

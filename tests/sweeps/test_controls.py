@@ -19,11 +19,11 @@ from small_sweeps import (
     write_sweep,
 )
 from told import assert_told
+from yaml_files import read_yaml
 
 from stitching.analysis.load import load_results
 from stitching.cutting.formats import Format
 from stitching.nets.parts import dery
-from stitching.runs.folder import read_yaml
 
 ALL = ["self", "random_source", "random_dest", "adapter_only"]
 

@@ -11,9 +11,10 @@ import pytest
 import several
 from PIL import Image
 from small_jobs import NARROW_RESNET, frame_of, stitched, trained, write_config
+from yaml_files import read_yaml
 
 from stitching.processes import ProcessRank, first_host, process_rank
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 
 BLOCK = {"ResNetBasicBlock": {"out_channels": 8, "init_identity": False}}
 FITTED = {

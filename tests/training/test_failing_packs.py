@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from small_jobs import same, trained, write_config
+from yaml_files import read_yaml
 
 import stitching.training.job as training_job
 import stitching.training.session as session
 import stitching.training.trainer as trainer
 from stitching.data.datasets import UnreadableImage
 from stitching.launch.tasks import run_task
-from stitching.runs.folder import read_yaml, write_yaml
+from stitching.runs.folder import write_yaml
 from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.run import Run
 from stitching.training.shared_prefixes import SharedPrefixes

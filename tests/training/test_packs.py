@@ -8,8 +8,9 @@ from contextlib import ExitStack
 import pytest
 import torch
 from small_jobs import same, stitched, trained
+from yaml_files import read_yaml
 
-from stitching.runs.folder import RunFolder, read_yaml, write_yaml
+from stitching.runs.folder import RunFolder, write_yaml
 from stitching.training.run import Run
 from stitching.training.shared_prefixes import SharedPrefixes
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained, write_config
+from yaml_files import read_yaml
 
 from stitching.config.errors import UserError
 from stitching.config.train_config import Preprocessing
 from stitching.data.loading import Batches
 from stitching.models.building import build
 from stitching.models.spec import ModelSpec
-from stitching.runs.folder import read_yaml
 
 SPLIT = {"fraction": 0.1}
 TRAIN, VAL, TEST = 1293, 144, 360  # scikit-learn's 1797 digits, a fifth of them the test set

@@ -1,0 +1,15 @@
+"""Reading the YAML that runs write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stitching.runs.folder import checked_text
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data as `write_yaml` left it; the digest at its end must fit."""
+    return yaml.safe_load(checked_text(path))
