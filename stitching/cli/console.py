@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +12,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
-from stitching.config.errors import UserError, UserErrors
-from stitching.config.yaml import Document
 from stitching.text import printable
 
-__all__ = ["LIST_OPTIONS", "AsJson", "ListCommand", "app", "err", "located", "out", "print_table", "table_of"]
+__all__ = ["LIST_OPTIONS", "AsJson", "ListCommand", "app", "err", "out", "print_table", "table_of"]
 
 
 # Options that take several values, each with what a further value looks like.
@@ -79,17 +76,6 @@ err = PlainConsole(stderr=True)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@contextmanager
-def located(document: Document) -> Iterator[None]:
-    """Errors that leave the body say in which line of the document their key stands."""
-    try:
-        yield
-    except UserErrors as several:
-        raise UserErrors(document.locate(error) if error.path else error for error in several.errors) from None
-    except UserError as error:
-        raise (document.locate(error) if error.path else error) from None
 
 
 def table_of(title: str, columns: list[str], rows: list[list[str]]) -> Table:

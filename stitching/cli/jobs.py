@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stitching.cli.console import AsJson, app, err, located, out, print_table
-from stitching.config.yaml import load_yaml, parse_assignments
+from stitching.cli.console import AsJson, app, err, out, print_table
+from stitching.config.yaml import load_yaml, located, parse_assignments
 from stitching.processes import process_rank
 from stitching.progress import shown_progress
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from stitching.cli.console import err, located
+from stitching.cli.console import err
 from stitching.config.errors import UserError
-from stitching.config.yaml import load_yaml
+from stitching.config.yaml import load_yaml, located
 from stitching.progress import shown_progress
 
 __all__ = [
@@ -28,8 +28,6 @@ DataPath = Annotated[Path | None, typer.Option(help="Folder of the data sets, in
 
 PACK = 8  # runs of a task, if nothing else is said
 
-_MARKS = {"models", "stages", "src_stages"}  # a YAML file with one of these keys is a sweep
-
 
 def sweep_files(places: list[Path]) -> list[Path]:
     """The files of the sweeps that these arguments name, in order and each once.
@@ -47,7 +45,8 @@ def sweep_files(places: list[Path]) -> list[Path]:
             of_place = [place]
         if not of_place:
             raise UserError(
-                f"there is no sweep in {place}", allowed="a YAML file with `models:`, `stages:` or `src_stages:`",
+                f"there is no sweep in {place}",
+                allowed="a YAML file with one of the keys models, stages, src_stages, job",
                 do="Results are looked at with `stitching status FOLDER` and `stitching results FOLDER`.",
             )  # fmt: skip
         files += of_place
@@ -66,10 +65,9 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
     Raises:
         UserError: with file and line; several where several things are wrong.
     """
-    from stitching.config.sweep import read_sweep
     from stitching.launch.orders import look_for_data
-    from stitching.sweeps.plan import make_plan
     from stitching.sweeps.plan_cache import PlanCache, cache_file
+    from stitching.sweeps.studies import make_plan
 
     document = load_yaml(path)
     if seeds:
@@ -79,7 +77,7 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
     cache = PlanCache(cache_file())
     try:
         with located(document), shown_progress(err, "stitches") as on_progress:
-            plan = make_plan(read_sweep(document), document.path, on_progress, cache)
+            plan = make_plan(document, on_progress, cache)
             if data:
                 look_for_data(plan)
             return plan
@@ -103,20 +101,22 @@ def run_folder_of(place: Path) -> Path:
     Raises:
         UserError: the file is no sweep, or the folder has no run in it.
     """
-    from stitching.config.sweep import folder_of, read_sweep
     from stitching.runs.state import expected_in
+    from stitching.sweeps.studies import study_of
 
     if place.is_dir():
         expected_in(place)
         return place
     document = load_yaml(place)
     with located(document):
-        return folder_of(read_sweep(document), document.path)
+        return study_of(document).folder(document)
 
 
 def _is_sweep(path: Path) -> bool:
+    from stitching.sweeps.studies import marks_of_sweeps
+
     try:
         data = load_yaml(path).data
     except UserError:
         return True  # reported when it is read
-    return isinstance(data, dict) and bool(_MARKS & data.keys())
+    return isinstance(data, dict) and not data.keys().isdisjoint(marks_of_sweeps())

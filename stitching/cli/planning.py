@@ -6,13 +6,19 @@ import json
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stitching.cli.console import AsJson, ListCommand, app, err, out, print_table
 from stitching.cli.places import PACK, DataPath, Seeds, SweepFiles, plan_of, sweep_files
 from stitching.progress import duration, shown_progress
+
+if TYPE_CHECKING:
+    from stitching.launch.status import RunStatus
+    from stitching.sweeps.plan import Plan, PlannedRun
+
+MOST_ROWS = 100  # of one sweep, without --all
 
 
 @app.command(
@@ -32,66 +38,99 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Time a few steps of each pair on this machine to estimate the hours.")
     ] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Every row of every sweep, however many there are.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what sweeps would run, what is done and what stitchers decline. Writes nothing."""
+    """Show what sweeps would run, what is done, and which gaps are declined. Writes nothing.
+
+    Of several sweeps it shows a line each; --all shows their rows.
+    """
     plans = [plan_of(path, seeds=seeds, data_path=data_path) for path in sweep_files(sweeps)]
     if explain:
         _print_explained(plans, explain)
         return
     if as_json:
-        rows = [row for found in plans for row in _as_json(found)]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([row for each in plans for row in _as_json(each)], indent=1))
         return
-    for found in plans:
-        _print_plan(found, calibrate)
+    if len(plans) > 1 and not (show_all or calibrate):
+        _print_summary(plans)
+        return
+    for each in plans:
+        _print_plan(each, calibrate=calibrate, show_all=show_all)
     if len(plans) > 1:
-        out.print(f"In all {sum(len(found.runs) for found in plans)} runs of {len(plans)} sweeps")
+        out.print(_total(plans))
 
 
-def _print_explained(plans: list[Any], name: str) -> None:
+def _print_explained(plans: list[Plan], name: str) -> None:
     from stitching.launch.explain import explain
 
-    having = [found for found in plans if any(run.name == name for run in found.entries)]
+    having = [each for each in plans if any(run.name == name for run in each.entries)]
     for line in explain((having or plans)[0], name):
         out.print(line, markup=False, soft_wrap=True)
 
 
-def _as_json(found: Any) -> list[dict[str, Any]]:
-    states = {status.name: status for status in _statuses(found)}
-    rows = []
-    for run in found.entries:
-        status = states.get(run.name)
-        rows.append({**run.as_json(), "state": status.state if status else None})
-    return rows
+def _as_json(plan: Plan) -> list[dict[str, Any]]:
+    states = {status.name: status.state for status in _statuses(plan)}
+    return [{**run.as_json(), "state": states.get(run.name)} for run in plan.entries]
 
 
-def _statuses(found: Any) -> list[Any]:
+def _statuses(plan: Plan) -> list[RunStatus]:
     from stitching.launch.status import sweep_status
 
-    return sweep_status(found.folder, [found.expected(run) for run in found.runs])
+    return sweep_status(plan.folder, [plan.expected(run) for run in plan.runs])
 
 
-def _print_plan(found: Any, calibrate: bool) -> None:
+def _total(plans: list[Plan]) -> str:
+    return f"In all {sum(len(each.runs) for each in plans)} runs of {len(plans)} sweeps"
+
+
+def _print_summary(plans: list[Plan]) -> None:
+    """A line for each sweep."""
+    from stitching.launch.estimate import estimated, paces_of_finished
+    from stitching.launch.status import summary
+
+    rows = []
+    for each in plans:
+        statuses = _statuses(each)
+        counts = Counter(status.state for status in statuses)
+        done = {status.name for status in statuses if status.state == "done"}
+        estimate = estimated(each, paces_of_finished(each, done), done)
+        hours = "" if estimate.unknown else f"{estimate.hours:,.1f}"
+        others = summary([status for status in statuses if status.state not in ("done", "stale", "missing")])
+        rows.append(
+            [
+                each.name, str(len(each.runs)), str(counts["done"]), str(counts["stale"]), str(len(each.declined)),
+                hours, others,
+            ]
+        )  # fmt: skip
+    print_table("Plans", ["sweep", "runs", "done", "stale", "declined", "hours left", ""], rows)
+    for note in dict.fromkeys(f"{each.name}: {note}" for each in plans for note in each.notes):
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print(f"{_total(plans)}. Add --all for the rows of each, or plan one of them.")
+
+
+def _print_plan(plan: Plan, *, calibrate: bool, show_all: bool) -> None:
     from stitching.launch.packing import packed
     from stitching.launch.status import summary
     from stitching.runs.state import forgotten_runs
 
-    statuses = _statuses(found)
-    rows = _table(found, {status.name: status.state for status in statuses})
-    columns = ["source", "destination", "gap", "stitcher", "runs", "trainable", "MMACs", ""]
-    print_table(f"Plan of {found.name}", columns, rows)
-    for note in found.notes:
+    statuses = _statuses(plan)
+    columns, rows = _table(plan, {status.name: status.state for status in statuses})
+    shown = rows if show_all else rows[:MOST_ROWS]
+    print_table(f"Plan of {plan.name}", columns, shown)
+    if len(shown) < len(rows):
+        out.print(f"... and {len(rows) - len(shown)} more rows; --all shows them")
+    for note in plan.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
-    same = len(found.entries) - len(found.runs) - len(found.declined)
+    same = len(plan.entries) - len(plan.runs) - len(plan.declined)
     out.print(
-        f"{len(found.runs)} runs ({summary(statuses)}) in {len(packed(found.runs, PACK))} tasks of at most {PACK}, "
-        f"{same} duplicates of these, {len(found.declined)} gaps declined; in {found.folder}",
+        f"{len(plan.runs)} runs ({summary(statuses)}) in {len(packed(plan.runs, PACK))} tasks of at most {PACK}, "
+        f"{same} duplicates of these, {len(plan.declined)} declined; in {plan.folder}",
         soft_wrap=True,
     )
-    print_forgotten(forgotten_runs(found.folder, [run.name for run in found.runs]), found.folder)
-    print_outdated([status.name for status in statuses if status.outdated], found.folder)
-    _print_estimate(found, statuses, calibrate)
+    print_forgotten(forgotten_runs(plan.folder, [run.name for run in plan.runs]), plan.folder)
+    print_outdated([status.name for status in statuses if status.outdated], plan.folder)
+    _print_estimate(plan, statuses, calibrate)
 
 
 def print_forgotten(names: list[str], folder: Path) -> None:
@@ -116,55 +155,42 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _table(found: Any, states: dict[str, str]) -> list[list[str]]:
-    """A row for each network; runs that differ in their seed or settings alone are counted."""
-    groups: dict[Any, list[Any]] = {}
-    for run in found.entries:
-        cell = run.stitch
-        key = (*_words(cell), run.cost, run.trainable, run.declined)
-        groups.setdefault((*key, run.same_as is not None), []).append(run)
+def _table(plan: Plan, states: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+    """The columns, and a row for each network; runs that differ in what has no column are counted."""
+    groups: dict[Any, list[PlannedRun]] = {}
+    for run in plan.entries:
+        key = (*run.row.items(), run.cost, run.declined, run.same_as is not None)
+        groups.setdefault(key, []).append(run)
+    names = list(dict.fromkeys(name for run in plan.entries for name in run.row))
     rows = []
-    for (source, dest, gap, stitcher, cost, trainable, declined, _), runs in groups.items():
-        if declined:
-            verdict = f"declined: {declined}"
-        elif runs[0].same_as:
-            verdict = f"same network as {runs[0].same_as}" + (" and so on" if len(runs) > 1 else "")
+    for first, *others in groups.values():
+        runs, cost = [first, *others], first.cost
+        if first.declined:
+            verdict = f"declined: {first.declined}"
+        elif first.same_as:
+            verdict = f"same network as {first.same_as}" + (" and so on" if others else "")
         else:
             counts = Counter("new" if states[run.name] == "missing" else states[run.name] for run in runs)
             verdict = ", ".join(state if len(runs) == 1 else f"{n} {state}" for state, n in counts.items())
-        rows.append(
-            [
-                source, dest, gap, stitcher, str(len(runs)), f"{trainable:,}" if cost else "",
-                f"{cost.macs / 1e6:,.1f}" if cost else "", verdict,
-            ]
-        )  # fmt: skip
-    return rows
+        costs = [f"{first.trainable:,}", f"{cost.macs / 1e6:,.1f}"] if cost else ["", ""]
+        rows.append([*(first.row.get(name, "") for name in names), str(len(runs)), *costs, verdict])
+    return [*names, "runs", "trainable", "MMACs", ""], rows
 
 
-def _words(cell: Any) -> tuple[str, str, str, str]:
-    """What stands in the table for a cell: source, destination, gap and stitcher."""
-    source, dest, (first, last) = cell.source.title, cell.dest.title, cell.gap
-    if cell.control == "base":
-        return "", dest, "", "alone (only tested)"
-    if cell.control == "self":
-        return source, dest, f"at {first}", "identity (self, only tested)"
-    return source, dest, f"{first}-{last}", cell.stitcher + (f" ({cell.control})" if cell.control else "")
-
-
-def _print_estimate(found: Any, statuses: list[Any], calibrate: bool) -> None:
+def _print_estimate(plan: Plan, statuses: list[RunStatus], calibrate: bool) -> None:
     from stitching.launch.estimate import calibrated, estimated, paces_of_finished
 
     done = {status.name for status in statuses if status.state == "done"}
-    if len(done) == len(found.runs):
+    if len(done) == len(plan.runs):
         return
     if calibrate:
         with shown_progress(err, "pairs") as on_progress:
-            paces = calibrated(found, on_progress)
+            paces = calibrated(plan, on_progress)
         source = "from a few steps of one run of each pair, alone"
     else:
-        paces = paces_of_finished(found, done)
+        paces = paces_of_finished(plan, done)
         source = "from the median of the finished runs of the same pair"
-    estimate = estimated(found, paces, done)
+    estimate = estimated(plan, paces, done)
     if estimate.unknown == estimate.runs:
         out.print("No time estimate yet. Add --calibrate to time a few steps of each pair.")
         return

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from stitching.cli.console import AsJson, app, err, located, out, print_table
+from stitching.cli.console import AsJson, app, err, out, print_table
 from stitching.config.errors import UserError
-from stitching.config.yaml import load_yaml
+from stitching.config.yaml import load_yaml, located
 from stitching.progress import shown_progress
 
 
@@ -38,7 +38,6 @@ def score(
     accuracies are of held-out ones: of the sweep's validation images if it has them, else of test images.
     """
     from stitching.analysis.collect import check_ending, save_table
-    from stitching.config.sweep import read_sweep
     from stitching.sweeps.plan_cache import PlanCache, cache_file
     from stitching.sweeps.scores import score as score_sweep
 
@@ -48,7 +47,7 @@ def score(
     known = PlanCache(cache_file())
     try:
         with located(document), shown_progress(err, "steps") as on_progress:
-            found = score_sweep(read_sweep(document), document.path, images, known, on_progress)
+            found = score_sweep(document, images, known, on_progress)
     finally:
         known.save()
     table = found.table()

@@ -230,7 +230,7 @@ def _failed_checks(submission: Submission) -> Iterator[tuple[str, str]]:
 
     plan = submission.order.plan
     names = {run.name for run in submission.ended}
-    checks = [plan.expected(run) for run in plan.runs if run.name in names and run.stitch.control == "self"]
+    checks = [plan.expected(run) for run in plan.runs if run.name in names and run.is_check]
     for status in sweep_status(plan.folder, checks):
         if status.state == "done" and status.words:
             yield status.name, status.words

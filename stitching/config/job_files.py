@@ -60,14 +60,15 @@ _NETWORKS = ("model", "assembly", "head", "reference", "objective", "models", "s
 def with_paths(settings: S, document: Document) -> S:
     """The job's or sweep's settings with every path of its own and of its parts made absolute.
 
-    They start from the folder of the document that the settings were read from.
+    They start from the folder of the document that the settings were read from (`Document.folder_of`).
 
     Raises:
         UserError: with file, line and key, if one of them is no path.
     """
-    folder = document.folder
-    settings.plugins = [resolved_code(name, folder) for name in settings.plugins]
-    settings.data_path = settings.data_path or str(project_root(folder) / "data")
+    settings.plugins = [
+        resolved_code(name, document.folder_of(("plugins", i))) for i, name in enumerate(settings.plugins)
+    ]
+    settings.data_path = settings.data_path or str(project_root(document.folder) / "data")
     places: list[tuple[Keys, Any]] = [
         ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
     ]
@@ -79,7 +80,7 @@ def with_paths(settings: S, document: Document) -> S:
         if value := getattr(holder, name):
             try:
                 with at(*keys):
-                    setattr(holder, name, _absolute(name, value, folder))
+                    setattr(holder, name, _absolute(name, value, document.folder_of(keys)))
             except UserError as error:
                 raise document.locate(error) from None
     return settings

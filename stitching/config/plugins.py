@@ -31,7 +31,7 @@ def load_plugins(document: Document) -> None:
             continue
         try:
             with at("plugins", i):
-                _load(resolved_code(name, document.folder))
+                _load(resolved_code(name, document.folder_of(("plugins", i))))
         except UserError as error:
             raise document.locate(error) from None
 

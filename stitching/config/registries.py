@@ -37,7 +37,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what an entry is, in a user's words: `part`, `loss`.
-        home: the module or package that registers ours. It is imported when the registry is first read, so that a
+        homes: the modules or packages that register ours. They are imported when the registry is first read, so that a
             registry may stand below the rooms whose entries it lists.
 
     >>> PARTS: Registry[type] = Registry("part", "stitching.nets.parts")
@@ -45,9 +45,9 @@ class Registry(Generic[T]):
     ... class MyAdapter: ...
     """
 
-    def __init__(self, kind: str, home: str | None = None) -> None:
+    def __init__(self, kind: str, *homes: str) -> None:
         self.kind = kind
-        self._home = home
+        self._homes = homes
         self._entries: dict[str, T] = {}
         self._origins: dict[str, str] = {}  # the module that registered each
         _REGISTRIES.add(self)
@@ -103,8 +103,8 @@ class Registry(Generic[T]):
         return list(self._entries.items())
 
     def _fill(self) -> None:
-        if self._home is not None:
-            home, self._home = self._home, None
+        homes, self._homes = self._homes, ()
+        for home in homes:
             import_module(home)
 
 

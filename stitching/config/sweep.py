@@ -8,23 +8,23 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from stitching.config.bounds import Blocks, Downsamplings, Seed
+from stitching.config.bounds import Blocks, Downsamplings, PathText, Seed
 from stitching.config.errors import UserError, shortened
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import project_root, read_settings
 from stitching.config.parts import ModelFields, PartField
-from stitching.config.schema import OrText, Schema, complaint, one_of
+from stitching.config.schema import Schema, complaint, one_of
 from stitching.config.script_text import ScriptText
-from stitching.config.yaml import Document, load_yaml
+from stitching.config.yaml import Document
 
-__all__ = ["Gap", "ModelEntry", "Sweep", "folder_of", "load_sweep", "read_sweep"]
+__all__ = ["Gap", "ModelEntry", "StudyKeys", "Sweep", "folder_of", "read_sweep"]
 
 PairField = Annotated[list[str], Field(min_length=2, max_length=2)]
 T = TypeVar("T")
 Several = Annotated[list[T], Field(min_length=1)]
 
 
-MOST_SETTINGS = 10_000  # of each network
+MOST_COMBINATIONS = 10_000  # of seeds and values of the grid
 
 
 class Gap(Schema):
@@ -58,11 +58,54 @@ def _named_model(value: Any) -> Any:
     return {"model_name": value} if isinstance(value, str) else value
 
 
-ModelField = Annotated[ModelEntry, BeforeValidator(_named_model), OrText]
+ModelField = Annotated[ModelEntry, BeforeValidator(_named_model)]
 
 
-class Sweep(JobSettings):
-    """A whole sweep: stages typed out, or models whose stages are found."""
+class StudyKeys(Schema):
+    """What a sweep of any study may say: seeds, a grid of job keys, and where its runs are."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    project: ScriptText | None = None
+    save_dir: ScriptText | None = None
+    plugins: list[PathText] = []
+
+    @model_validator(mode="after")
+    def _seeds_and_grid(self) -> Self:
+        if self.seeds and "train_config.seed" in self.grid:
+            raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
+        if self.project is not None and ("/" in self.project or self.project in ("", ".", "..")):
+            raise complaint(f"project is {self.project!r}", "the name of one folder", key="project")
+        _check_all_different(self.seeds or [], "seeds", "seeds")
+        combinations = prod([len(values) for values in self.grid.values()], start=len(self.seeds or [0]))
+        if combinations > MOST_COMBINATIONS:
+            raise complaint(
+                f"seeds and grid have {combinations:,} combinations", f"at most {MOST_COMBINATIONS:,}", key="grid"
+            )
+        for key, values in self.grid.items():
+            _check_all_different(values, f"grid.{key}", "grid")
+            for value in values:
+                _check_overrides(key, value)
+        return self
+
+
+def _check_overrides(key: str, value: Any) -> None:
+    """Raise for a value of the grid that is neither plain nor `{value: ..., with: {...}, name: ...}`."""
+    if not isinstance(value, dict) or "value" not in value:
+        if isinstance(value, dict) and "with" in value:
+            raise complaint(f"grid.{key} has `with:` without `value:`", "{value: ..., with: {KEY: ...}}", key="grid")
+        return
+    unknown = sorted(map(str, value.keys() - {"value", "with", "name"}))
+    if unknown:
+        raise complaint(f"a value of grid.{key} has the key {unknown[0]!r}", "value, with, name", key="grid")
+    if not isinstance(value.get("with") or {}, dict):
+        raise complaint(f"`with:` of a value of grid.{key} is {shortened(value['with'])}", "KEY: VALUE", key="grid")
+    if not isinstance(value.get("name") or "", str):
+        raise complaint(f"`name:` of a value of grid.{key} is {shortened(value['name'])}", "text", key="grid")
+
+
+class Sweep(JobSettings, StudyKeys):
+    """A sweep over stitching gaps: stages typed out, or models whose stages are found."""
 
     src_stages: list[PartField] | None = None
     dest_stages: list[PartField] | None = None
@@ -73,8 +116,6 @@ class Sweep(JobSettings):
     gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
     stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
     controls: list[Literal["self", "random_source", "random_dest", "adapter_only"]] = []
-    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     project: ScriptText = "across-scales"
     save_dir: ScriptText | None = None
 
@@ -85,7 +126,7 @@ class Sweep(JobSettings):
             found = ", ".join([*given, *(["dest_stages"] if self.dest_stages is not None else [])]) or "nothing"
             raise complaint(
                 f"the networks are given by {found}",
-                "one of: models; stages; src_stages together with dest_stages",
+                "one of: models; stages; src_stages together with dest_stages; or `job:` for a grid over one job",
             )
         for name in ("stages", "src_stages", "dest_stages"):
             for part in getattr(self, name) or []:
@@ -94,29 +135,20 @@ class Sweep(JobSettings):
         for name in ("pairs", "depths"):
             if self.models is None and name in self.model_fields_set:
                 raise complaint(f"{name} is given, models is not", "pairs and depths with `models:` only", key=name)
-        if self.seeds and "train_config.seed" in self.grid:
-            raise complaint("seeds are given by `seeds` and by `grid`", "one of them", key="grid")
         if self.resume_from:
             raise complaint(
                 "a checkpoint to resume from is of one run", do="`submit` resumes every run from its own.",
                 key="resume_from",
             )  # fmt: skip
-        if "/" in self.project or self.project in ("", ".", ".."):
-            raise complaint(f"project is {self.project!r}", "the name of one folder", key="project")
         return self
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         gaps = [gap.blocks_to_drop for gap in self.gaps] if isinstance(self.gaps, list) else []
-        lists: dict[str, list[Any]] = {"gaps": gaps, "seeds": self.seeds or [], "controls": self.controls}
+        lists: dict[str, list[Any]] = {"gaps": gaps, "controls": self.controls}
         lists |= {name: value for name in ("pairs", "stitchers") if isinstance(value := getattr(self, name), list)}
         for key, values in lists.items():
             _check_all_different(values, key, key)
-        settings = prod([len(values) for values in self.grid.values()], start=len(self.seeds or [0]))
-        if settings > MOST_SETTINGS:
-            raise complaint(f"seeds and grid have {settings:,} combinations", f"at most {MOST_SETTINGS:,}", key="grid")
-        for key, values in self.grid.items():
-            _check_all_different(values, f"grid.{key}", "grid")
         return self
 
 
@@ -139,12 +171,7 @@ def read_sweep(document: Document) -> Sweep:
     return sweep
 
 
-def load_sweep(path: str | Path) -> Sweep:
-    """Load a sweep's YAML file; raises as `read_sweep` does."""
-    return read_sweep(load_yaml(path))
-
-
 def folder_of(sweep: Sweep, path: Path) -> Path:
     """Where the sweep in the file `path` keeps its runs."""
-    root = project_root(path.parent) / "experiments" / sweep.project / path.stem
+    root = project_root(path.parent) / "experiments" / (sweep.project or "across-scales") / path.stem
     return Path(sweep.save_dir) if sweep.save_dir else root

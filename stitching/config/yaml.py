@@ -22,10 +22,10 @@ from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
-from stitching.config.errors import UserError, shortened
+from stitching.config.errors import UserError, UserErrors, shortened
 from stitching.config.paths import check_regular_file
 
-__all__ = ["Document", "load_yaml", "parse_assignments", "unwritable_character", "yaml_text"]
+__all__ = ["Document", "load_yaml", "located", "parse_assignments", "unwritable_character", "yaml_text"]
 
 Keys = tuple[str | int, ...]
 
@@ -110,6 +110,10 @@ class Document:
         """The folder that relative paths in the file start from."""
         return self.path.parent
 
+    def folder_of(self, keys: Keys) -> Path:
+        """The folder that a relative path at `keys` starts from."""
+        return self.folder
+
     def locate(self, error: UserError) -> UserError:
         """Give `error` its file and line: those of the longest part of its path that the file has."""
         if error.place is None:
@@ -143,6 +147,17 @@ class Document:
             mapping = mapping.get(key) if isinstance(mapping, dict) else None
         if isinstance(mapping, dict):
             mapping.pop(keys[-1], None)
+
+
+@contextmanager
+def located(document: Document) -> Iterator[None]:
+    """Errors that leave the body say in which line of the document their key stands."""
+    try:
+        yield
+    except UserErrors as several:
+        raise UserErrors(document.locate(error) if error.path else error for error in several.errors) from None
+    except UserError as error:
+        raise (document.locate(error) if error.path else error) from None
 
 
 def parse_value(text: str, said_by: str) -> Any:

@@ -52,7 +52,7 @@ def _reasons(plan: Plan, run: PlannedRun, status: RunStatus) -> Iterator[str]:
     if status.state == "missing":
         nearest = _nearest_finished(plan, run)
         if nearest is None:
-            yield f"nothing in {plan.folder} is of the same pair, gap and stitcher"
+            yield f"no other run in {plan.folder} is finished that is of the same {', '.join(run.subject) or 'network'}"
             return
         other, differences = nearest
         yield f"the nearest finished run is {other}; from that to this one change:"
@@ -74,16 +74,16 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
     """The finished run of the same stitch from which the fewest keys differ, and these keys."""
     assert run.job is not None
     differences_of = []
-    alike = [each for each in plan.runs if each.stitch == run.stitch and each.name != run.name]
+    alike = [each for each in plan.runs if each.subject == run.subject and each.name != run.name]
+    control = run.subject.get("control")
     folders = [plan.folder_of(each) for each in alike]
     folders += [
         RunFolder.found_in(plan.folder / name) for name in forgotten_runs(plan.folder, (r.name for r in plan.runs))
     ]
     for folder in folders:
         metadata = folder.read_metadata() or {}
-        names = ("first_deleted_block", "last_deleted_block", "adapter", "control")
-        stitch = tuple(metadata.get(name) for name in names)
-        if metadata.get("state") == "done" and stitch == (*run.stitch.gap, run.stitch.stitcher, run.stitch.control):
+        is_alike = all(metadata.get(key) == value for key, value in (*run.subject.items(), ("control", control)))
+        if metadata.get("state") == "done" and is_alike:
             differences_of.append((folder.path.name, _differences(metadata, run.job)))
     return min(differences_of, key=lambda named: len(named[1]), default=None)
 

@@ -28,6 +28,7 @@ __all__ = [
     "KINDS",
     "EndedRun",
     "JobKind",
+    "Pace",
     "ProgressCallback",
     "Remember",
     "RunRequest",
@@ -72,6 +73,15 @@ class EndedRun(Protocol):
 
     @property
     def final(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a job is: seconds of one process for each epoch, tests included, and its steps."""
+
+    seconds_per_epoch: float
+    steps_per_epoch: float
+    device: str
 
 
 class JobKind(ABC, Generic[J]):
@@ -152,6 +162,10 @@ class JobKind(ABC, Generic[J]):
             Interrupted: `stop` was asked for; every run has a checkpoint.
         """
 
+    def pace(self, job: J) -> Pace:
+        """How fast the job is here, from a few steps of it; with its data and weights. Raises `UserError`."""
+        raise UserError(f"jobs of the kind {self.name} cannot be timed in advance")
+
     @abstractmethod
     def smoke_test(self, document: Document, progress: ProgressCallback) -> str:
         """Try everything that the job does on a little data, in a folder that is removed; says what was tried."""
@@ -166,6 +180,7 @@ def marked_kind(document: Document) -> JobKind[Any]:
     Raises:
         UserError: there are keys of two kinds.
     """
+    load_plugins(document)
     keys = document.data if isinstance(document.data, dict) else {}
     marked = [kind for _, kind in KINDS.items() if kind.key in keys]
     if len(marked) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from stitching.sweeps.grid_values import fit_for_a_folder
 from stitching.sweeps.stitches import Stitch
 from stitching.sweeps.variants import Variant
 
@@ -39,17 +40,13 @@ class Names:
         elif stitch.control:
             name += f"-control-{stitch.control}"
         for key, value in variant.values.items():
-            name += "-" + _fit_for_a_folder(f"{key.split('.')[-1]}-{value}")
+            name += "-" + fit_for_a_folder(f"{key.split('.')[-1]}-{value}")
         return name + (f"-seed-{variant.seed}" if self.seeds_named and not stitch.only_tests else "")
 
 
 def _labels(stitches: Iterable[Stitch]) -> dict[str, str]:
     """What each model is called in a run's name."""
     titles = sorted({row.title for stitch in stitches for row in (stitch.source, stitch.dest)})
-    short = {title: _fit_for_a_folder(title.split("/")[-1]) for title in titles}
+    short = {title: fit_for_a_folder(title.split("/")[-1]) for title in titles}
     clash = len(set(short.values())) < len(titles)  # timm/resnet50 and torchvision/resnet50
-    return {title: _fit_for_a_folder(title) for title in titles} if clash else short
-
-
-def _fit_for_a_folder(words: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_.+" else "-" for c in words)
+    return {title: fit_for_a_folder(title) for title in titles} if clash else short

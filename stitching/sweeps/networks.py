@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from stitching.sweeps.staged_models import Stage, StagedModel, subnets
-from stitching.sweeps.stitchers import LEAST_SQUARES, AdapterPlan, Declined, Interface, stitcher
+from stitching.sweeps.stitchers import STITCHERS, AdapterPlan, Interface
 from stitching.sweeps.stitches import Stitch
 
 __all__ = ["controls_of", "network_of", "whole_model", "whole_networks"]
@@ -34,10 +34,11 @@ def network_of(stitch: Stitch) -> dict[str, Any]:
     front, back = stitch.source.stages[:first], stitch.dest.stages[last + 1 :]
     if stitch.control == "self":
         return _assembly([*subnets(front, frozen=True), {"Function": {"name": IDENTITY}}, *subnets(back, frozen=True)])
-    recipe = stitcher(stitch.stitcher)
-    if recipe is None:
-        return _assembly(subnets(_finetuned(stitch), frozen=False))
-    bridge = recipe(Interface(front[-1].out_format, back[0].in_format, stitch.num_downsamples))
+    recipe = STITCHERS[stitch.stitcher]
+    if recipe.stages:
+        return _assembly(subnets(recipe.stages(stitch), frozen=False))
+    assert recipe.adapter is not None
+    bridge = recipe.adapter(Interface(front[-1].out_format, back[0].in_format, stitch.num_downsamples))
     if stitch.control == "adapter_only":
         return _assembly([*subnets(front, frozen=True), *bridge.parts], head={"ClassifierHead": {}})
     source, dest = subnets(front, frozen=True), _behind(bridge, back)
@@ -48,17 +49,6 @@ def network_of(stitch: Stitch) -> dict[str, Any]:
             *(_untrained(dest) if stitch.control == "random_dest" else dest),
         ]
     )
-
-
-def _finetuned(stitch: Stitch) -> list[Stage]:
-    """The stages of a network without an adapter: those of the gap that downsample stay in it."""
-    first, last = stitch.gap
-    kept = [stage for stage in stitch.dest.stages[first : last + 1] if stage.downsamples]
-    row = [*stitch.source.stages[:first], *kept, *stitch.dest.stages[last + 1 :]]
-    for left, right in itertools.pairwise(row):
-        if left.out_format != right.in_format:
-            raise Declined(f"sizes do not meet: {left.out_format} before {right.in_format}")
-    return row
 
 
 def _behind(bridge: AdapterPlan, back: tuple[Stage, ...]) -> list[dict[str, Any]]:
@@ -97,8 +87,8 @@ def whole_networks(stitches: Iterable[Stitch]) -> list[Stitch]:
 def controls_of(stitches: Iterable[Stitch], controls: Iterable[str]) -> Iterator[Stitch]:
     """The controls of ordinary stitches.
 
-    `self` is one for each whole network and place where it is cut; the others are one for each stitch, but of finetune,
-    in which nothing is frozen, and of a least-squares adapter without a destination, to which it would be fitted.
+    `self` is one for each whole network and place where it is cut; the others are one for each stitch, but of stitchers
+    that freeze nothing, and of fitted adapters without the destination to which they would be fitted.
     """
     stitches = list(stitches)
     for control in controls:
@@ -106,8 +96,8 @@ def controls_of(stitches: Iterable[Stitch], controls: Iterable[str]) -> Iterator
             yield from _self_stitches(stitches)
             continue
         for stitch in stitches:
-            fitted = stitch.stitcher == LEAST_SQUARES and control == "adapter_only"
-            if stitcher(stitch.stitcher) is not None and not fitted:
+            recipe = STITCHERS[stitch.stitcher]
+            if recipe.adapter and not (recipe.is_fitted and control == "adapter_only"):
                 yield replace(stitch, control=control)
 
 

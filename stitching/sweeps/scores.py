@@ -19,7 +19,8 @@ from torch import Tensor
 from stitching.config.errors import ErrorCollector, UserError
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import model_parts
-from stitching.config.sweep import Sweep
+from stitching.config.sweep import Sweep, folder_of, read_sweep
+from stitching.config.yaml import Document
 from stitching.cutting.formats import Format
 from stitching.data.loading import Batches
 from stitching.models.building import normalization_note
@@ -29,12 +30,12 @@ from stitching.nets.build import BuildOptions
 from stitching.nets.network import Network, Part
 from stitching.similarity.least_squares import build_stitched_network, fit_of
 from stitching.similarity.measures import MinibatchCKA, Residuals, centred_gram, procrustes, r2
+from stitching.sweeps.gaps_study import PART
 from stitching.sweeps.networks import network_of
-from stitching.sweeps.plan import PART, folder_of
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
 from stitching.sweeps.stitches import Stitch, make_stitches
-from stitching.sweeps.variants import Images, Variant, make_variants
+from stitching.sweeps.variants import Variant, make_variants
 from stitching.training.devices import device_of
 from stitching.training.distributed import ProcessGroup
 from stitching.training.fit_adapters import (
@@ -44,6 +45,7 @@ from stitching.training.fit_adapters import (
     fronts_of,
     stitched_of,
 )  # fmt: skip
+from stitching.training.job_checks import Images
 from stitching.training.shared_prefixes import Features, SharedPrefixes, front_of
 
 __all__ = ["Score", "Scores", "score"]
@@ -102,15 +104,15 @@ class Scores:
 
 
 def score(
-    sweep: Sweep,
-    path: Path,
+    document: Document,
     images: int,
     cache: PlanCache | None = None,
     on_progress: ProgressCallback = lambda *_: None,
 ) -> Scores:
-    """Score every gap of the sweep in the file `path`; its stitchers do not matter.
+    """Score every gap of a sweep over gaps; its stitchers do not matter.
 
     Args:
+        document: the sweep's file.
         images: how many training images the maps are fitted to, and how many held-out images they are tried on; fewer
             if there are fewer. Which ones depends on the sweep's first seed. Held out are the sweep's validation
             images, so that gaps and adapters can be chosen by scores; where it has none, test images.
@@ -121,9 +123,10 @@ def score(
         UserError: the sweep does not fit the models it names, or its data or weights cannot be had.
     """
     mistakes = ErrorCollector()
-    settings = make_variants(sweep, mistakes)
+    sweep = read_sweep(document)
+    variants = make_variants(sweep, document, mistakes)
     mistakes.raise_all()
-    first = settings[0]
+    first = variants[0]
     job = first.job
     train = chosen_images(job, images, "train")
     held = chosen_images(job, images, "val" if job.train_config.validation else "test")
@@ -149,7 +152,7 @@ def score(
     (task,) = job.train_config.task_list
     return Scores(
         list(rows.values()), task.dataset, job.train_config.seed, train.num_images,
-        "validation" if held.split == "val" else "test", held.num_images, folder_of(sweep, path),
+        "validation" if held.split == "val" else "test", held.num_images, folder_of(sweep, document.path),
         _notes(sweep, first, measured),
     )  # fmt: skip
 

@@ -1,20 +1,28 @@
 """Stitchers: recipes that bridge a gap, from (what the source gives, what the destination takes) to adapter parts.
 
-A recipe goes from the source's channels to the destination's in factor-two steps, one for each downsampling in the gap
+Ours go from the source's channels to the destination's in factor-two steps, one for each downsampling in the gap
 and at least one; the last step ends at exactly the destination's channels. Sizes halve likewise. Each step is one
-adapter part. A recipe that cannot bridge a gap declines it with a reason.
+adapter part. A recipe that cannot bridge a gap declines it with a reason. A user's own is registered with `stitcher`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stitching.config.errors import unknown_name
+from stitching.config.registries import Registry
 from stitching.cutting.formats import Format
 
-__all__ = ["DEFAULT_STITCHERS", "LEAST_SQUARES", "STITCHERS", "AdapterPlan", "Declined", "Interface", "stitcher"]
+if TYPE_CHECKING:
+    from stitching.sweeps.staged_models import Stage
+    from stitching.sweeps.stitches import Stitch
+
+__all__ = [
+    "LEAST_SQUARES", "STITCHERS", "AdapterPlan", "Declined", "Interface", "Step", "Stitcher", "adapter_steps",
+    "stitcher",
+]  # fmt: skip
 
 PartYaml = dict[str, dict[str, Any]]
 
@@ -45,8 +53,53 @@ class AdapterPlan:
     dest_format: Format
 
 
+Recipe = Callable[[Interface], AdapterPlan]
+
+
 @dataclass(frozen=True)
-class _Step:
+class Stitcher:
+    """An entry of the registry.
+
+    Attributes:
+        adapter: makes the adapter between frozen pieces. None where `stages` makes the whole network.
+        stages: makes a network without an adapter from the models' own stages, and all of it is trained. There is
+            nothing frozen to compare it with, so it has no controls.
+        is_default: it is in `stitchers: default`.
+        at_source_size: the destination is run at the source's size. One that cannot do that declines the gap; with
+            other stitchers it would be an error.
+        is_fitted: the adapter is fitted to the destination before training. One that it cannot be fitted to declines
+            the gap, and there is no control without a destination.
+    """
+
+    adapter: Recipe | None = None
+    stages: Callable[[Stitch], list[Stage]] | None = None
+    is_default: bool = False
+    at_source_size: bool = False
+    is_fitted: bool = False
+
+
+STITCHERS: Registry[Stitcher] = Registry("stitcher")
+
+
+def stitcher(
+    name: str, *, is_default: bool = False, at_source_size: bool = False, is_fitted: bool = False
+) -> Callable[[Recipe], Recipe]:
+    """A decorator that registers a function from `Interface` to `AdapterPlan`; flags are as in `Stitcher`.
+
+    >>> @stitcher("two_linears")
+    ... def two_linears(interface): ...
+    """
+
+    def add(recipe: Recipe) -> Recipe:
+        entry = Stitcher(recipe, is_default=is_default, at_source_size=at_source_size, is_fitted=is_fitted)
+        STITCHERS.register(name)(entry)
+        return recipe
+
+    return add
+
+
+@dataclass(frozen=True)
+class Step:
     """One adapter: its channels and the spatial sizes on both its sides."""
 
     channels_in: int
@@ -55,21 +108,30 @@ class _Step:
     size_out: tuple[int, int]
 
 
-def _steps(joint: Interface, *, keep_size: bool = False) -> list[_Step]:
-    size, last_size = joint.source.spatial, joint.dest.spatial
-    if size is None or last_size is None or joint.source.channels is None or joint.dest.channels is None:
-        raise Declined(f"no image to stitch: {joint.source} to {joint.dest}")
-    channels = joint.source.channels
-    if joint.source.prefix and not joint.between_sequences:
+def adapter_steps(interface: Interface, *, keep_size: bool = False) -> list[Step]:
+    """Factor-two steps from the source's channels and size to the destination's, one for each downsampling.
+
+    Args:
+        interface: what is to be bridged.
+        keep_size: all steps work at the source's size.
+
+    Raises:
+        Declined: one of the two sides is no image and no sequence of a square one.
+    """
+    size, last_size = interface.source.spatial, interface.dest.spatial
+    if size is None or last_size is None or interface.source.channels is None or interface.dest.channels is None:
+        raise Declined(f"no image to stitch: {interface.source} to {interface.dest}")
+    channels = interface.source.channels
+    if interface.source.prefix and not interface.between_sequences:
         channels *= 2  # the class token is spread over the image
-    count = max(1, joint.num_downsamples)
+    count = max(1, interface.num_downsamples)
     steps = []
     for i in range(count):
         last = i == count - 1
         smaller = _halved(size, last_size)
-        step = _Step(
+        step = Step(
             channels,
-            joint.dest.channels if last else channels * 2,
+            interface.dest.channels if last else channels * 2,
             size,
             size if keep_size else last_size if last else smaller,
         )
@@ -87,24 +149,24 @@ def _halved(size: tuple[int, int], least: tuple[int, int]) -> tuple[int, int]:
 # ------------------------------------------------------------------------ one step as a part
 
 Layer = Callable[
-    [Interface, _Step, tuple[int, int], int], PartYaml
-]  # the joint, the step, the size it works at, its stride
+    [Interface, Step, tuple[int, int], int], PartYaml
+]  # the interface, the step, the size it works at, its stride
 
 
-def _in_format(joint: Interface, step: _Step, size: tuple[int, int]) -> list[Any]:
-    if joint.between_sequences:
-        return [joint.dest.kind, [step.channels_in, size[0] * size[1]]]
+def _in_format(interface: Interface, step: Step, size: tuple[int, int]) -> list[Any]:
+    if interface.between_sequences:
+        return [interface.dest.kind, [step.channels_in, size[0] * size[1]]]
     return ["img", [step.channels_in, *size]]
 
 
 def _linear(nonlinearity: bool, norm: bool = True) -> Layer:
-    def part(joint: Interface, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
+    def part(interface: Interface, step: Step, size: tuple[int, int], stride: int) -> PartYaml:
         arguments: dict[str, Any] = {"in_channels": step.channels_in, "out_channels": step.channels_out}
-        if joint.between_sequences:
-            arguments |= {"num_fc": 1, "fc_format": joint.dest.kind}
+        if interface.between_sequences:
+            arguments |= {"num_fc": 1, "fc_format": interface.dest.kind}
         else:
             arguments |= {"num_conv": 1, "kernel_size": 1}
-        arguments |= {"nonlinearity": nonlinearity, "in_format": _in_format(joint, step, size)}
+        arguments |= {"nonlinearity": nonlinearity, "in_format": _in_format(interface, step, size)}
         if not norm:
             arguments |= {"leading_norm": False, "trailing_norm": False}
         return {"SimpleAdapter": arguments}
@@ -112,21 +174,21 @@ def _linear(nonlinearity: bool, norm: bool = True) -> Layer:
     return part
 
 
-def _conv3x3(joint: Interface, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
-    if joint.between_sequences:
+def _conv3x3(interface: Interface, step: Step, size: tuple[int, int], stride: int) -> PartYaml:
+    if interface.between_sequences:
         raise Declined("a convolution between two sequences")
     return {
         "SimpleAdapter": {
             "in_channels": step.channels_in, "out_channels": step.channels_out, "num_conv": 1, "kernel_size": 3,
-            "stride": stride, "in_format": _in_format(joint, step, size),
+            "stride": stride, "in_format": _in_format(interface, step, size),
         }
     }  # fmt: skip
 
 
 def _residual(name: str) -> Layer:
-    def part(joint: Interface, step: _Step, size: tuple[int, int], stride: int) -> PartYaml:
+    def part(interface: Interface, step: Step, size: tuple[int, int], stride: int) -> PartYaml:
         arguments = {"in_channels": step.channels_in, "out_channels": step.channels_out}
-        if joint.between_sequences:
+        if interface.between_sequences:
             if name == "ResNetBottleneck":
                 raise Declined("a bottleneck between two sequences")
             width = step.channels_out
@@ -136,12 +198,12 @@ def _residual(name: str) -> Layer:
                 **arguments,
                 "embed_dim": width,
                 "num_heads": heads,
-                "in_format": _in_format(joint, step, size),
+                "in_format": _in_format(interface, step, size),
             }
             return {"VisionTransformerBlock": block}
         if name == "ResNetBottleneck" and step.channels_out < 4:
             raise Declined(f"a bottleneck a quarter as wide as {step.channels_out} channels")
-        return {name: {**arguments, "stride": stride, "in_format": _in_format(joint, step, size)}}
+        return {name: {**arguments, "stride": stride, "in_format": _in_format(interface, step, size)}}
 
     return part
 
@@ -154,50 +216,58 @@ def _sized(dest: Format, size: tuple[int, int]) -> Format:
     return replace(dest, size=size if dest.kind in ("img", "bhwc") else size[0] * size[1])
 
 
-def _downsample_then(layer: Layer) -> Callable[[Interface], AdapterPlan]:
-    return lambda joint: AdapterPlan([layer(joint, step, step.size_out, 1) for step in _steps(joint)], joint.dest)
-
-
-def _with_downsample(layer: Layer) -> Callable[[Interface], AdapterPlan]:
-    def recipe(joint: Interface) -> AdapterPlan:
-        if joint.between_sequences and joint.source.spatial != joint.dest.spatial:
-            raise Declined(f"nothing between two sequences has a stride: {joint.source} to {joint.dest}")
-        parts = []
-        for step in _steps(joint):
-            # A stride for each downsampling; what is left then is resized, as between any two parts.
-            half = _halved(step.size_in, (1, 1))
-            strides = joint.num_downsamples and step.size_in != step.size_out
-            shrinks = strides and all(n >= end for n, end in zip(half, step.size_out, strict=True))
-            parts.append(layer(joint, step, step.size_in, 2 if shrinks else 1))
-        return AdapterPlan(parts, joint.dest)
+def _downsample_then(layer: Layer) -> Recipe:
+    def recipe(interface: Interface) -> AdapterPlan:
+        parts = [layer(interface, step, step.size_out, 1) for step in adapter_steps(interface)]
+        return AdapterPlan(parts, interface.dest)
 
     return recipe
 
 
-def _post_downsample(layer: Layer) -> Callable[[Interface], AdapterPlan]:
-    return lambda joint: AdapterPlan([layer(joint, step, step.size_in, 1) for step in _steps(joint)], joint.dest)
+def _with_downsample(layer: Layer) -> Recipe:
+    def recipe(interface: Interface) -> AdapterPlan:
+        if interface.between_sequences and interface.source.spatial != interface.dest.spatial:
+            raise Declined(f"nothing between two sequences has a stride: {interface.source} to {interface.dest}")
+        parts = []
+        for step in adapter_steps(interface):
+            # A stride for each downsampling; what is left then is resized, as between any two parts.
+            half = _halved(step.size_in, (1, 1))
+            strides = interface.num_downsamples and step.size_in != step.size_out
+            shrinks = strides and all(n >= end for n, end in zip(half, step.size_out, strict=True))
+            parts.append(layer(interface, step, step.size_in, 2 if shrinks else 1))
+        return AdapterPlan(parts, interface.dest)
+
+    return recipe
 
 
-def _no_downsample(layer: Layer) -> Callable[[Interface], AdapterPlan]:
-    def recipe(joint: Interface) -> AdapterPlan:
-        steps = _steps(joint, keep_size=True)
+def _post_downsample(layer: Layer) -> Recipe:
+    def recipe(interface: Interface) -> AdapterPlan:
+        parts = [layer(interface, step, step.size_in, 1) for step in adapter_steps(interface)]
+        return AdapterPlan(parts, interface.dest)
+
+    return recipe
+
+
+def _no_downsample(layer: Layer) -> Recipe:
+    def recipe(interface: Interface) -> AdapterPlan:
+        steps = adapter_steps(interface, keep_size=True)
         return AdapterPlan(
-            [layer(joint, step, step.size_in, 1) for step in steps], _sized(joint.dest, steps[-1].size_out)
+            [layer(interface, step, step.size_in, 1) for step in steps], _sized(interface.dest, steps[-1].size_out)
         )
 
     return recipe
 
 
-def _least_squares(joint: Interface) -> AdapterPlan:
+def _least_squares(interface: Interface) -> AdapterPlan:
     """One affine map at the destination's size, however many downsamplings: a row of them has no closed form."""
-    bridge = STITCHERS["affine"](replace(joint, num_downsamples=1))  # type: ignore[misc]
-    lacking = joint.dest.prefix - (joint.source.prefix if joint.between_sequences else 0)
+    bridge = _downsample_then(_AFFINE)(replace(interface, num_downsamples=1))
+    lacking = interface.dest.prefix - (interface.source.prefix if interface.between_sequences else 0)
     for part in bridge.parts:
         adapter = part["SimpleAdapter"]
         adapter["init"] = "least_squares"
         if lacking > 0:
             adapter["prefix_tokens"] = lacking
-        if joint.between_sequences and not joint.source.prefix:  # nor is there one to be mapped with the positions
+        if interface.between_sequences and not interface.source.prefix:  # nor one to be mapped with the positions
             adapter["fc_format"], adapter["in_format"][0] = "token", "token"
     return bridge
 
@@ -206,35 +276,33 @@ _CONV, _BOTTLENECK, _BLOCK = _conv3x3, _residual("ResNetBottleneck"), _residual(
 
 LEAST_SQUARES = "affine_least_squares"
 
-# finetune has no adapter of its own; the plan puts the network together from the models' own pieces.
-STITCHERS: dict[str, Callable[[Interface], AdapterPlan] | None] = {
-    "finetune": None,
-    "linear_no_downsample": _no_downsample(_linear(nonlinearity=False)),
-    "linear_relu_no_downsample": _no_downsample(_linear(nonlinearity=True)),
-    "bottleneck_no_downsample": _no_downsample(_BOTTLENECK),
-    "block_no_downsample": _no_downsample(_BLOCK),
-    "downsample_then_linear": _downsample_then(_linear(nonlinearity=False)),
-    "downsample_then_linear_relu": _downsample_then(_linear(nonlinearity=True)),
-    "downsample_then_3x3conv": _downsample_then(_CONV),
-    "downsample_then_bottleneck": _downsample_then(_BOTTLENECK),
-    "downsample_then_block": _downsample_then(_BLOCK),
-    "conv3x3_with_downsample": _with_downsample(_CONV),
-    "bottleneck_with_downsample": _with_downsample(_BOTTLENECK),
-    "block_with_downsample": _with_downsample(_BLOCK),
-    "linear_post_downsample": _post_downsample(_linear(nonlinearity=False)),
-    "affine": _downsample_then(_linear(nonlinearity=False, norm=False)),
-    LEAST_SQUARES: _least_squares,
-}
 
-DEFAULT_STITCHERS = (
-    "finetune", "linear_no_downsample", "linear_relu_no_downsample", "bottleneck_no_downsample",
-    "downsample_then_linear", "downsample_then_linear_relu", "downsample_then_3x3conv", "downsample_then_bottleneck",
-    "conv3x3_with_downsample", "bottleneck_with_downsample",
-)  # fmt: skip
+def _without_adapter(stitch: Stitch) -> list[Stage]:
+    """The stages of both models around the gap, and those inside it that downsample."""
+    first, last = stitch.gap
+    kept = [stage for stage in stitch.dest.stages[first : last + 1] if stage.downsamples]
+    stages = [*stitch.source.stages[:first], *kept, *stitch.dest.stages[last + 1 :]]
+    for left, right in itertools.pairwise(stages):
+        if left.out_format != right.in_format:
+            raise Declined(f"sizes do not meet: {left.out_format} before {right.in_format}")
+    return stages
 
 
-def stitcher(name: str) -> Callable[[Interface], AdapterPlan] | None:
-    """The recipe called `name`; None for finetune. Raises `UserError` for a name that does not exist."""
-    if name not in STITCHERS:
-        raise unknown_name("stitcher", name, STITCHERS)
-    return STITCHERS[name]
+_LINEAR, _LINEAR_RELU, _AFFINE = _linear(False), _linear(True), _linear(False, norm=False)
+
+STITCHERS.register("finetune")(Stitcher(stages=_without_adapter, is_default=True))
+stitcher("linear_no_downsample", is_default=True, at_source_size=True)(_no_downsample(_LINEAR))
+stitcher("linear_relu_no_downsample", is_default=True, at_source_size=True)(_no_downsample(_LINEAR_RELU))
+stitcher("bottleneck_no_downsample", is_default=True, at_source_size=True)(_no_downsample(_BOTTLENECK))
+stitcher("block_no_downsample", at_source_size=True)(_no_downsample(_BLOCK))
+stitcher("downsample_then_linear", is_default=True)(_downsample_then(_LINEAR))
+stitcher("downsample_then_linear_relu", is_default=True)(_downsample_then(_LINEAR_RELU))
+stitcher("downsample_then_3x3conv", is_default=True)(_downsample_then(_CONV))
+stitcher("downsample_then_bottleneck", is_default=True)(_downsample_then(_BOTTLENECK))
+stitcher("downsample_then_block")(_downsample_then(_BLOCK))
+stitcher("conv3x3_with_downsample", is_default=True)(_with_downsample(_CONV))
+stitcher("bottleneck_with_downsample", is_default=True)(_with_downsample(_BOTTLENECK))
+stitcher("block_with_downsample")(_with_downsample(_BLOCK))
+stitcher("linear_post_downsample")(_post_downsample(_LINEAR))
+stitcher("affine")(_downsample_then(_AFFINE))
+stitcher(LEAST_SQUARES, is_fitted=True)(_least_squares)

@@ -11,7 +11,7 @@ from stitching.config.errors import ErrorCollector, UserError, at, unknown_name
 from stitching.config.sweep import Gap, Sweep
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.staged_models import Shape, StagedModel, declared_row, discovered_row
-from stitching.sweeps.stitchers import DEFAULT_STITCHERS, STITCHERS, stitcher
+from stitching.sweeps.stitchers import STITCHERS
 
 __all__ = ["Stitch", "make_stitches"]
 
@@ -111,11 +111,11 @@ def _declared_pair(sweep: Sweep, image: Shape, cache: PlanCache) -> Iterator[tup
 
 def _stitcher_names(sweep: Sweep) -> list[str]:
     if isinstance(sweep.stitchers, str):
-        return list({"default": DEFAULT_STITCHERS, "all": tuple(STITCHERS)}[sweep.stitchers])
+        return [name for name, entry in STITCHERS.items() if entry.is_default or sweep.stitchers == "all"]
     mistakes = ErrorCollector()
     for i, name in enumerate(sweep.stitchers):
         with mistakes.collect(), at("stitchers", i):
-            stitcher(name)
+            _ = STITCHERS[name]
     mistakes.raise_all()
     return sweep.stitchers
 

@@ -8,20 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stitching.config.errors import UserError
 from stitching.config.job_config import Job
 from stitching.config.yaml import Document
 from stitching.cutting.cost import Cost
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import network_digest
-from stitching.runs.kinds import KINDS, JobKind, ProgressCallback, Remember, RunRequest
+from stitching.runs.kinds import KINDS, JobKind, Pace, ProgressCallback, Remember, RunRequest
 from stitching.runs.stopping import StopRequest
 from stitching.training.distributed import process_group
-from stitching.training.job_checks import at_network, images_of, network_cost, try_names
-from stitching.training.job_data import shared_key
+from stitching.training.job_checks import images_of, network_cost, try_names
+from stitching.training.job_data import TaskData, shared_key
 from stitching.training.run import Run
+from stitching.training.run_record import device_name
 from stitching.training.session import train
 
 __all__ = ["TrainKind"]
+
+TRIAL_STEPS, TRIAL_TESTS = 12, 4  # batches; the first steps of a trial are slower and do not count
+WARM_UP = 4
 
 
 @KINDS.register("train")
@@ -39,8 +44,7 @@ class TrainKind(JobKind[Job]):
         images = images_of(job)
         hooked = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
         made_from = ("job", images, job.unfrozen, job.reformat_options, hooked, network_digest(job))
-        with at_network(job):
-            return Cost(**remember(made_from, lambda: asdict(network_cost(job, images))))
+        return Cost(**remember(made_from, lambda: asdict(network_cost(job, images))))
 
     def share_key(self, job: Job) -> str:
         return shared_key(job)
@@ -56,6 +60,21 @@ class TrainKind(JobKind[Job]):
         stop: StopRequest | None = None,
     ) -> list[Run]:
         return train(requests, resume=resume, overwrite=overwrite, skip_busy=skip_busy, progress=progress, stop=stop)
+
+    def pace(self, job: Job) -> Pace:
+        data = TaskData(job)
+        steps, tests = data.batches_per_epoch, [len(batches) for _, sets in data.tests for batches in sets]
+        config = job.train_config.model_copy(update={"epochs": 1, "max_batches": TRIAL_STEPS, "max_steps": None})
+        trial = job.model_copy(update={"train_config": config, "save_checkpoints": False})
+        with tempfile.TemporaryDirectory(prefix="stitching-trial-") as path:
+            (run,) = train([RunRequest(trial, RunFolder(Path(path)))], max_test_batches=TRIAL_TESTS)
+        if run.failure:
+            raise UserError(run.failure)
+        frame = run.log.dataframe()
+        step_seconds = frame["Time/Step"] + frame["Time/Data"]
+        per_step = float(step_seconds.iloc[min(WARM_UP, len(step_seconds) - 1) :].median())
+        per_test = max(0.0, run.seconds - float(step_seconds.sum())) / sum(min(TRIAL_TESTS, each) for each in tests)
+        return Pace(per_step * steps + per_test * sum(tests), steps, device_name(run.context.device))
 
     def smoke_test(self, document: Document, progress: ProgressCallback) -> str:
         """Train two batches, test two, save and load the checkpoint."""

@@ -17,13 +17,17 @@ from stitching.data.datasets import dataset_info
 from stitching.data.transforms import make_transform, normalization
 from stitching.models.weights import read_weights
 from stitching.nets.buildable import BuildOptions
+from stitching.nets.network import Network
 from stitching.similarity.least_squares import build_stitched_network
 from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs
 from stitching.training.optim import try_training
 
-__all__ = ["Images", "Normalization", "at_network", "images_of", "network_cost", "try_names"]
+__all__ = [
+    "Images", "Normalization", "at_network", "check_hooked_outputs", "images_of", "meta_network", "network_cost",
+    "try_names",
+]  # fmt: skip
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
@@ -39,6 +43,11 @@ class Images:
     def num_classes(self) -> int | None:
         """Where there is one task, its classes."""
         return self.classes[0] if len(self.classes) == 1 else None
+
+    @property
+    def format(self) -> Format:
+        """Of one of them."""
+        return Format.of("img", (1, *self.shape))
 
 
 def images_of(job: JobSettings) -> Images:
@@ -95,29 +104,43 @@ def at_network(job: Job) -> Iterator[None]:
             raise
 
 
-def network_cost(job: Job, images: Images) -> Cost:
-    """What the job's network costs, from building it on the meta device.
-
-    Raises:
-        UserError: it cannot be built (`at_network` says where), or its outputs do not fit the data's classes.
-    """
+def meta_network(job: Job, images: Images) -> Network:
+    """The job's network on the meta device: shapes, and no weights. Raises `UserError` if it cannot be built."""
     options = BuildOptions(
         num_classes=images.num_classes, task_classes=images.classes, class_token=job.reformat_options.class_token,
         unfrozen=job.unfrozen, meta=True,
     )  # fmt: skip
-    in_format = Format.of("img", (1, *images.shape))
-    network = build_stitched_network(job.network, in_format, options)
+    return build_stitched_network(job.network, images.format, options)
+
+
+def check_hooked_outputs(network: Network, job: Job, images: Images) -> None:
+    """Raise if a metric or a loss names an output inside the network that is not there."""
     hooked_outputs = HookedOutputs(network, job)
-    out: Any = network.eval()(torch.zeros(in_format.shape(1), device="meta"))
     if hooked_outputs.names:
+        network.eval()(torch.zeros(images.format.shape(1), device="meta"))
         hooked_outputs.check()
+
+
+def network_cost(job: Job, images: Images) -> Cost:
+    """What the job's network costs.
+
+    Raises:
+        UserError: it cannot be built, an output inside it is not there, or its outputs do not fit the data's classes.
+    """
+    with at_network(job):
+        network = meta_network(job, images)
+    check_hooked_outputs(network, job, images)
+    out: Any = network.eval()(torch.zeros(images.format.shape(1), device="meta"))
     heads = out if isinstance(out, list) else [out]
     if isinstance(out, list) != (len(images.classes) > 1) or len(heads) != len(images.classes):
-        raise UserError(f"the network has {len(heads)} outputs, the data {len(images.classes)} tasks")
+        raise UserError(
+            f"the network has {len(heads)} outputs, the data {len(images.classes)} tasks", path=("train_config",)
+        )
     for scores, classes in zip(heads, images.classes, strict=True):
         if scores.dim() != 2 or scores.shape[1] < classes:
             raise UserError(
                 f"the network's output is {list(scores.shape[1:])} for each image, and the data has {classes} classes",
                 do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
+                path=("model" if job.model else "assembly",),
             )
-    return cost(network, in_format)
+    return cost(network, images.format)

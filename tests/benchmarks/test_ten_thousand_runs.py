@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
-from stitching.config.sweep import load_sweep
+from stitching.config.yaml import load_yaml
 from stitching.launch.records import RECORDS
 from stitching.launch.submitted import submitted_tasks
 from stitching.runs.folder import write_yaml
 from stitching.runs.step_log import StepLog
-from stitching.sweeps.plan import Plan, make_plan
+from stitching.sweeps.plan import Plan
 from stitching.sweeps.plan_cache import PlanCache
+from stitching.sweeps.studies import make_plan
 
 pytestmark = pytest.mark.slow
 
@@ -81,9 +82,9 @@ def test_planning(timed, large, capsys):
     assert "10034 runs" in out
     assert seconds < 15  # most of it is the import of torch, torchvision and timm
     known = PlanCache()
-    make_plan(load_sweep(large), large, cache=known)
+    make_plan(load_yaml(large), cache=known)
     began = time.perf_counter()
-    make_plan(load_sweep(large), large, cache=known)
+    make_plan(load_yaml(large), cache=known)
     seconds = time.perf_counter() - began
     with capsys.disabled():
         print(f"\n  {seconds:6.1f} s  of it planning itself")
@@ -103,7 +104,7 @@ def test_submitting_and_looking_at_what_waits(timed, large, slurm):
 
 
 def test_looking_at_what_is_done(timed, large):
-    plan = make_plan(load_sweep(large), large)
+    plan = make_plan(load_yaml(large))
     _finish(plan)
     seconds, out = timed("status", plan.folder)
     assert "10034 done" in out

@@ -14,12 +14,14 @@ from small_sweeps import ROW, write_sweep
 
 from stitching.config.clusters import ClusterProfile, Profile
 from stitching.config.errors import UserError
-from stitching.config.sweep import load_sweep
+from stitching.config.sweep import folder_of, read_sweep
+from stitching.config.yaml import Document, load_yaml
 from stitching.launch.schedulers import Cluster, load_cluster
 from stitching.launch.schedulers.slurm import Slurm
 from stitching.runs.folder import RunFolder
+from stitching.sweeps.grid_values import Combination, GridValue
 from stitching.sweeps.names import Names
-from stitching.sweeps.plan import folder_of, make_plan
+from stitching.sweeps.studies import make_plan
 from stitching.sweeps.variants import Variant
 
 HARMLESS = [
@@ -85,13 +87,13 @@ def test_names_of_folders(tmp_path, run_script, key, value):
     path = write_sweep(tmp_path / "small.yml", **ROW, **{key: value})
     if value in REFUSED:
         with pytest.raises(UserError, match="batch scripts of Slurm") as told:
-            load_sweep(path)
+            read_sweep(load_yaml(path))
         assert f"{path}:" in str(told.value)
         assert told.value.path == (key,)
         return
     if key == "save_dir" and value == "~":
         return  # the home folder
-    folder = folder_of(load_sweep(path), path)
+    folder = folder_of(read_sweep(load_yaml(path)), path)
     assert value in str(folder)
     script = script_of(folder)
     assert_starts_the_task(run_script(script), folder)
@@ -102,7 +104,7 @@ def test_names_of_folders(tmp_path, run_script, key, value):
 def test_names_of_sweeps_and_of_the_folders_that_they_lie_in(tmp_path, run_script, value):
     """The name of the file is refused at once; a folder's name only where Slurm is to have it in a script."""
     path = write_sweep(tmp_path / "small.yml", **ROW)
-    sweep = load_sweep(path)
+    sweep = read_sweep(load_yaml(path))
     for named in (tmp_path / f"{value}.yml", tmp_path / value / "small.yml"):
         folder = folder_of(sweep, named)
         if value not in REFUSED:
@@ -113,7 +115,7 @@ def test_names_of_sweeps_and_of_the_folders_that_they_lie_in(tmp_path, run_scrip
         assert "save_dir" in told.value.do
         if named.parent == tmp_path:
             with pytest.raises(UserError, match=r"the file's name .* has the character"):
-                make_plan(sweep, named)
+                make_plan(Document(named, load_yaml(path).data))
 
 
 @pytest.mark.parametrize("key", ["partition", "constraint", "account", "sbatch.comment"])
@@ -161,11 +163,12 @@ def test_names_of_runs_are_names_of_folders(value):
     """Whatever models are called, and whatever a grid varies."""
     row = SimpleNamespace(title=f"local/{value}")
     cell = SimpleNamespace(gap=(1, 2), source=row, dest=row, control=None, stitcher="affine", only_tests=False)
-    setting = Variant(0, {f"train_config.loss_fn_args.{value}": value}, None, None, ((), ()))
+    chosen = Combination(None, {f"train_config.loss_fn_args.{value}": GridValue(value, 0)})
+    variant = Variant(0, chosen, None, None, ((), ()))
     names = Names(
         "small", [cell, SimpleNamespace(**{**vars(cell), "dest": SimpleNamespace(title="b")})], seeds_named=False
     )
-    name = names.of(cell, setting)
+    name = names.of(cell, variant)
     assert all(c.isalnum() or c in "-_.+," for c in name)
 
 

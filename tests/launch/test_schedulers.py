@@ -148,7 +148,7 @@ def test_single_runs_are_cancelled_with_their_pack_and_nothing_is_planned(cli, s
     plan = plan_of(sweep)
     names = [run.name for run in plan.runs]
     assert cli("submit", sweep, "--cluster", "mine").code == 0
-    monkeypatch.setattr("stitching.sweeps.plan.make_plan", None)
+    monkeypatch.setattr("stitching.sweeps.studies.make_plan", None)
     typo = cli("cancel", plan.folder, "--only", names[0][:-1])
     assert (typo.code, f"did you mean {names[0]!r}" in typo.err) == (2, True)
     whole = cli("cancel", plan.folder, "--only", "base-*")

@@ -32,7 +32,7 @@ from small_sweeps import (
 from yaml_files import read_yaml
 
 import stitching.launch.submit as submitting
-import stitching.sweeps.plan as planning
+import stitching.sweeps.studies as planning
 from stitching.config.errors import UserError
 from stitching.launch.packing import packed
 from stitching.launch.schedulers import load_cluster, worker_pool

@@ -85,7 +85,7 @@ def test_the_models_of_runs_are_found_however_deep_they_lie(tmp_path) -> None:
     job = type(run.job).model_validate(
         {**run.job.model_dump(exclude={"model"}), "model": {"Assembly": {"parts": parts}}}
     )
-    found = prefetch_weights.weights_of([type(run)(run.name, run.stitch, run.seed, job=job)] * 2)
+    found = prefetch_weights.weights_of([type(run)(name=run.name, stitch=run.stitch, seed=run.seed, job=job)] * 2)
     assert [(spec.title, spec.weights) for spec in found] == [
         (SMALL, None),
         ("torchvision/squeezenet1_1", "IMAGENET1K_V1"),

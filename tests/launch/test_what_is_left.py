@@ -24,13 +24,13 @@ from small_sweeps import (
 )
 from yaml_files import read_yaml
 
-import stitching.sweeps.plan as planning
-from stitching.config.sweep import load_sweep
+import stitching.sweeps.gaps_study as planning
+from stitching.config.yaml import load_yaml
 from stitching.launch.records import new_record, write_record
 from stitching.launch.status import sweep_status
 from stitching.runs.folder import write_yaml
-from stitching.sweeps.plan import make_plan
 from stitching.sweeps.plan_cache import PlanCache
+from stitching.sweeps.studies import make_plan
 from stitching.user_cache import write_cached
 
 AFFINE, BLOCK = "train-small-gap-1,1-adapter-affine", f"train-small-gap-1,2-adapter-{BLOCKS}"
@@ -248,12 +248,12 @@ def test_what_is_known_of_networks_changes_no_plan_and_is_found_out_once(tmp_pat
     )
     file = tmp_path / "cache" / "networks.json"
     known = PlanCache(file)
-    first = make_plan(load_sweep(sweep), sweep, cache=known)
+    first = make_plan(load_yaml(sweep), cache=known)
     known.save()
-    again = make_plan(load_sweep(sweep), sweep)
+    again = make_plan(load_yaml(sweep))
     tried = []
-    monkeypatch.setattr(planning, "_try_network", lambda *given: tried.append(given))
-    second = make_plan(load_sweep(sweep), sweep, cache=PlanCache(file))
+    monkeypatch.setattr(planning, "meta_network", lambda *given: tried.append(given))
+    second = make_plan(load_yaml(sweep), cache=PlanCache(file))
     assert tried == []
     assert (
         [run.as_json() for run in first.entries]

@@ -15,12 +15,14 @@ from typing import Any
 from stitching.config.errors import ErrorCollector
 from stitching.config.job_config import Job
 from stitching.config.job_files import model_parts
-from stitching.config.sweep import Sweep, read_sweep
-from stitching.config.yaml import load_yaml
+from stitching.config.sweep import read_sweep
+from stitching.config.yaml import Document, load_yaml
 from stitching.runs.identity import identity
 from stitching.runs.kinds import load_job
-from stitching.sweeps.plan import PART, PlannedRun, make_plan
+from stitching.sweeps.gaps_study import PART
+from stitching.sweeps.plan import PlannedRun
 from stitching.sweeps.plan_cache import PlanCache
+from stitching.sweeps.studies import make_plan
 from stitching.sweeps.variants import evaluation_only, make_variants
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def identity_of_job(path: Path) -> str:
     return identity(job)
 
 
-def shipped_sweep(path: Path) -> Sweep:
+def shipped_sweep(path: Path) -> Document:
     """A shipped sweep, without weights that are trained on each machine, and with one gap, seed and four stitchers only."""
     document = load_yaml(path)
     for model in document.data["models"]:
@@ -49,23 +51,23 @@ def shipped_sweep(path: Path) -> Sweep:
     document.override(
         ("stitchers",), ["finetune", "downsample_then_linear", "downsample_then_block", "linear_no_downsample"], "test"
     )
-    return read_sweep(document)
+    return document
 
 
 def planned_runs(path: Path, known: PlanCache) -> list[PlannedRun]:
     """Of a shipped sweep's runs, one of each kind."""
-    plan = make_plan(shipped_sweep(path), path, cache=known)
+    plan = make_plan(shipped_sweep(path), cache=known)
     kinds = {(run.stitch.stitcher, run.stitch.control): run for run in reversed(plan.runs)}
     return list(reversed(kinds.values()))
 
 
-def job_of(sweep: Sweep, run: dict[str, Any]) -> Job:
+def job_of(sweep: Document, run: dict[str, Any]) -> Job:
     """The job of a run that was written down: its networks from there, everything else from the sweep."""
-    (setting,) = make_variants(sweep, ErrorCollector())
+    (variant,) = make_variants(read_sweep(sweep), sweep, ErrorCollector())
     if run["only_tests"]:
-        setting = evaluation_only(setting, setting.images)
+        variant = evaluation_only(variant, variant.images)
     parts = {key: PART.validate_python(run[key]) for key in ("model", "reference") if run[key]}
-    return Job.model_construct(**{**dict(setting.job), **parts})
+    return Job.model_construct(**{**dict(variant.job), **parts})
 
 
 def written_down() -> dict[str, Any]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 from small_sweeps import submit
 
-from stitching.config.sweep import load_sweep
+from stitching.config.yaml import load_yaml
 from stitching.launch.records import RECORDS
 from stitching.launch.schedulers.slurm_queue import held_tasks
 from stitching.launch.submitted import submitted_tasks
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
-from stitching.sweeps.plan import make_plan
+from stitching.sweeps.studies import make_plan
 
 
 def folder_of(sweep: Path) -> Path:
@@ -61,7 +61,7 @@ def assert_same(left: dict[str, pd.DataFrame], right: dict[str, pd.DataFrame]) -
 
 def finish_whole_networks_here(sweep: Path) -> None:
     """Have only the stitched runs, which have more to lose than a test, left for Slurm."""
-    plan = make_plan(load_sweep(sweep), sweep)
+    plan = make_plan(load_yaml(sweep))
     whole = [run.name for run in plan.runs if run.stitch.control == "base"]
     assert [run.name for run in submit(plan, pack=1, among=whole).ended] == whole
 

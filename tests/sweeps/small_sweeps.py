@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from stitching.config.sweep import load_sweep
+from stitching.config.yaml import load_yaml
 from stitching.launch.orders import Order
 from stitching.launch.schedulers import Cluster, Started
 from stitching.launch.schedulers.local import Local, LocalProfile
@@ -17,7 +17,8 @@ from stitching.launch.submit import Submission, state_of, submit_all
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import RunFolder
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
-from stitching.sweeps.plan import Plan, PlannedRun, make_plan
+from stitching.sweeps.plan import Plan, PlannedRun
+from stitching.sweeps.studies import make_plan
 
 RESNET = {
     "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,
@@ -52,7 +53,7 @@ def write_sweep(path: Path, **keys: Any) -> Path:
 
 
 def plan_of(path: Path) -> Plan:
-    return make_plan(load_sweep(path), path)
+    return make_plan(load_yaml(path))
 
 
 def planned(folder: Path, **keys: Any) -> Plan:

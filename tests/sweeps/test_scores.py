@@ -14,7 +14,7 @@ import stitching.data.loading as loading
 import stitching.training.shared_prefixes as shared_prefixes
 from stitching.cli import app
 from stitching.config.errors import UserError
-from stitching.config.sweep import load_sweep
+from stitching.config.yaml import load_yaml
 from stitching.similarity.measures import ImageVectors
 from stitching.sweeps.scores import Scores, score
 
@@ -22,7 +22,7 @@ TWO = {"models": [RESNET, VIT], "gaps": gaps([1, 2], [3, 4], [5, 6])}
 
 
 def scored(path: Path, images: int = 100) -> Scores:
-    return score(load_sweep(path), path, images)
+    return score(load_yaml(path), images)
 
 
 def test_every_gap_of_every_pair_is_scored_once_whatever_the_stitchers(tmp_path):

@@ -15,7 +15,8 @@ from small_sweeps import (
     stitched_runs,
 )
 
-from stitching.config.sweep import load_sweep
+from stitching.config.sweep import read_sweep
+from stitching.config.yaml import load_yaml
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path for path in (ROOT / "across-scales").glob("*.yml") if "models:" in path.read_text())
@@ -23,7 +24,7 @@ SHIPPED = sorted(path for path in (ROOT / "across-scales").glob("*.yml") if "mod
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_sweeps_load(path):
-    sweep = load_sweep(path)
+    sweep = read_sweep(load_yaml(path))
     assert f"\nfrozen_norm: {sweep.frozen_norm}" in path.read_text()  # stated, not left to the default
     if path.stem == "digits":
         return
