@@ -65,14 +65,14 @@ def schema(
 def schema_of(document: Document) -> dict[str, Any]:
     """The JSON schema of one kind of document."""
     from stitching.config.json_schema import json_schema
-    from stitching.config.sweep import Sweep
     from stitching.launch.schedulers import SCHEDULERS
     from stitching.runs.kinds import KINDS
+    from stitching.sweeps.studies import STUDIES
 
     if document is Document.JOB:
         return json_schema(*(kind.schema for _, kind in KINDS.items()))
     if document is Document.SWEEP:
-        return json_schema(Sweep)
+        return json_schema(*(study.schema for _, study in STUDIES.items()))
     profiles = json_schema(*(each.profile for name, each in SCHEDULERS.items() if each.needs_profile))
     definitions = profiles.pop("$defs", {})
     plugins = {"description": "Files that register schedulers.", "items": {"type": "string"}, "type": "array"}
@@ -84,13 +84,19 @@ def schema_of(document: Document) -> dict[str, Any]:
 
 def configuration_page() -> str:
     """The page docs/configuration.md, without a line break at its end."""
+    from stitching.config.json_schema import json_schema
     from stitching.config.reference import reference_page
+    from stitching.sweeps.studies import STUDIES
 
     sections = {
         "A job": ("The keys of a config.yml.", schema_of(Document.JOB)),
         "A sweep": (
             "All keys of a job but its network, which every run gets, and these.",
-            schema_of(Document.SWEEP),
+            json_schema(STUDIES["gaps"].schema),
+        ),
+        "A sweep over one job": (
+            "The keys of a sweep with `job:`; docs/studies.md explains them.",
+            json_schema(STUDIES["grid"].schema),
         ),
         "Clusters": (
             "The keys of each profile in sbatch/clusters.yml. Beside the profiles, `plugins` is as in a job.",

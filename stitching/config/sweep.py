@@ -13,7 +13,7 @@ from stitching.config.errors import UserError, shortened
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import project_root, read_settings
 from stitching.config.parts import ModelFields, PartField
-from stitching.config.schema import Schema, complaint, one_of
+from stitching.config.schema import OrText, Schema, complaint, one_of
 from stitching.config.script_text import ScriptText
 from stitching.config.yaml import Document
 
@@ -58,7 +58,7 @@ def _named_model(value: Any) -> Any:
     return {"model_name": value} if isinstance(value, str) else value
 
 
-ModelField = Annotated[ModelEntry, BeforeValidator(_named_model)]
+ModelField = Annotated[ModelEntry, BeforeValidator(_named_model), OrText]
 
 
 class StudyKeys(Schema):
