@@ -7,8 +7,8 @@ import json
 import pytest
 from small_sweeps import frame_of, go, plan_of
 from told import assert_told
+from yaml_files import read_yaml
 
-from stitching.runs.folder import read_yaml
 from stitching.runs.identity import identity
 from stitching.runs.kinds import load_job
 
