@@ -1,4 +1,4 @@
-"""The blocks of a model: the repeated units that its stages are made of, found in its module tree."""
+"""The blocks of a model: the repeated units of its stages, read from its module tree."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Block:
 def find_blocks(traced: TracedModel) -> list[Block]:
     """The blocks of a model whose outputs are cut points, in order.
 
-    A block is a composite module (one with a forward and children of its own) in a container (a Sequential or the
-    like); one that itself holds a row of composite modules is a stage, and they are the blocks. Where a model has no
-    such blocks, its own composite children are, or else the ends of its changes of resolution.
+    A block is a composite module (with a forward and children of its own) in a container (a Sequential or the like).
+    A composite module that itself holds a row of composite modules is a stage, and those are the blocks. A model
+    without such blocks has its own composite children as blocks, or else the ends of its resolution changes.
     """
     points = [point for point in cut_points(traced) if point.layout and point.layout.kind != "vector"]
     by_name = {point.name: point for point in points}
@@ -51,7 +51,7 @@ def find_blocks(traced: TracedModel) -> list[Block]:
     blocks = _without_single_layers(traced.model, _in_order(_descend(traced.model, "", block_at)))
     if len(blocks) < 2:
         children = traced.model.named_children()
-        blocks = _in_order(found for name, child in children if _is_composite(child) for found in block_at(name))
+        blocks = _in_order(block for name, child in children if _is_composite(child) for block in block_at(name))
     return blocks if len(blocks) > 1 else _resolution_changes(points)
 
 
@@ -91,22 +91,22 @@ def _descend(module: nn.Module, path: str, block_at: Callable[[str], list[Block]
     holds_blocks = _is_container(module) or (bool(path) and _is_row(module))
     # A row of plain Sequentials, and nothing else, is a row of blocks as well (as in our own convnet).
     plain = holds_blocks and len(children) > 1 and all(map(_is_plain, children.values()))
-    found: list[Block] = []
+    blocks: list[Block] = []
     for name, child in children.items():
         if plain:
-            found += block_at(name)
+            blocks += block_at(name)
         elif _is_container(child):
-            found += _descend(child, name, block_at)
+            blocks += _descend(child, name, block_at)
         elif _is_composite(child):
             inner = _descend(child, name, block_at) if _is_stage(child) else []
-            found += inner or (block_at(name) if holds_blocks else [])
-    return found
+            blocks += inner or (block_at(name) if holds_blocks else [])
+    return blocks
 
 
 def _without_single_layers(model: nn.Module, blocks: list[Block]) -> list[Block]:
-    """Leave out what has one matrix or kernel, unless it is a resolution's only block.
+    """Leave out blocks with a single matrix or kernel, unless it is a resolution's only block.
 
-    Such are a stem's convolutions and the patch merging between Swin's stages. Models made of nothing else keep them.
+    These are a stem's convolutions and the patch merging between Swin's stages. Models of nothing else keep them.
     """
 
     def is_deep(block: Block) -> bool:
@@ -123,7 +123,7 @@ def _without_single_layers(model: nn.Module, blocks: list[Block]) -> list[Block]
 
 
 def _in_order(blocks: Iterable[Block]) -> list[Block]:
-    """In the order of computation; of several that end in the same place, the first found."""
+    """Blocks in the order of computation, the first of those with the same output."""
     first: dict[int, Block] = {}
     for block in blocks:
         first.setdefault(block.output.index, block)
@@ -132,12 +132,12 @@ def _in_order(blocks: Iterable[Block]) -> list[Block]:
 
 def _resolution_changes(points: list[CutPoint]) -> list[Block]:
     """For each resolution: its first cut point, and its last."""
-    found: list[Block] = []
-    for positions, same in groupby(points[1:], area):
-        first, *rest = same
-        if positions > 1 or not found:  # a single position is the head's
-            found += [Block(point.name, point) for point in (first, *rest[-1:])]
-    return found
+    blocks: list[Block] = []
+    for positions, points_of_area in groupby(points[1:], area):
+        first, *rest = points_of_area
+        if positions > 1 or not blocks:  # a single position is the head's
+            blocks += [Block(point.name, point) for point in (first, *rest[-1:])]
+    return blocks
 
 
 def area(point: CutPoint) -> int:

@@ -1,4 +1,4 @@
-"""What running a network costs: multiply-adds and parameters, of a whole or on both sides of every cut point."""
+"""The cost of a network: multiply-adds and parameters, of the whole or on both sides of every cut point."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Cost", "CutCost", "cost", "cut_costs"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds for one image, and the parameters that are used for it in eval mode: no auxiliary heads.
+    """Multiply-adds for one image, and the parameters used for it in eval mode (no auxiliary heads).
 
     Counted are convolutions and matrix products: linear layers, and in attention the products of queries with keys and
     of weights with values. Norms, activations and sums are not. A multiply-add is two of a FLOP counter's operations.
 
     Attributes:
-        trainable: how many of the parameters have gradients; `cost` alone says so.
+        trainable: how many of the parameters have gradients; set by `cost` only.
     """
 
     macs: int
@@ -40,7 +40,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CutCost:
-    """The cost of the two pieces of a model that is cut at one point. Parameters used by both count for both."""
+    """The cost of the two pieces of a model cut at one point. Parameters used by both count for both."""
 
     before: Cost
     after: Cost
@@ -49,17 +49,17 @@ class CutCost:
 def cost(module: nn.Module, shape: Format | Sequence[int]) -> Cost:
     """The cost of one pass of `module` in eval mode, for one input.
 
-    Nothing is computed and no memory is needed: shapes run through on the meta device.
+    It runs on the meta device: nothing is computed and no memory is needed.
 
     Args:
         module: any network.
         shape: of the input without the batch, (C, H, W) for images; or a format with its size.
     """
     size = shape.shape(1) if isinstance(shape, Format) else (1, *shape)
-    bare = meta_copy(module).eval()
-    with _counting() as counter, _TensorsInUse() as seen, torch.device("meta"):
-        bare(torch.empty(size, requires_grad=True))
-    used = [parameter for parameter in bare.parameters() if id(parameter) in seen.ids]
+    copy = meta_copy(module).eval()
+    with _counting() as counter, _TensorsInUse() as tensors, torch.device("meta"):
+        copy(torch.empty(size, requires_grad=True))
+    used = [parameter for parameter in copy.parameters() if id(parameter) in tensors.ids]
     return Cost(
         counter.get_total_flops() // 2, sum(p.numel() for p in used), sum(p.numel() for p in used if p.requires_grad)
     )
@@ -73,27 +73,27 @@ def cut_costs(traced: TracedModel, input_shape: Shape3 | None = None) -> dict[st
     """
     shape = input_shape or traced.input_shape
     graph = traced.graphs[False]
-    done: dict[fx.Node, int] = {}
+    macs_to: dict[fx.Node, int] = {}
     with _counting() as counter:
-        run_on_meta(traced, False, (1, *shape), lambda node, _: done.update({node: counter.get_total_flops() // 2}))
-    total = done[graph.result]
+        run_on_meta(traced, False, (1, *shape), lambda node, _: macs_to.update({node: counter.get_total_flops() // 2}))
+    total = macs_to[graph.result]
     spans = _parameter_spans(graph, traced.model)
-    found = {}
+    costs = {}
     for point in cut_points(traced, shape):
         node = graph.by_name[point.name]
-        place = graph.place[node]
-        found[point.name] = CutCost(
-            before=Cost(done[node], sum(size for first, _, size in spans if first <= place)),
-            after=Cost(total - done[node], sum(size for _, last, size in spans if last > place)),
+        position = graph.position[node]
+        costs[point.name] = CutCost(
+            before=Cost(macs_to[node], sum(size for first, _, size in spans if first <= position)),
+            after=Cost(total - macs_to[node], sum(size for _, last, size in spans if last > position)),
         )
-    return found
+    return costs
 
 
 @contextmanager
 def _counting() -> Iterator[FlopCounterMode]:
-    """Count what runs inside.
+    """Count the operations inside the context.
 
-    The fused kernels of inference hide their products from the counter, so they are kept out: gradients are on, and
+    The fused kernels of inference hide their products from the counter, so they are avoided: gradients are on, and
     attention runs as plain products.
     """
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -101,7 +101,7 @@ def _counting() -> Iterator[FlopCounterMode]:
 
 
 class _TensorsInUse(TorchDispatchMode):
-    """Notes the `id` of every tensor that an operation inside is given."""
+    """Collects the `id` of every tensor that an operation inside the context takes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,13 +113,13 @@ class _TensorsInUse(TorchDispatchMode):
 
 
 def _parameter_spans(graph: ModeGraph, model: nn.Module) -> list[tuple[int, int, int]]:
-    """For each parameter in use: the first and the last place where the input meets it, and its size."""
+    """For each parameter in use: the first and the last position at which the input meets it, and its size."""
     reach: dict[fx.Node, tuple[int, int]] = {}
     spans: dict[int, tuple[int, int, int]] = {}
     for node in reversed(graph.nodes):
         if node in graph.dependent:
-            reach[node] = (graph.place[node], graph.place[node])
-        else:  # computed from weights alone: wherever its users are
+            reach[node] = (graph.position[node], graph.position[node])
+        else:  # computed from weights alone: it spans the positions of its users
             users = [reach[user] for user in node.users if user in reach]
             reach[node] = (
                 min((u[0] for u in users), default=len(graph.nodes)),
@@ -127,8 +127,8 @@ def _parameter_spans(graph: ModeGraph, model: nn.Module) -> list[tuple[int, int,
             )
         for parameter in _parameters(node, model):
             first, last = reach[node]
-            known = spans.get(id(parameter), (first, last, 0))
-            spans[id(parameter)] = (min(first, known[0]), max(last, known[1]), parameter.numel())
+            span = spans.get(id(parameter), (first, last, 0))
+            spans[id(parameter)] = (min(first, span[0]), max(last, span[1]), parameter.numel())
     return list(spans.values())
 
 

@@ -1,4 +1,4 @@
-"""Cutting models: where a model can be cut, what a name means as a place to cut, and the piece between two places."""
+"""Cutting models: where a model can be cut, which cut point a name means, and the piece between two cut points."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CutPoint:
         name: the dotted name of the node that computes the tensor.
         index: its number among the model's cut points; 0 is the model's input.
         shape: of the tensor, without the batch.
-        layout: the format, None if the tensor is in none of ours (channels first in a sequence, say).
+        layout: the format, None if the tensor has none of ours (a sequence with channels first, say).
         module: the path of the module that the node belongs to, "" for the model itself.
     """
 
@@ -44,7 +44,7 @@ class CutPoint:
         """The tensor's format.
 
         Raises:
-            UserError: if it is in none of ours.
+            UserError: if it has none of ours.
         """
         if self.layout is None:
             raise UserError(
@@ -58,12 +58,12 @@ class CutPoint:
 def cut_points(traced: TracedModel, input_shape: Shape3 | None = None) -> list[CutPoint]:
     """Every place where the model can be cut, in trace order: the input first, the output last.
 
-    A node is one exactly when it is the only value that depends on the input, is defined so far and is used later, in
-    the eval and (by the same name) in the train graph, and is a floating tensor with the batch first.
+    A node is a cut point exactly when it is the only value that depends on the input, is defined so far and is used
+    later, in the eval graph and (by the same name) in the train graph, and is a floating tensor with the batch first.
 
     Args:
         traced: the model.
-        input_shape: (C, H, W) of the images that shapes and formats are given for; the model's own by default.
+        input_shape: (C, H, W) of the images, which shapes and formats depend on; the model's own by default.
 
     Raises:
         UserError: if the model cannot take images of this shape.
@@ -75,7 +75,7 @@ def cut_points(traced: TracedModel, input_shape: Shape3 | None = None) -> list[C
         shapes = tensor_shapes(traced, False, shape)
         nodes = [n for n in graph.only_values() if n in shapes and graph.names[n] in in_train]
         if graph.result not in nodes:
-            raise UserError(f"{traced.title} does not give one floating tensor with the batch first, in both modes")
+            raise UserError(f"{traced.title} does not return one floating tensor with the batch first in both modes")
         formats = layouts(traced, nodes, shapes, shape)
         traced.cache["cut points", shape] = [
             CutPoint(graph.names[node], index, shapes[node], formats[node], graph.owners[node])
@@ -89,13 +89,13 @@ def resolve(
 ) -> CutPoint:
     """The cut point that a name means.
 
-    As an input, a module or a node means the tensor that enters its first node; as an output, the value of its last.
-    The name of the model's input means the very start on both sides. None is the model's start or end. A name that is a
-    node's own is that node, though there may be a module of the same name that is called again later.
+    As an input, a module or a node means the tensor that enters its first node; as an output, the value of its last
+    node. The name of the model's input means the very start on both sides. None is the model's start or end. If a node
+    and a module share a name (the module is called again later), the node is meant.
 
     Raises:
-        UserError: for a name that does not exist (offers the nearest), and for one where the model cannot be cut (says
-            which values cross there).
+        UserError: if the name does not exist (suggests the nearest), or the model cannot be cut there (lists the values
+            that cross).
     """
     points = cut_points(traced, input_shape)
     if name is None:
@@ -108,8 +108,8 @@ def resolve(
         raise _unknown(traced, name)
     if nodes[0] not in graph.dependent:
         raise UserError(f"{name!r} in {traced.title} does not depend on the input, so nothing can be cut there")
-    place = graph.place[nodes[0]] - 1 if side == "input" else graph.place[nodes[-1]]
-    crossing = graph.crossing(place)
+    position = graph.position[nodes[0]] - 1 if side == "input" else graph.position[nodes[-1]]
+    crossing = graph.crossing(position)
     if len(crossing) == 1 and (side == "input" or crossing[0] is nodes[-1]):
         for point in points:
             if point.name == graph.names[crossing[0]]:
@@ -136,9 +136,9 @@ def extract(traced: TracedModel, start: CutPoint, end: CutPoint) -> CutModule:
 def _between(whole: ModeGraph, start: str, end: str) -> fx.Graph:
     """The graph from one value to another, with everything it needs that does not depend on the input."""
     first, last = whole.by_name[start], whole.by_name[end]
-    inside = whole.nodes[whole.place[first] + 1 : whole.place[last] + 1]
+    inside = whole.nodes[whole.position[first] + 1 : whole.position[last] + 1]
     needed = {last, *(node for node in inside if not node.users)}  # without users: checks, changes of buffers
-    for node in reversed(whole.nodes[: whole.place[last] + 1]):
+    for node in reversed(whole.nodes[: whole.position[last] + 1]):
         if node in needed and node is not first:
             needed.update(node.all_input_nodes)
     graph = fx.Graph()
@@ -152,7 +152,7 @@ def _between(whole: ModeGraph, start: str, end: str) -> fx.Graph:
 
 
 def _follow_device(graph: fx.Graph) -> None:
-    """Where the model asked for the device of its weights, tracing noted the one they were on; ask for the input's."""
+    """Replace devices that tracing recorded (those of the weights) by the device of the input."""
     x = next(iter(graph.nodes))
     for node in list(graph.nodes):
         arguments = (node.args, node.kwargs)
@@ -172,8 +172,8 @@ def _unknown(traced: TracedModel, name: str) -> UserError:
     paths = {parent for node in graph.dependent if node in graph.owners for parent in _parents(graph.owners[node])}
     if name in dict(traced.model.named_modules()):
         return UserError(
-            f"{name!r} in {traced.title} takes no part in its output",
-            do="Name a module that the main output is computed by.",
+            f"{name!r} in {traced.title} is not used for its output",
+            do="Name a module that the main output depends on.",
         )
     return unknown_name(f"node or module in {traced.title}", name, {*graph.by_name, *paths})
 
@@ -186,19 +186,19 @@ def _parents(path: str) -> Iterable[str]:
 def _no_cut_point(
     traced: TracedModel, what: str, own: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
 ) -> UserError:
-    """Says which values cross where `own` should have been the only one, and where the nearest cut points are."""
+    """Lists the values that cross where only `own` should, and the nearest cut points."""
     graph = traced.graphs[False]
-    place = graph.place[crossing[-1]]
-    before = [p for p in points if graph.place[graph.by_name[p.name]] <= place]
-    after = [p for p in points if graph.place[graph.by_name[p.name]] > place]
+    position = graph.position[crossing[-1]]
+    before = [p for p in points if graph.position[graph.by_name[p.name]] <= position]
+    after = [p for p in points if graph.position[graph.by_name[p.name]] > position]
     nearest = " and ".join([repr(p.name) for p in (*before[-1:], *after[:1])])
     names = ", ".join(graph.names[node] for node in crossing[:6]) + (", ..." if len(crossing) > 6 else "")
     if len(crossing) > 1:
         why = f"{len(crossing)} values cross there ({names})"
     elif crossing[0] is not own:
-        why = f"not its value but that of {names} crosses there"
+        why = f"the value of {names} crosses there, not its own"
     else:
-        why = f"{names} crosses there, which is no floating tensor with the batch first, or in train mode not alone"
+        why = f"{names} crosses there; it is no floating tensor with the batch first, or is not alone in train mode"
     return UserError(
         f"{what} in {traced.title} is no cut point: {why}", do=f"The nearest cut points are the values of {nearest}."
     )

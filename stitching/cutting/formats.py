@@ -1,4 +1,4 @@
-"""Formats: how a tensor lays out an image, and the conversions between any two of them.
+"""Formats: how a tensor lays out an image, and what a conversion between any two of them gives.
 
 | kind   | shape        | size           |
 | ------ | ------------ | -------------- |
@@ -33,9 +33,9 @@ class Format:
 
     Attributes:
         kind: img, bhwc, token, bert or vector.
-        channels: C, or None when not said.
-        size: (H, W) of img and bhwc, L of token and bert (prefix tokens do not count), None of a vector or when not
-            said.
+        channels: C, or None if open.
+        size: (H, W) of img and bhwc, L of token and bert (prefix tokens do not count), None for a vector or if
+            open.
         prefix: number of prefix tokens, e.g. 1 for a class token; of bert only.
     """
 
@@ -46,18 +46,18 @@ class Format:
 
     def __post_init__(self) -> None:
         if self.prefix and self.kind != "bert":
-            raise ValueError(f"{self.kind} has no prefix tokens, found {self.prefix}")
+            raise ValueError(f"{self.kind} has no prefix tokens, but prefix is {self.prefix}")
 
     @classmethod
-    def parse(cls, given: Any) -> Format:
+    def parse(cls, value: Any) -> Format:
         """A format as YAML has it: `img`, or `[img, [256, 56, 56]]` with [C, H, W], [C, L] or [C] as the size.
 
-        YAML has no word for the number of prefix tokens; a `bert` read from it has one.
+        YAML cannot state the number of prefix tokens; a `bert` read from it has one.
 
         Raises:
-            UserError: if there is no such kind, or the size has not the numbers that the kind needs.
+            UserError: for an unknown kind, or a size that does not have the numbers of the kind.
         """
-        kind, numbers = parse_format(given)
+        kind, numbers = parse_format(value)
         prefix = int(kind == "bert")
         if numbers is None:
             return cls(kind, prefix=prefix)
@@ -108,7 +108,7 @@ class Format:
 
     @property
     def spatial(self) -> Map | None:
-        """(H, W), also of a square number of tokens; None for a vector, for other sequences and when not said."""
+        """(H, W), also of a square number of tokens; None for a vector, for other sequences and if open."""
         if isinstance(self.size, int):
             side = isqrt(self.size)
             return (side, side) if side * side == self.size else None
@@ -116,12 +116,12 @@ class Format:
 
     @property
     def _positions(self) -> int | None:
-        """How many places of the image have a vector of channels: H x W, or L; None of a vector and when not said."""
+        """The number of positions: H x W, or L; None for a vector and if open."""
         return prod(self.size) if isinstance(self.size, tuple) else self.size
 
     @property
     def _numbers(self) -> tuple[int | None, ...]:
-        """[C, H, W], [C, L] or [C], with None for what is not said."""
+        """[C, H, W], [C, L] or [C], with None for what is open."""
         if self.kind == "vector":
             return (self.channels,)
         if self.kind in _SEQUENCES:
@@ -137,13 +137,13 @@ class Format:
 
 
 def converted(src: Format, dst: Format, class_token: str = "zeros") -> Format:
-    """The format that comes out when a tensor of format `src` is converted to `dst`.
+    """The format of a tensor of format `src` after its conversion to `dst`.
 
     Args:
-        src: what arrives, with its size.
-        dst: what is wanted; a size that it leaves out is `src`'s. Its channels are not looked at, as a conversion
-            cannot choose them: what comes out has `src`'s, or twice as many where a class token is spread.
-        class_token: how a new prefix token is made: zeros, ones, or avg, the mean over all positions.
+        src: the format before, with its size.
+        dst: the format to convert to; without a size it takes that of `src`. Its channels are ignored, as a conversion
+            cannot choose them: the result has those of `src`, or twice as many if a class token is spread.
+        class_token: what a new prefix token is: zeros, ones, or avg, the mean over all positions.
 
     Raises:
         UserError: if tokens cannot be laid out as a map, a vector would have to fill one, or `class_token` is unknown.
@@ -164,12 +164,12 @@ def converted(src: Format, dst: Format, class_token: str = "zeros") -> Format:
 
 
 def _prefix(src: Format, dst: Format) -> int:
-    """How many prefix tokens a `bert` gets: all that there are, and new ones for what is lacking."""
+    """The number of prefix tokens of a `bert` after conversion: those of `src`, and new ones up to those of `dst`."""
     return max(src.prefix, dst.prefix, int(src.kind != "bert"))
 
 
 def maps(src: Format, dst: Format) -> tuple[Map, Map]:
-    """How the positions of `src` are to be seen as a map, and the size that this map is to get."""
+    """The size of the map that the positions of `src` form, and the size to resize it to."""
     if src.kind == "vector":
         if dst._positions not in (None, 1):
             raise UserError(
@@ -181,7 +181,7 @@ def maps(src: Format, dst: Format) -> tuple[Map, Map]:
     if count is None:
         raise ValueError(f"{src} is not fully sized")
     if dst.kind in (*_SEQUENCES, "vector") and dst.size in (None, count):
-        # Tokens that stay as many as they are, or are averaged, need no map; a column of them stands in for it.
+        # Tokens whose number stays, or that are averaged, need no map: treat them as a column.
         have = want = (count, 1) if src.kind in _SEQUENCES else have
     elif src.kind in _SEQUENCES and isinstance(dst.size, tuple) and dst._positions == count:
         have = want = dst.size

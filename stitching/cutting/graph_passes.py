@@ -1,4 +1,4 @@
-"""What a freshly traced graph is put through, so that it can be cut: each pass changes the graph that it is given."""
+"""Passes over a freshly traced graph that make it fit for cutting. Each changes the graph in place."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _IN_PLACE_OPERATORS: dict[Callable, Callable] = {
     operator.ior: operator.or_,
     operator.ixor: operator.xor,
 }
-_REFILLS = {"bernoulli_"}  # methods that overwrite a fresh tensor; the one without the underscore means another thing
+_REFILLS = {"bernoulli_"}  # methods that overwrite a new tensor; without the underscore they mean something else
 
 
 def drop_pinned_inputs(graph: fx.Graph) -> None:
-    """Erase the inputs that were pinned, with the checks that they have the pinned value."""
+    """Erase pinned inputs and the checks of their values."""
     _, *pinned = [node for node in graph.nodes if node.op == "placeholder"]
     doomed = set(pinned)
     for node in graph.nodes:
@@ -47,28 +47,28 @@ def drop_pinned_inputs(graph: fx.Graph) -> None:
 
 
 def keep_main_output(graph: fx.Graph) -> None:
-    """Make the output its first tensor, where it is a structure of several."""
+    """Reduce an output of several tensors to the first."""
     output = graph.output_node()
     main = output.all_input_nodes[0]
-    while isinstance(main.target, type) and issubclass(main.target, tuple):  # a named tuple is a node that makes it
+    while isinstance(main.target, type) and issubclass(main.target, tuple):  # a named tuple is built by a node
         main = main.all_input_nodes[0]
     output.args = (main,)
 
 
 def main_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    """A forward hook: of several outputs the first, as `keep_main_output` leaves it to a graph."""
+    """A forward hook that returns the first of several outputs, as `keep_main_output` does for a graph."""
     while isinstance(output, tuple) and output:
         output = output[0]
     return output
 
 
 def without_in_place(graph: fx.Graph, root: nn.Module) -> None:
-    """Turn in-place operations into what they compute; later uses of the overwritten value become uses of the result.
+    """Replace in-place operations by ordinary ones; later uses of the overwritten value become uses of the result.
 
-    Whether a module works in place is a setting of the module; `CutModule` turns it off in its copies. What overwrites
-    a buffer (a counter, say) is meant to, and stays.
+    Modules with `inplace=True` stay: `CutModule` turns that off in its copies. Operations that overwrite a buffer (a
+    counter, say) are intended, and stay too.
     """
-    place = {node: i for i, node in enumerate(graph.nodes)}
+    position = {node: i for i, node in enumerate(graph.nodes)}
     dependent = dependent_nodes(graph)
     for node in graph.nodes:
         if not node.all_input_nodes or (overwritten := node.all_input_nodes[0]) not in dependent:
@@ -86,11 +86,11 @@ def without_in_place(graph: fx.Graph, root: nn.Module) -> None:
             if in_place and name not in _REFILLS and callable(plain := getattr(space, name[:-1], None)):
                 node.target = name[:-1] if node.op == "call_method" else plain
         if in_place:
-            overwritten.replace_all_uses_with(node, lambda user, at=place[node]: place[user] > at)
+            overwritten.replace_all_uses_with(node, lambda user, at=position[node]: position[user] > at)
 
 
 def drop_unused(graph: fx.Graph) -> None:
-    """Erase what neither the output, nor a check, nor a change of a buffer needs: auxiliary heads, as a rule."""
+    """Erase what no output, check or change of a buffer needs: auxiliary heads, as a rule."""
     needed = {graph.output_node(), next(iter(graph.nodes))}
     for node in reversed(graph.nodes):
         overwrites = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
@@ -102,9 +102,9 @@ def drop_unused(graph: fx.Graph) -> None:
 
 
 def dependent_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose value depends on the input, be it on its size alone."""
-    found: set[fx.Node] = set()
+    """The nodes whose value depends on the input, even if only on its size."""
+    dependent: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "placeholder" or found.intersection(node.all_input_nodes):
-            found.add(node)
-    return found
+        if node.op == "placeholder" or dependent.intersection(node.all_input_nodes):
+            dependent.add(node)
+    return dependent

@@ -1,4 +1,4 @@
-"""Shapes and formats inside a model, found by running it once on the meta device: no data, no memory, no weights."""
+"""Shapes and formats inside a model, from one run on the meta device: no data, no memory, no weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, all_tensor
 
 __all__ = ["Shapes", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
 
-_BATCH = 5  # of the trial runs: unlikely to be another dimension's size
+_BATCH = 5  # of trial runs: unlikely to be the size of another dimension
 Shapes = dict[fx.Node, tuple[int, ...]]
 
 
@@ -25,8 +25,8 @@ def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of a module whose tensors have shapes but no data."""
     memo: dict[int, Any] = {}
     for tensor in all_tensors(model):
-        bare = torch.empty_like(tensor, device="meta", requires_grad=False)
-        memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(model, memo)
 
 
@@ -43,10 +43,10 @@ def run_on_meta(
     """
     key = "meta copy"
     if key not in traced.cache:
-        bare = meta_copy(traced.model)
+        model = meta_copy(traced.model)
         for name, constant in traced.constants.items():
-            setattr(bare, name, constant.to("meta"))
-        traced.cache[key] = bare
+            setattr(model, name, constant.to("meta"))
+        traced.cache[key] = model
     runner = _Runner(traced.cache[key].train(mode), traced.graphs[mode].graph, after_node)
     try:
         with torch.device("meta"):
@@ -54,7 +54,7 @@ def run_on_meta(
     except Exception as error:  # a model built with a user's arguments can raise anything
         raise UserError(
             f"{made_from(traced.model)} cannot take {'x'.join(map(str, images[1:]))} images: {reason_of(error)}",
-            do="Use the image size that the model was made for, or make it for another with `img_size`.",
+            do="Use the image size that the model was made for, or set another with `img_size`.",
         ) from None
 
 
@@ -65,7 +65,7 @@ class _Runner(fx.Interpreter):
         self.after_node = after_node
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple, dict]:
-        # Where a model asked for the device of its weights, tracing noted the one that they were on.
+        # Tracing recorded the device of the weights wherever the model asked for it.
         args, kwargs = super().fetch_args_kwargs_from_env(n)
         return map_aggregate(  # type: ignore[return-value]
             (args, kwargs), lambda value: torch.device("meta") if isinstance(value, torch.device) else value
@@ -93,50 +93,50 @@ def tensor_shapes(traced: TracedModel, mode: bool, input_shape: Shape3) -> Shape
 def layouts(
     traced: TracedModel, nodes: list[fx.Node], shapes: Shapes, input_shape: Shape3
 ) -> dict[fx.Node, Format | None]:
-    """The format of each of some eval-mode nodes; None where the value is in none of the five.
+    """The formats of eval-mode nodes; None for a value that has none of the five.
 
     Args:
         traced: the model.
         nodes: nodes whose values are floating tensors with the batch first, in trace order.
-        shapes: of eval mode, as `tensor_shapes` finds them.
+        shapes: of eval mode, from `tensor_shapes`.
         input_shape: (C, H, W) of the images.
     """
     graph = traced.graphs[False]
-    larger: Shapes | None = None  # shapes for images of twice the size; run when they are needed
-    found: dict[fx.Node, Format | None] = {}
+    larger: Shapes | None = None  # shapes for images of twice the size, run if they are needed
+    formats: dict[fx.Node, Format | None] = {}
     prefix = _prefix_tokens(traced.model)
     for node in nodes:
         shape = shapes[node]
         if node is graph.input:
-            found[node] = Format("img", shape[0], shape[1:])  # type: ignore[arg-type]
+            formats[node] = Format("img", shape[0], shape[1:])  # type: ignore[arg-type]
         elif len(shape) == 1:
-            found[node] = Format("vector", shape[0])
+            formats[node] = Format("vector", shape[0])
         elif len(shape) == 2:
             flattened = _flattens_map(node, shapes, input_shape)
-            found[node] = None if flattened else _sequence(shape, prefix, input_shape)
+            formats[node] = None if flattened else _sequence(shape, prefix, input_shape)
         elif len(shape) == 3:
             kind = _by_equal_sides(shape) if input_shape[1] == input_shape[2] else None
             if kind is None:
                 if larger is None:
                     larger = _shapes_twice_as_large(traced, input_shape)
                 kind = _by_growth(shape, larger.get(node)) or _by_neighbours(graph, node, traced.model)
-            found[node] = (
+            formats[node] = (
                 Format("img", shape[0], shape[1:]) if kind == "img" else Format("bhwc", shape[2], shape[:2])  # type: ignore[arg-type]
             )
         else:
-            found[node] = None
-    return found
+            formats[node] = None
+    return formats
 
 
 def _prefix_tokens(model: nn.Module) -> int | None:
-    """How many tokens stand before those of the image; None if the model does not say."""
+    """The number of tokens before those of the image; None if the model does not say."""
     if (timm_says := getattr(model, "num_prefix_tokens", None)) is not None:
         return timm_says
     return 1 if hasattr(model, "class_token") else None
 
 
 def _sequence(shape: tuple[int, ...], prefix: int | None, input_shape: Shape3) -> Format | None:
-    """(L, C) as tokens of an image, after prefix tokens if a map is only what is left without them."""
+    """The format of (L, C): `bert` if only the tokens after a prefix make up a map; None if C comes first."""
     length, channels = shape
     if _is_map(length, input_shape):
         return Format("token", channels, length)
@@ -147,7 +147,7 @@ def _sequence(shape: tuple[int, ...], prefix: int | None, input_shape: Shape3) -
 
 
 def _is_map(length: int, input_shape: Shape3) -> bool:
-    """Whether so many positions make a map of the image's aspect ratio."""
+    """Whether this number of positions makes up a map of the image's aspect ratio."""
     _, height, width = input_shape
     unit = math.gcd(height, width)
     ratio = (height // unit) * (width // unit)
@@ -155,7 +155,7 @@ def _is_map(length: int, input_shape: Shape3) -> bool:
 
 
 def _flattens_map(node: fx.Node, shapes: Shapes, input_shape: Shape3) -> bool:
-    """Whether (N, C, H*W) was just made of (N, C, H, W): a sequence with its channels first."""
+    """Whether (N, C, H*W) is a flattened (N, C, H, W): a sequence with channels first."""
     before = shapes.get(node.all_input_nodes[0], ()) if node.target in ("flatten", "reshape", "view") else ()
     return (
         len(before) == 3
@@ -165,7 +165,7 @@ def _flattens_map(node: fx.Node, shapes: Shapes, input_shape: Shape3) -> bool:
 
 
 def _by_equal_sides(shape: tuple[int, ...]) -> str | None:
-    """Maps of square images are square; None when that does not tell which dimension is the channels."""
+    """The layout with a square map, as the image is square; None if both or neither fits."""
     first, middle, last = shape
     if (first == middle) == (middle == last):
         return None
@@ -173,7 +173,7 @@ def _by_equal_sides(shape: tuple[int, ...]) -> str | None:
 
 
 def _by_growth(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> str | None:
-    """The dimension that stays when the image grows is the channels."""
+    """The layout whose channels are the dimension that does not grow with the image; None if undecided."""
     if larger is None or shape == larger:
         return None
     if shape[0] == larger[0]:
@@ -190,7 +190,7 @@ def _shapes_twice_as_large(traced: TracedModel, input_shape: Shape3) -> Shapes:
 
 
 def _by_neighbours(graph: ModeGraph, node: fx.Node, model: nn.Module) -> str:
-    """What the modules before and after work on: the last dimension, or the first."""
+    """The layout that the modules before and after work on."""
     for near in (node, *node.users):
         if near.op == "call_module":
             module = model.get_submodule(str(near.target))

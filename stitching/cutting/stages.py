@@ -1,4 +1,4 @@
-"""Where a sweep cuts a model: the stages that its blocks make up."""
+"""The stages of a model, between which a sweep cuts it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stitching.cutting.tracing import Shape3, TracedModel
 
 __all__ = ["Block", "Depths", "Stage", "find_blocks", "find_stages"]
 
-Depths = str | Sequence[str]  # "stages", "blocks", or the names of the places to cut at
+Depths = str | Sequence[str]  # "stages", "blocks", or the names of cut points
 
-_GROUPS = 4  # resolutions that a model is cut by; an isotropic one is cut into as many parts
+_GROUPS = 4  # how many resolutions are cut; a model of a single one is cut into as many parts
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the pieces that a model is cut into: names to cut at, and the formats there.
+    """One of the pieces that a model is cut into: the names of its ends, and the formats there.
 
     `block_input` and `block_output` mean what they mean in the config of a `Subnet`.
     """
@@ -35,13 +35,13 @@ class Stage:
 
 
 def find_stages(traced: TracedModel, depths: Depths = "stages", input_shape: Shape3 | None = None) -> list[Stage]:
-    """The whole model as pieces in a row: from its input to its very output, heads included.
+    """The whole model as pieces in a row, from its input to its output, heads included.
 
     `stages` gives two pieces for each of the last four resolutions: the block that changes it, with what is before it,
-    and the rest. Models of one resolution are cut in four parts likewise. What comes before belongs to the first piece,
-    the head to the last. `blocks` gives a piece for each block. A list of names (of modules or nodes) cuts behind each.
+    and the rest. Models of one resolution are cut in four parts likewise. Earlier layers belong to the first piece, the
+    head to the last. `blocks` gives a piece for each block. A list of names (of modules or nodes) cuts after each.
 
-    Where to cut does not depend on the size of the images, the formats do.
+    Formats depend on the size of the images, cut points do not.
 
     Args:
         traced: the model.
@@ -63,10 +63,10 @@ def find_stages(traced: TracedModel, depths: Depths = "stages", input_shape: Sha
         inner = _named(traced, depths)
     points = cut_points(traced, input_shape)
     by_name = {point.name: point for point in points}
-    marks = [points[0], *(by_name[point.name] for point in inner), points[-1]]
+    ends = [points[0], *(by_name[point.name] for point in inner), points[-1]]
     names = {block.name for block in blocks}
     stages = []
-    for start, end in pairwise(marks):
+    for start, end in pairwise(ends):
         entry, leave = _input_name(traced, start, names), _output_name(traced, end)
         name = leave if entry == leave else f"{entry}-{leave}"
         stages.append(Stage(name, entry, leave, start.format, end.format))
@@ -74,8 +74,8 @@ def find_stages(traced: TracedModel, depths: Depths = "stages", input_shape: Sha
 
 
 def _stage_ends(blocks: list[Block]) -> list[CutPoint]:
-    """Where the pieces end: behind the first and the last block of each group."""
-    groups = [list(same) for _, same in groupby((block.output for block in blocks), area)]
+    """Where the pieces end: after the first and the last block of each group."""
+    groups = [list(group) for _, group in groupby((block.output for block in blocks), area)]
     if len(groups) == 1:
         whole, parts = groups[0], min(_GROUPS, len(groups[0]))
         bounds = [round(part * len(whole) / parts) for part in range(parts + 1)]
@@ -84,21 +84,21 @@ def _stage_ends(blocks: list[Block]) -> list[CutPoint]:
 
 
 def _named(traced: TracedModel, names: Sequence[str]) -> list[CutPoint]:
-    """The cut points behind the named places, without the model's end."""
+    """The cut points that end the named modules and nodes, without the model's end."""
     last = cut_points(traced)[-1]
-    found: list[CutPoint] = []
+    named: list[CutPoint] = []
     for position, name in enumerate(names):
         with at("depths", position):
             point = resolve(traced, name, "output")
-            if point.index <= (found[-1].index if found else 0):
+            if point.index <= (named[-1].index if named else 0):
                 raise UserError(
                     f"{name!r} does not come after {names[position - 1]!r}"
-                    if found
+                    if named
                     else f"nothing comes before {name!r}",
-                    do="Name the places in the order of computation.",
+                    do="List the names in the order of computation.",
                 )
-            found.append(point)
-    return found[:-1] if found and found[-1] == last else found
+            named.append(point)
+    return named[:-1] if named and named[-1] == last else named
 
 
 def _input_name(traced: TracedModel, point: CutPoint, blocks: set[str]) -> str:
@@ -106,7 +106,7 @@ def _input_name(traced: TracedModel, point: CutPoint, blocks: set[str]) -> str:
     if point.index == 0:
         return point.name
     graph = traced.graphs[False]
-    start = graph.place[graph.by_name[point.name]] + 1
+    start = graph.position[graph.by_name[point.name]] + 1
     following = next(node for node in graph.nodes[start:] if node in graph.dependent)
     modules = [path for path in _parents(graph.owners[following]) if graph.of_module(path)[0] is following]
     candidates = [path for path in modules if path in blocks] + modules
@@ -119,7 +119,7 @@ def _output_name(traced: TracedModel, point: CutPoint) -> str:
 
 
 def _first_meaning(traced: TracedModel, point: CutPoint, side: Literal["input", "output"], names: list[str]) -> str:
-    """The first of some names that means this cut point; the last one does."""
+    """The first of the names that means this cut point; the last name always does."""
     for name in names[:-1]:
         try:
             if resolve(traced, name, side).index == point.index:

@@ -24,29 +24,29 @@ class CutModule(nn.Module):
 
     It shares nothing with the model: every submodule, parameter and buffer that one of its graphs uses is copied, once,
     and keeps its dotted name, so that the `state_dict` is a subset of the model's. The graph follows `train()` and
-    `eval()`. No operation works in place: neither the input nor anything inside is ever overwritten.
+    `eval()`. No operation works in place, so neither the input nor any value inside is overwritten.
 
     Args:
         model: the model that the graphs were traced from.
-        constants: the tensors that tracing made.
-        graphs: the graph of train mode under True, that of eval mode under False; of one input, of one output.
+        constants: tensors created during tracing.
+        graphs: the train-mode graph under True, the eval-mode graph under False, each with one input and one output.
     """
 
-    # What whoever cut it knows of it: the kind and prefix of its output, and (model, start, end).
+    # Set by whoever cut it: the kind and prefix of its output, and (model, start, end).
     out_kind: str | None = None
     out_prefix: int = 0
     in_format: Format | None = None
     out_format: Format | None = None
-    image_shape: tuple[int, int, int] | None = None  # (C, H, W) of the images, where it begins at the model's input
+    image_shape: tuple[int, int, int] | None = None  # (C, H, W) of the images, if it begins at the model's input
     cut_from: tuple[Any, Any, Any] | None = None
-    statistics_images: int | None = None  # what a random network's BatchNorm statistics are of
+    statistics_images: int | None = None  # behind a random network's BatchNorm statistics
 
     def __init__(self, model: nn.Module, constants: Mapping[str, Tensor], graphs: Mapping[bool, fx.Graph]) -> None:
         super().__init__()
         nodes = list(chain.from_iterable(graph.nodes for graph in graphs.values()))
         # Shared by all copies, so that tied weights stay tied. A cached result of autograd cannot be copied otherwise.
         memo: dict[int, Any] = {id(t): t.detach().clone() for t in all_tensors(model) if t.grad_fn is not None}
-        # In the order of the graph, the same in every process: optimizers know their parameters by nothing but order.
+        # In the order of the graph, the same in every process: optimizers identify parameters by order alone.
         modules = dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module")
         for path in sorted(modules, key=lambda path: path.count(".")):
             _install(self, path, copy.deepcopy(model.get_submodule(path), memo))
@@ -74,7 +74,7 @@ class CutModule(nn.Module):
 
 
 class _Code:
-    """A graph's source text as a function of (module, input), which `pickle` and `copy` can take along."""
+    """A graph's source text as a function of (module, input) that can be pickled and copied."""
 
     def __init__(self, graph: fx.Graph) -> None:
         code = graph.python_code("self")
@@ -101,7 +101,7 @@ class _Code:
 
 
 def _install(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:
-    """Put `value` at a dotted path below `root`, unless a module that was put there before brought it along."""
+    """Put `value` at a dotted path below `root`, unless a module installed before already holds it."""
     *owners, name = path.split(".")
     for owner in owners:
         if owner not in root._modules:

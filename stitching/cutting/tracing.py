@@ -33,13 +33,15 @@ _LEAF_OPS = [op for _, op in inspect.getmembers(torchvision.ops, inspect.isclass
 
 
 class ModeGraph:
-    """One mode's graph, cleaned to what its main output needs, with what depends on the input and for how long.
+    """One mode's graph, reduced to what its main output needs, with the lifetimes of values that depend on the input.
 
     Attributes:
         nodes: everything but the output node, in trace order; the first is the input.
         names: the dotted name of each node; `by_name` is the reverse.
-        owners: the path of the module that each node belongs to ("" is the model itself).
+        owners: the path of the module that each node belongs to ("" for the model itself).
+        position: the number of each node in `nodes`.
         dependent: the nodes whose value depends on the input.
+        last_use: the position at which each node's value is last used, -1 if never.
         result: the node of the model's (main) output.
     """
 
@@ -49,11 +51,12 @@ class ModeGraph:
         self.names = {node: names[node] for node in self.nodes}
         self.owners = {node: owners[node] for node in self.nodes}
         self.by_name = {name: node for node, name in self.names.items()}
-        self.place = {node: place for place, node in enumerate(self.nodes)}
+        self.position = {node: position for position, node in enumerate(self.nodes)}
         self.result: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
         self.dependent = dependent_nodes(graph)
         self.last_use = {
-            node: max((self.place.get(user, len(self.nodes)) for user in node.users), default=-1) for node in self.nodes
+            node: max((self.position.get(user, len(self.nodes)) for user in node.users), default=-1)
+            for node in self.nodes
         }
 
     @property
@@ -61,23 +64,23 @@ class ModeGraph:
         """The node of the model's input."""
         return self.nodes[0]
 
-    def crossing(self, place: int) -> list[fx.Node]:
-        """The values that depend on the input, are there once node number `place` has run, and are used later."""
-        return [n for n in self.nodes[: place + 1] if n in self.dependent and self.last_use[n] > place]
+    def crossing(self, position: int) -> list[fx.Node]:
+        """The values that depend on the input, exist once the node at `position` has run, and are used later."""
+        return [n for n in self.nodes[: position + 1] if n in self.dependent and self.last_use[n] > position]
 
     def only_values(self) -> list[fx.Node]:
-        """The nodes that are the only value crossing where they have just been computed: one liveness scan."""
-        found: list[fx.Node] = []
-        closing: dict[int, int] = {}  # place -> how many open values are used there for the last time
-        is_open = 0
-        for place, node in enumerate(self.nodes):
-            is_open -= closing.pop(place, 0)
-            if node in self.dependent and self.last_use[node] > place:
-                is_open += 1
+        """The nodes whose value is the only one that crosses right after it is computed: one liveness scan."""
+        only_values: list[fx.Node] = []
+        closing: dict[int, int] = {}  # position -> how many open values are last used there
+        num_open = 0
+        for position, node in enumerate(self.nodes):
+            num_open -= closing.pop(position, 0)
+            if node in self.dependent and self.last_use[node] > position:
+                num_open += 1
                 closing[self.last_use[node]] = closing.get(self.last_use[node], 0) + 1
-                if is_open == 1:
-                    found.append(node)
-        return found
+                if num_open == 1:
+                    only_values.append(node)
+        return only_values
 
     def of_module(self, path: str) -> list[fx.Node]:
         """The input-dependent nodes of a module and all its children, in trace order."""
@@ -87,14 +90,14 @@ class ModeGraph:
 
 @dataclass(eq=False)
 class TracedModel:
-    """A model with its train- and eval-mode graphs. The model itself is untouched: cutting copies out of it.
+    """A model with its train- and eval-mode graphs. The model itself is never changed: pieces are copies.
 
     Attributes:
         model: the model; its parameters are read, never changed.
-        graphs: the graph of train mode under True, that of eval mode under False.
-        constants: tensors that the model made while it was traced, by the name the graphs know them under.
-        input_shape: (C, H, W) of the images that shapes and formats are given for where nobody says otherwise.
-        cache: what `cut_points` and the like have worked out already.
+        graphs: the train-mode graph under True, the eval-mode graph under False.
+        constants: tensors created during tracing, by their names in the graphs.
+        input_shape: (C, H, W) of the images that shapes and formats are for by default.
+        cache: results of `cut_points` and the like.
     """
 
     model: nn.Module
@@ -105,7 +108,7 @@ class TracedModel:
 
     @property
     def title(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return type(self.model).__name__
 
     @property
@@ -116,9 +119,9 @@ class TracedModel:
 
 
 def default_input_shape(model: nn.Module) -> Shape3 | None:
-    """(C, H, W) of the images that a model is for: what its source noted, or timm and torchvision say; None: unsaid."""
-    if noted := getattr(model, "default_input_shape", None):
-        return tuple(noted)
+    """(C, H, W) of the images that a model is for, as its source, timm or torchvision says; None if none does."""
+    if shape := getattr(model, "default_input_shape", None):
+        return tuple(shape)
     if size := getattr(model, "default_cfg", {}).get("input_size"):
         return tuple(size)
     side = getattr(model, "image_size", None)
@@ -126,16 +129,16 @@ def default_input_shape(model: nn.Module) -> Shape3 | None:
 
 
 def trace(model: nn.Module, input_shape: Shape3 | None = None) -> TracedModel:
-    """The train- and eval-mode graphs of `model`, whose main output is its output, or the first tensor in it.
+    """The train- and eval-mode graphs of `model`. Of several outputs the first tensor counts.
 
-    Forward arguments after the first are pinned at their defaults. Operations in place are traced as what they
-    compute, so that no tensor of the graph is ever overwritten.
+    Forward arguments after the first are pinned at their defaults. In-place operations are traced as
+    ordinary ones, so that no tensor of the graph is overwritten.
 
     Args:
         model: any network that takes images. Modules of the classes in its attribute `untraced_modules`, if it has
-            one, are one node each.
-        input_shape: (C, H, W) of images for it; by default those that it says it is for, or 224x224 of the channels
-            that its first convolution takes.
+            that, become one node each.
+        input_shape: (C, H, W) of its images; by default those that the model states, or 224x224 with the channels of
+            its first convolution.
 
     Raises:
         UserError: if the model's forward cannot be followed (it branches on values of its input, say).
@@ -149,7 +152,7 @@ def trace(model: nn.Module, input_shape: Shape3 | None = None) -> TracedModel:
 
 
 def made_from(model: nn.Module) -> str:
-    """The model's name and arguments, as `models.sources` noted them; else the name of its class."""
+    """The model's name and arguments if it was built by name, else the name of its class."""
     return getattr(model, "made_from", type(model).__name__)
 
 
@@ -163,10 +166,10 @@ def all_tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 class _Tracer(NodePathTracer):
-    """`NodePathTracer` with timm's own leaves, that also remembers which module each node belongs to.
+    """`NodePathTracer` with timm's own leaves, which also records the module that each node belongs to.
 
-    One name differs: a leaf module is called what it is called. `NodePathTracer` drops a number at the end, by which
-    torchvision's `encoder_layer_0.ln_2` would become `ln_1`, the name of another module.
+    Leaf modules keep their names in full. `NodePathTracer` drops a number at the end, which would turn torchvision's
+    `encoder_layer_0.ln_2` into `ln_1`, the name of another module.
     """
 
     def __init__(self, untraced: Iterable[type[nn.Module]], *, proxy_buffers: bool) -> None:
@@ -178,17 +181,17 @@ class _Tracer(NodePathTracer):
         self.proxy_buffer_attributes = proxy_buffers
         self.names: dict[fx.Node, str] = {}
         self.owners: dict[fx.Node, str] = {}
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         owner = self.current_module_qualname
         base = owner if node.op == "call_module" else f"{owner}." * bool(owner) + re.sub(r"_\d+$", "", node.name)
         name, count = base, 0
-        while name in self._taken:
+        while name in self._used_names:
             count += 1
             name = f"{base}_{count}"
-        self._taken.add(name)
+        self._used_names.add(name)
         self.names[node], self.owners[node] = name, owner
         return node
 
@@ -197,8 +200,8 @@ class _Tracer(NodePathTracer):
 
 
 def _trace_mode(model: nn.Module, mode: bool, constants: dict[str, Tensor]) -> ModeGraph:
-    # Tracing leaves things behind in a model (constants, caches filled with proxies), so a shell of it is traced that
-    # shares the tensors alone. Buffers become nodes where that works, as what is computed from them should follow them.
+    # Tracing leaves constants and caches of proxies behind in a model, so trace a copy that shares only the tensors.
+    # Buffers become nodes where that works, so that values computed from them follow them.
     for proxy_buffers in (True, False):
         shell = copy.deepcopy(model, {id(tensor): tensor for tensor in all_tensors(model)}).train(mode)
         for name, constant in constants.items():
@@ -226,6 +229,6 @@ def _trace_mode(model: nn.Module, mode: bool, constants: dict[str, Tensor]) -> M
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
-    """The defaults of all arguments of forward but the first."""
+    """The defaults of the arguments of forward after the first."""
     _, *rest = inspect.signature(model.forward).parameters.values()
     return {p.name: p.default for p in rest if p.default is not p.empty}
