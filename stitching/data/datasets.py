@@ -52,6 +52,8 @@ class DatasetInfo:
         count_classes: how many classes there are below a data path, where `num_classes` is 0.
         digest: what stands in a run's identity for images that the name alone does not determine, such as the digest
             of the names of all files below a data path.
+        constant: whether the images depend on nothing but the code, neither on the data path nor on a file that may
+            change, so that the runs of a process may share what was made of them.
     """
 
     name: str
@@ -67,6 +69,7 @@ class DatasetInfo:
     look: Callable[[Path], object] | None = None
     count_classes: Callable[[Path], int] | None = None
     digest: Callable[[Path], str] | None = None
+    constant: bool = False
 
 
 DATASETS: Registry[DatasetInfo] = Registry("dataset", "stitching.data.shipped")

@@ -10,7 +10,8 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError, at
@@ -31,6 +32,8 @@ from stitching.processes import cpus_of_process
 __all__ = ["Batches", "Split", "derive_seed"]
 
 CACHE_BYTES = 256 * 2**20  # the largest set of tensors that is kept in memory
+CACHE_BYTES_OF_PROCESS = 32 * 2**20  # the largest that is kept beyond the batches that it was made for
+MOST_CACHES_OF_PROCESS = 4
 MOST_WORKERS = 16  # that are started unasked
 
 Key = tuple[int, int]  # of one look at an image: (epoch, index in the data set)
@@ -52,7 +55,8 @@ class Batches:
     not augmented. The random state of the calling process is left alone.
 
     Without workers, images whose transform is not random are kept as tensors once they have been made, if the whole set
-    takes no more than 256 MiB.
+    takes no more than 256 MiB. Of a data set that is `constant`, later batches of this process find them again: the
+    latest four sets of at most 32 MiB.
 
     Args:
         dataset_name, data_path: as for `open_dataset`.
@@ -110,9 +114,12 @@ class Batches:
         self.channels = preprocessing.channels or info.channels
         self.image_size = preprocessing.image_size or info.image_size
         opened = open_dataset(dataset_name, data_path, train=split != "test")
+        rows = torch.arange(len(opened))
         if split != "test" and validation:
-            opened = _held_out(opened, *validation, split)
-        images = _Images(_chosen(opened, only, seed) if only else opened, dataset_name, transform, seed)
+            rows = _held_out(rows, *validation, split)
+        if only:
+            rows = _chosen(rows, only, seed)
+        images = _Images(opened, rows, dataset_name, transform, seed)
         self.num_images = len(images)
         if train and drop_last is None:
             drop_last = len(images) % batch_size == 1
@@ -126,7 +133,9 @@ class Batches:
             workers = 0 if is_small else _workers_for(cpus_of_process())
         self._started = workers == 0
         if workers == 0 and not images.random and is_small:
-            self._cache = _Cache(images, shape)
+            # A training transform that is not random is that of the test images.
+            key = (info, split == "test", preprocessing.of_tests().model_dump_json()) if info.constant else None
+            self._cache, self._cache_rows = _cache_of(images, shape, key)
         self._loader = DataLoader(
             images,
             batch_sampler=self._order,
@@ -173,7 +182,7 @@ class Batches:
     def _cached(self) -> Iterator[Batch]:
         assert self._cache is not None
         for keys in self._order:
-            images, labels = self._cache[keys]
+            images, labels = self._cache[self._cache_rows[[index for _, index in keys]]]
             yield (images.pin_memory(), labels.pin_memory()) if self._pin else (images, labels)
 
     def _loaded(self) -> Iterator[Batch | UserError]:
@@ -188,25 +197,25 @@ def _workers_for(cpus: int) -> int:
     return min(cpus, MOST_WORKERS) if cpus > 1 else 0
 
 
-def _chosen(images: ImageDataset, only: int, seed: int) -> ImageDataset:
+def _chosen(rows: Tensor, only: int, seed: int) -> Tensor:
     """So many of the images, in their old order."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "chosen"))
-    return Subset(images, torch.randperm(len(images), generator=generator)[:only].sort().values.tolist())  # type: ignore[arg-type]
+    return rows[torch.randperm(len(rows), generator=generator)[:only].sort().values]
 
 
-def _held_out(images: ImageDataset, fraction: float, seed: int, split: Split) -> ImageDataset:
+def _held_out(rows: Tensor, fraction: float, seed: int, split: Split) -> Tensor:
     """A fraction of the training images (`val`), or the others (`train`), in their old order."""
-    count = round(fraction * len(images))
-    if not 0 < count < len(images):
+    count = round(fraction * len(rows))
+    if not 0 < count < len(rows):
         raise UserError(
-            f"{fraction:g} of {len(images)} training images are {count}",
+            f"{fraction:g} of {len(rows)} training images are {count}",
             allowed="a fraction that leaves images to train with and images to validate with",
             path=("validation", "fraction"),
         )
     generator = torch.Generator().manual_seed(derive_seed(seed, "validation"))
-    order = torch.randperm(len(images), generator=generator)
+    order = torch.randperm(len(rows), generator=generator)
     chosen = order[:count] if split == "val" else order[count:]
-    return Subset(images, chosen.sort().values.tolist())  # type: ignore[arg-type]
+    return rows[chosen.sort().values]
 
 
 class _Order(Sampler[list[Key]]):
@@ -250,17 +259,17 @@ class _Images(Dataset[tuple[Tensor, int] | UserError]):
     A broken image is returned as its error: one that a worker raised would arrive as another, with a traceback in it.
     """
 
-    def __init__(self, images: ImageDataset, name: str, transform: v2.Compose, seed: int) -> None:
-        self.images, self.name, self.transform, self.seed = images, name, transform, seed
+    def __init__(self, images: ImageDataset, rows: Tensor, name: str, transform: v2.Compose, seed: int) -> None:
+        self.images, self.rows, self.name, self.transform, self.seed = images, rows, name, transform, seed
         self.random = is_random(transform)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
         epoch, index = key
         try:
-            image, label = self.images[index]
+            image, label = self.images[int(self.rows[index])]
         except UserError as error:
             return error
         except (OSError, SyntaxError) as error:  # Pillow's, from one of torchvision's own sets of files
@@ -282,8 +291,7 @@ class _Cache:
         self.labels = torch.empty(len(images), dtype=torch.int64)
         self.made = torch.zeros(len(images), dtype=torch.bool)
 
-    def __getitem__(self, keys: list[Key]) -> Batch:
-        chosen = torch.tensor([index for _, index in keys])
+    def __getitem__(self, chosen: Tensor) -> Batch:
         for index in chosen[~self.made[chosen]].tolist():
             item = self.source[0, index]
             if isinstance(item, UserError):
@@ -291,6 +299,23 @@ class _Cache:
             self.images[index], self.labels[index] = item
             self.made[index] = True
         return self.images[chosen], self.labels[chosen]
+
+
+_caches_of_process: OrderedDict[Hashable, _Cache] = OrderedDict()  # the latest comes last
+
+
+def _cache_of(images: _Images, shape: tuple[int, ...], key: Hashable | None) -> tuple[_Cache, Tensor]:
+    """The tensors of the images, and in which of its rows they are; what this process has by `key`, if there is one."""
+    count = len(images.images)
+    if key is None or count * math.prod(shape) * 4 > CACHE_BYTES_OF_PROCESS:
+        return _Cache(images, shape), torch.arange(len(images))
+    cache = _caches_of_process.pop(key, None)
+    if cache is None:
+        cache = _Cache(_Images(images.images, torch.arange(count), images.name, images.transform, images.seed), shape)
+    _caches_of_process[key] = cache
+    if len(_caches_of_process) > MOST_CACHES_OF_PROCESS:
+        _caches_of_process.popitem(last=False)
+    return cache, images.rows
 
 
 def _collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:

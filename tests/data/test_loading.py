@@ -226,11 +226,12 @@ def test_random_state_of_the_caller_does_not_matter(folder: Path) -> None:
     assert same(one, list(pets(folder).epoch(0)))
 
 
-def test_cached_batches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = digits(batch_size=100)
+@pytest.mark.parametrize("arguments", [{}, {"only": 300}, {"validation": (0.2, 5)}, {"train": False, "only": 90}])
+def test_cached_batches_are_the_same(monkeypatch: pytest.MonkeyPatch, arguments: dict) -> None:
+    cached = digits(batch_size=100, **arguments)
     assert cached._cache is not None
     monkeypatch.setattr(loading, "CACHE_BYTES", 0)
-    plain = digits(batch_size=100)
+    plain = digits(batch_size=100, **arguments)
     assert plain._cache is None
     for epoch, start in ((0, 10), (0, 0), (1, 3)):  # first a part of it, then all
         assert same(list(cached.epoch(epoch, start)), list(plain.epoch(epoch, start)))
@@ -245,12 +246,40 @@ def test_cached_batches_can_be_written_to() -> None:
     assert all(torch.equal(a, b) for a, (b, _) in zip(first, batches.epoch(0), strict=True))
 
 
-def test_cached_images_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_images_are_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = looks(monkeypatch)
-    batches = digits()
+    batches = pets(folder, augment=False)
     for epoch in range(3):
         list(batches.epoch(epoch))
-    assert len(looked_at) == len(set(looked_at)) == 1437
+    assert len(looked_at) == len(set(looked_at)) == 18
+    list(pets(folder, augment=False).epoch(0))  # the files may be others by now
+    assert len(looked_at) == 2 * 18
+
+
+def test_the_tensors_of_digits_last_from_run_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def images(size: int, mean: float = 0.5, **arguments: object) -> Epoch:
+        preprocessing = Preprocessing(image_size=size, mean=[mean])
+        where = str(len(looked_at))  # no folder that it needs to be found in
+        return list(Batches("digits", where, preprocessing=preprocessing, batch_size=256, **arguments).epoch(0))  # type: ignore[arg-type]
+
+    every: dict[str, object] = {"seed": 1, "split": "train"}
+    looked_at = looks(monkeypatch)
+    first = images(5, **every)
+    assert len(looked_at) == 1437
+    assert same(images(5, **every), first)
+    for more in ({"only": 100}, {"validation": (0.3, 2)}, {"split": "val", "validation": (0.3, 2)}, {"seed": 2}):
+        images(5, **{**every, **more})
+    assert len(looked_at) == 1437
+    assert not same(images(5, 0.4, **every), first)
+    assert images(6, **every)[0][0].shape[-1] == 6
+    assert len(looked_at) == 3 * 1437
+    assert len(images(5, **{**every, "split": "test"})) == 2
+    assert len(looked_at) == 3 * 1437 + 360
+    for size in (7, 8):  # more than are kept
+        images(size, only=1, **every)
+    before = len(looked_at)
+    assert same(images(5, **every), first)
+    assert len(looked_at) == before + 1437
 
 
 def test_random_images_are_never_cached(folder: Path) -> None:

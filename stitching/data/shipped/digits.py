@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,12 @@ class _Digits:
         return Image.fromarray(self.images[index]), int(self.labels[index])
 
 
-@dataset("digits", num_classes=10, channels=1, image_size=32, mean=(0.3053,), std=(0.3760,), policy=None, flip=False)
+_digits = lru_cache(_Digits)
+
+
+@dataset(
+    "digits", num_classes=10, channels=1, image_size=32, mean=(0.3053,), std=(0.3760,), policy=None, flip=False,
+    constant=True,
+)  # fmt: skip
 def _open_digits(data_path: Path, train: bool) -> ImageDataset:
-    return _Digits(train)
+    return _digits(train)
