@@ -31,7 +31,9 @@ class Gap(Schema):
     """Which blocks of the row are dropped, first and last included, and how many downsamplings lie among them."""
 
     blocks_to_drop: Annotated[list[Blocks], Field(min_length=2, max_length=2)]
+    """The first and the last one, counted from 1: block 0 stays."""
     num_downsamples: Downsamplings | None = None
+    """How many downsamplings lie among them; by default it is found out."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -48,6 +50,7 @@ class GapRule(Schema):
     """All gaps, up to a length."""
 
     max_dropped: Annotated[Blocks, Field(ge=1)]
+    """At most so many blocks are dropped."""
 
 
 class ModelEntry(ModelFields):
@@ -65,10 +68,17 @@ class StudyKeys(Schema):
     """What a sweep of any study may say: seeds, a grid of job keys, and where its runs are."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+    """Seeds of the training; every run is done with each of them. By default `train_config.seed`."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Dotted job keys with lists of values, such as `train_config.optimizer_args.lr: [1e-3, 2e-3]`; every combination
+    is run. A value may be `{value: ..., with: {KEY: ...}, name: ...}`, with other keys that go with it.
+    """
     project: ScriptText | None = None
+    """Folder of `experiments/` that the runs are in."""
     save_dir: ScriptText | None = None
+    """Folder for the runs, instead of experiments/PROJECT."""
     plugins: list[PathText] = []
+    """Python files of your own, as in a job."""
 
     @model_validator(mode="after")
     def _seeds_and_grid(self) -> Self:
@@ -108,16 +118,31 @@ class Sweep(JobSettings, StudyKeys):
     """A sweep over stitching gaps: stages typed out, or models whose stages are found."""
 
     src_stages: list[PartField] | None = None
+    """Stages of the source, typed out (`Subnet`), together with `dest_stages`."""
     dest_stages: list[PartField] | None = None
+    """Stages of the destination."""
     stages: list[PartField] | None = None
+    """Stages of a model that is stitched to itself."""
     models: Annotated[list[ModelField], Field(min_length=1)] | None = None
+    """Models whose stages are found, by name such as `timm/resnet50.a1_in1k`, or with arguments."""
     pairs: one_of(text=Literal["all", "self", "cross"], list=Several[PairField]) = "all"  # type: ignore[valid-type]
+    """Which of the models are stitched to which: `self` to themselves, `cross` to each other, or a list of [source,
+    destination].
+    """
     depths: one_of(text=Literal["stages", "blocks"], list=Several[str]) = "stages"  # type: ignore[valid-type]
+    """Where models are cut: into stages of a resolution, into blocks, or at the modules of a list."""
     gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
+    """Which blocks are dropped."""
     stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
+    """Recipes that bridge the gaps, by name."""
     controls: list[Literal["self", "random_source", "random_dest", "adapter_only"]] = []
+    """Networks to compare with: a model stitched to itself by the identity, a random source, a random destination, and
+    the adapter with a head and no destination.
+    """
     project: ScriptText = "across-scales"
+    """Folder of `experiments/` that the runs are in."""
     save_dir: ScriptText | None = None
+    """Folder for the runs, instead of experiments/PROJECT."""
 
     @model_validator(mode="after")
     def _one_way_to_name_stages(self) -> Self:

@@ -28,7 +28,9 @@ class GridSweep(StudyKeys):
     """A sweep over one job: its config (or the path of its config.yml), and the seeds and keys that vary."""
 
     job: one_of(text=str, mapping=dict[str, Any])  # type: ignore[valid-type]
-    data_path: PathText | None = None  # instead of the job's own
+    """The path of a config.yml, `!include config.yml`, or the job's keys themselves."""
+    data_path: PathText | None = None
+    """Folder of the data sets, instead of the job's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def _job_document(sweep: GridSweep, document: Document) -> Document:
         if job.data.get("resume_from"):
             raise job.locate(
                 UserError(
-                    "a checkpoint to go on from is of one run", do="`submit` resumes every run from its own.",
+                    "a checkpoint to resume from is of one run", do="`submit` resumes every run from its own.",
                     path=("resume_from",),
                 )
             )  # fmt: skip

@@ -91,3 +91,4 @@ def test_the_reference_is_current():
     assert page == (ROOT / "docs" / "configuration.md").read_text(), (
         "run `stitching schema --markdown > docs/configuration.md`"
     )
+    assert not [row for row in page.splitlines() if row.endswith("|  |")], "keys without a description"
