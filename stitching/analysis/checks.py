@@ -1,4 +1,4 @@
-"""Checks that must hold whatever was studied; a failed one says that numbers of the study cannot be trusted."""
+"""Checks of a study's numbers. If one fails, the numbers cannot be trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stitching.runs.step_log import ACCURACY
 
 __all__ = ["failed_checks", "missing_note", "runs_without_accuracy"]
 
-_NAMED = 5
+_MOST_NAMES = 5  # in one sentence
 
 
 def runs_without_accuracy(results: pd.DataFrame) -> list[str]:
@@ -26,16 +26,18 @@ def missing_note(results: pd.DataFrame) -> str:
     names = runs_without_accuracy(results)
     if not names:
         return ""
-    some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    some = ", ".join(names[:_MOST_NAMES]) + (
+        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    )
     runs = "1 finished run has" if len(names) == 1 else f"{len(names)} finished runs have"
     return f"{runs} no test accuracy (NaN), and {'is' if len(names) == 1 else 'are'} in no mean: {some}"
 
 
 def failed_checks(results: pd.DataFrame) -> list[str]:
-    """One sentence for each self-stitch with the identity that does not give the accuracy of its network, exactly.
+    """One sentence for each self-stitch with the identity whose accuracy is not exactly that of its network.
 
-    Cutting a network and joining it again changes nothing, so the least difference is a bug or a mix-up of weights.
-    A base network counts if it is of the same sweep (`arch`), where both say theirs. Without one nothing is checked.
+    Cutting a network and joining it again changes nothing, so any difference means a bug or mixed-up weights. A
+    self-stitch is compared with base networks of its own sweep (`arch`), where both name one, and skipped without any.
 
     Args:
         results: as `load_results` gives them; rows with `control` "self", and those with `base`.
@@ -45,14 +47,14 @@ def failed_checks(results: pd.DataFrame) -> list[str]:
     done = last_epoch(results[results["state"] == "done"]).dropna(subset=ACCURACY)
     bases = done[done["base"].notna()]
     failed = []
-    for own in done[done["control"] == "self"].to_dict("records"):
-        base = bases[bases["base"] == own["source"]]
-        if "arch" in done and not pd.isna(own["arch"]):
-            base = base[base["arch"].isna() | (base["arch"] == own["arch"])]
+    for run in done[done["control"] == "self"].to_dict("records"):
+        base = bases[bases["base"] == run["source"]]
+        if "arch" in done and not pd.isna(run["arch"]):
+            base = base[base["arch"].isna() | (base["arch"] == run["arch"])]
         expected = sorted(set(base[ACCURACY]))
-        if expected and own[ACCURACY] not in expected:
+        if expected and run[ACCURACY] not in expected:
             failed.append(
-                f"{own['name']}: {own['source']} stitched to itself with the identity has test accuracy "
-                f"{own[ACCURACY]:.6g}, but alone it has {' or '.join(f'{one:.6g}' for one in expected)}."
+                f"{run['name']}: {run['source']} stitched to itself with the identity has test accuracy "
+                f"{run[ACCURACY]:.6g}, but alone it has {' or '.join(f'{accuracy:.6g}' for accuracy in expected)}."
             )
     return failed

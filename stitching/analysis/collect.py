@@ -1,4 +1,4 @@
-"""A table as a file, for other programs to read."""
+"""Saving a table as a file that other programs read."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def check_ending(path: Path) -> None:
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as its name ends, whole or not at all.
+    """Write a table in the format of its file's ending, whole or not at all.
 
     Raises:
         UserError: the ending is of no format that is written, or the file cannot be written.
     """
     check_ending(path)
-    same = table.copy(deep=False)
+    saved = table.copy(deep=False)
     for name in table.columns:
         if not pd.api.types.is_object_dtype(table[name]):
             continue
         # A setting may be a number in one run and a word in another; parquet has one type.
         mixed = pd.api.types.infer_dtype(table[name], skipna=True).startswith("mixed")
-        same[name] = table[name].map(partial(_as_saved, as_text=mixed), na_action="ignore")
+        saved[name] = table[name].map(partial(_as_saved, as_text=mixed), na_action="ignore")
     if path.suffix == ".csv":
-        write_whole(path, lambda file: file.write(same.to_csv(index=False).encode()))
+        write_whole(path, lambda file: file.write(saved.to_csv(index=False).encode()))
     else:
-        write_whole(path, lambda file: same.to_parquet(file, index=False))
+        write_whole(path, lambda file: saved.to_parquet(file, index=False))
 
 
 def _as_saved(value: Any, as_text: bool) -> Any:
-    """A cell's value; a name of a folder may hold what no file of text can."""
+    """The value as written: a folder's name may hold characters that no text file can."""
     return printable(str(value), keep="\n\t") if as_text or isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What figures of stitching gaps are drawn from: pairs, series, base networks, finished runs and controls."""
+"""What figures of gap studies are drawn from: pairs, series, base networks, finished runs and controls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GapStudy:
 
     def __init__(self, results: pd.DataFrame) -> None:
         absent = {name: np.nan for name in (ACCURACY, "control") if name not in results}
-        # The place of a row says which run of the report's table it is.
+        # `place`, a row's number, leads from a figure's mark to its run in the report's table.
         self._results = placed(results.assign(**absent, place=np.arange(len(results))))
         self.pairs = pairs_in(self._results)
         self.rows = stitched(self._results)
@@ -49,7 +49,7 @@ class GapStudy:
 
     @classmethod
     def of(cls, results: pd.DataFrame) -> GapStudy:
-        """The study of these results; within `shared` the one that is there already."""
+        """The study of these results; within `shared` it is made once."""
         shared = _SHARED.get()
         if shared is None or shared[0] is not results:
             return cls(results)
@@ -123,7 +123,7 @@ _SHARED: ContextVar[list[Any] | None] = ContextVar("shared", default=None)  # re
 
 @contextmanager
 def shared(results: pd.DataFrame) -> Iterator[None]:
-    """Within it all figures of these results, which nobody changes meanwhile, are drawn from one study."""
+    """Within the body all figures of these results, which must not change, are drawn from one study."""
     token = _SHARED.set([results])
     try:
         yield
@@ -133,7 +133,7 @@ def shared(results: pd.DataFrame) -> Iterator[None]:
 
 def rows_with(frame: pd.DataFrame, names: Sequence[str], values: Sequence[Any]) -> pd.DataFrame:
     """The rows whose columns `names` have `values`."""
-    ours = np.ones(len(frame), dtype=bool)
+    is_match = np.ones(len(frame), dtype=bool)
     for name, value in zip(names, values, strict=True):
-        ours &= (frame[name] == value).fillna(False).to_numpy(dtype=bool)
-    return frame[ours]
+        is_match &= (frame[name] == value).fillna(False).to_numpy(dtype=bool)
+    return frame[is_match]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from stitching.analysis.read_runs import RUN, FoundRun, read_runs
+from stitching.analysis.read_runs import RUN, RunOnDisk, read_runs
 from stitching.config.errors import UserError
 from stitching.text import printable
 
@@ -34,11 +34,11 @@ _COUNTS = ("first_deleted_block", "last_deleted_block", "dropped_blocks", "num_d
 
 
 def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
-    """What the runs below one folder or several have logged, finished or not, as one tidy dataframe.
+    """Everything that the runs below one or several folders have logged, finished or not, as one tidy dataframe.
 
     A row for each run and epoch (or step), with
 
-    - who it is: `run` (the path of its result), `folder`, `name`, `seed`, `state` (`done`, `running`, `stopped`,
+    - the run: `run` (the path of its result), `folder`, `name`, `seed`, `state` (`done`, `running`, `stopped`,
       `failed` as the folder says; `stitching status` asks Slurm, too);
     - of a stitched network: `source`, `destination`, `adapter`, `gap` ("1-2": first and last deleted block),
       `first_deleted_block`, `last_deleted_block`, `dropped_blocks` (how many), `source_depth` (the fraction of the
@@ -67,7 +67,7 @@ def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
 
 
 def list_runs(folders: Folders) -> pd.DataFrame:
-    """The runs below one folder or several, a row each (or for each stitch), also those that have logged nothing.
+    """The runs below one or several folders, a row each (or for each stitch), even if they have logged nothing.
 
     The columns are those of `load_results`, with `problem` (why nothing of the run is in the results) and without what
     was logged.
@@ -85,17 +85,17 @@ def unfinished_runs(folders: Folders) -> pd.DataFrame:
 
 def known_states(runs: pd.DataFrame) -> pd.Series:
     """The states of a table that `list_runs` gave; `unreadable`: the metadata, or the result of a done run, is."""
-    said = runs["state"].isin(["done", "missing"])  # missing: the metadata says no state, or nothing that is readable
-    return runs["state"].mask(said & runs["problem"].notna(), "unreadable")
+    may_be_broken = runs["state"].isin(["done", "missing"])  # missing: the metadata has no state, or cannot be read
+    return runs["state"].mask(may_be_broken & runs["problem"].notna(), "unreadable")
 
 
 def unfinished_of(runs: pd.DataFrame) -> pd.DataFrame:
     """`unfinished_runs` of a table that `list_runs` gave."""
-    left = runs[(runs["state"] != "done") | runs["problem"].notna()]
-    failure = left["failure"] if "failure" in left else pd.Series(index=left.index, dtype=object)
-    left = left.assign(reason=failure.fillna(left["problem"]), state=known_states(left))
+    unfinished = runs[(runs["state"] != "done") | runs["problem"].notna()]
+    failure = unfinished["failure"] if "failure" in unfinished else pd.Series(index=unfinished.index, dtype=object)
+    unfinished = unfinished.assign(reason=failure.fillna(unfinished["problem"]), state=known_states(unfinished))
     names = ("name", "state", "cause", "reason", "source", "destination", "gap", "adapter", "control", "seed", "folder")
-    return left[[name for name in names if name in left]].reset_index(drop=True)
+    return unfinished[[name for name in names if name in unfinished]].reset_index(drop=True)
 
 
 def read_results(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -107,7 +107,7 @@ def read_results(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame
         first = f" ({problems[0]})" if problems else ""
         raise UserError(
             f"no run in {names} has logged anything yet{first}",
-            do="`stitching status FOLDER` says how its runs stand, `stitching submit SWEEP.yml` starts them.",
+            do="`stitching status FOLDER` shows the state of its runs, `stitching submit SWEEP.yml` starts them.",
         )
     return rows, runs
 
@@ -117,41 +117,41 @@ def _as_list(folders: Folders) -> list[str | Path]:
 
 
 def read_tables(folders: Folders, *, steps: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`read_results` also where nothing was logged yet: the first of the tables has no rows then."""
-    found: dict[str, tuple[FoundRun, int]] = {}  # by result, so that a folder within another is read once
+    """As `read_results`, but where nothing was logged yet the first table is empty."""
+    unique_runs: dict[str, tuple[RunOnDisk, int]] = {}  # by result, so that a folder within another is read once
     logged: list[pd.DataFrame] = []
     count = 0
     for folder in _as_list(folders):
         runs, rows = read_runs(folder, steps=steps)
-        new = {number for number, run in enumerate(runs) if str(Path(run.result).resolve()) not in found}
-        found |= {str(Path(runs[number].result).resolve()): (runs[number], count + number) for number in sorted(new)}
+        new = {number for number, run in enumerate(runs) if str(Path(run.result).resolve()) not in unique_runs}
+        for number in sorted(new):
+            unique_runs[str(Path(runs[number].result).resolve())] = (runs[number], count + number)
         logged.append(rows[rows[RUN].isin(new)].assign(**{RUN: lambda rows, first=count: rows[RUN] + first}))
         count += len(runs)
-    table = _run_table([run for run, _ in found.values()], [number for _, number in found.values()])
+    table = _run_table([run for run, _ in unique_runs.values()], [number for _, number in unique_runs.values()])
     rows = pd.concat(logged, ignore_index=True) if logged else pd.DataFrame({RUN: []})
     joined = table.drop(columns=[name for name in table if name in rows and name != RUN]).merge(rows, on=RUN)
     return joined.drop(columns=[RUN, "problem"]), table.drop(columns=RUN)
 
 
-def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
+def _run_table(runs: list[RunOnDisk], numbers: list[int]) -> pd.DataFrame:
     with_settings = [run.settings for run in runs if run.settings]
-    # Networks that are only tested have no part in what was tried out.
+    # Networks that are only tested do not count: their settings were not tried out.
     varied = _varied([settings for settings in with_settings if not settings.get("test_only")] or with_settings)
     rows = []
     for run, number in zip(runs, numbers, strict=True):
-        base = None if run.metadata.get("study") == "grid" else run.base  # a job's whole network is not compared with
+        # Nothing is compared with the whole network of a grid study's job.
+        base = None if run.metadata.get("study") == "grid" else run.base
         same = {RUN: number, "run": run.result, "folder": run.folder, "base": base, "problem": run.problem}
         settings = {key: run.settings.get(key) for key in varied}
-        suffix = Path(run.result).stem.removeprefix("result")
+        name = printable(Path(run.folder).name + Path(run.result).stem.removeprefix("result"))
         for stitch in [run.metadata, *run.metadata.get("also", [])]:
-            about = {
+            stitch_metadata = {
                 key: value
                 for key, value in {**run.metadata, **stitch}.items()
                 if not isinstance(value, (dict, list)) and key not in _DERIVED
             }
-            rows.append(
-                {"name": printable(Path(run.folder).name + suffix), "state": "missing", **settings, **about, **same}
-            )
+            rows.append({"name": name, "state": "missing", **settings, **stitch_metadata, **same})
     table = pd.DataFrame(rows, columns=None if rows else [RUN, "run", "folder", "base", "problem", "state"])
     if {"first_deleted_block", "last_deleted_block"} <= set(table.columns):
         table = table.assign(dropped_blocks=table["last_deleted_block"] - table["first_deleted_block"] + 1)
@@ -159,11 +159,11 @@ def _run_table(runs: list[FoundRun], numbers: list[int]) -> pd.DataFrame:
         first, last = table["first_deleted_block"].astype("string"), table["last_deleted_block"].astype("string")
         table = table.assign(gap=(first + "-" + last).astype(object))
     leading = [name for name in _LEADING if name in table]
-    first_ones = [*leading, *(name for name in varied if name in table)]
-    return table[[*first_ones, *(name for name in table if name not in first_ones)]]
+    ordered = [*leading, *(name for name in varied if name in table)]
+    return table[[*ordered, *(name for name in table if name not in ordered)]]
 
 
 def _varied(settings: list[dict[str, Any]]) -> list[str]:
-    """The keys that are not the same in all configs, in the order of the first one that has them."""
-    keys = dict.fromkeys(key for one in settings for key in one)
-    return [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    """The keys that differ between configs, in the order in which they are first seen."""
+    keys = dict.fromkeys(key for config in settings for key in config)
+    return [key for key in keys if len({repr(config.get(key)) for config in settings}) > 1]

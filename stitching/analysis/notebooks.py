@@ -1,4 +1,4 @@
-"""What the notebooks have in common: where runs and figures are, and figures that cannot be drawn yet."""
+"""Helpers of the notebooks: the folders of runs and figures, and what to show where a figure cannot be drawn."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["notebook_folders", "plot_or_explain", "self_stitch_check", "show"]
 
 
 def notebook_folders(default: str | Path) -> tuple[list[Path], Path]:
-    """The folders of a notebook's runs, and the folder of its figures, which is made.
+    """The folders of a notebook's runs, and the folder of its figures, which is created.
 
-    The environment variables STITCHING_RESULTS (folders, joined as in PATH) and STITCHING_FIGURES go before
-    `default` and `default`/figures. Of relative defaults the start is the repository's root, wherever the notebook is.
+    The environment variables STITCHING_RESULTS (folders, joined as in PATH) and STITCHING_FIGURES override `default`
+    and `default`/figures. A relative default starts from the repository's root, wherever the notebook is.
 
     Raises:
         UserError: a relative default is needed, but the notebook is in no folder of the repository.
     """
     results, figures = os.environ.get("STITCHING_RESULTS"), os.environ.get("STITCHING_FIGURES")
-    folders = [Path(one) for one in results.split(os.pathsep) if one] if results else [_below_root(default)]
-    folder = Path(figures) if figures else _below_root(Path(default) / "figures")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folders, folder
+    folders = [Path(folder) for folder in results.split(os.pathsep) if folder] if results else [_below_root(default)]
+    figure_folder = Path(figures) if figures else _below_root(Path(default) / "figures")
+    figure_folder.mkdir(parents=True, exist_ok=True)
+    return folders, figure_folder
 
 
 def show(plot: Callable[..., Figure], results: pd.DataFrame, path: str | Path, **options: Any) -> Figure | None:
-    """Draw a figure, write it as PDF and PNG, and give it back for the notebook to show.
+    """Draw a figure, save it as PDF and PNG, and return it for the notebook to show.
 
-    A sentence stands in its place where the results (of a half-finished sweep, say) do not have what it needs.
+    If the results (of a half-finished sweep, say) lack what it needs, a sentence is printed instead.
 
     Args:
         plot: such as `plot_accuracy_by_gap`.
@@ -52,7 +52,7 @@ def show(plot: Callable[..., Figure], results: pd.DataFrame, path: str | Path, *
 
 
 def plot_or_explain(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What the function gives, or None and a sentence on the screen where the results lack what it needs."""
+    """The function's result; None, and a printed sentence, if the results lack what it needs."""
     try:
         return function(*arguments, **options)
     except UserError as error:
@@ -61,7 +61,7 @@ def plot_or_explain(function: Callable[..., Any], *arguments: Any, **options: An
 
 
 def self_stitch_check(results: pd.DataFrame) -> str:
-    """What the self-stitches say of these numbers, in words that shout if there is something wrong."""
+    """Whether the self-stitches match their networks, in one sentence; a loud one if they do not."""
     if failed := failed_checks(results):
         return "\n".join(["!!! THE SELF-STITCH CHECK FAILED: these numbers cannot be trusted. !!!", *failed])
     done = controls(results[results["state"] == "done"])

@@ -1,4 +1,4 @@
-"""The report: one page with the figures to hover and click, and the tables, that needs nothing but a browser."""
+"""The report: one HTML page with interactive figures and tables, which needs nothing but a browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_report(folders: Sequence[str | Path], *, on_progress: ProgressCallback 
     """A page (HTML) on the runs below some folders, finished or not: figures, tables, failures, configuration.
 
     It has every registered figure that can be drawn of these runs. Everything is in the page, plotly.js (4.8 MB)
-    included: it opens without a network.
+    included, so it opens offline.
 
     Args:
         folders: of a sweep and of its base networks, say.
@@ -130,8 +130,8 @@ def _header(title: str, now: str, folders: Sequence[str | Path], results: pd.Dat
         )
     if missing := missing_note(results):
         pieces.append(f'<p class="missing">{escape(missing)}.</p>')
-    each = runs.drop_duplicates("run")
-    states = Counter(known_states(each))
+    unique_runs = runs.drop_duplicates("run")
+    states = Counter(known_states(unique_runs))
     order = ("done", "running", "stopped", "failed", "unreadable", "submitted", "missing")
     shown = {state: states[state] for state in order if states[state] or state in ("done", "failed")}
     pieces.append('<ul class="counts">')
@@ -141,14 +141,14 @@ def _header(title: str, now: str, folders: Sequence[str | Path], results: pd.Dat
     studied = pd.concat([stitched(results), grid_runs(results)])
     seeds = int(studied["seed"].nunique()) if "seed" in studied else 0
     pieces.append(f"<li><b>{seeds}</b>{'seed' if seeds == 1 else 'seeds'}</li></ul>")
-    bases = int(each["base"].notna().sum())
-    controls = int(each["control"].notna().sum()) if "control" in each else 0
+    bases = int(unique_runs["base"].notna().sum())
+    controls = int(unique_runs["control"].notna().sum()) if "control" in unique_runs else 0
     others = [f"{count} of {word}" for count, word in ((bases, "base networks"), (controls, "controls")) if count]
     pairs = [
         ("Folders", ", ".join(str(folder) for folder in folders)),
-        ("Runs", f"{len(each)} in all" + (f", {' and '.join(others)}" if others else "")),
-        ("Data set", ", ".join(data_sets(each))),
-        ("Versions", versions(each)),
+        ("Runs", f"{len(unique_runs)} in all" + (f", {' and '.join(others)}" if others else "")),
+        ("Data set", ", ".join(data_sets(unique_runs))),
+        ("Versions", versions(unique_runs)),
         ("Made", now),
     ]
     return "\n".join([*pieces, facts(pairs)])

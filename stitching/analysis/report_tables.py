@@ -32,7 +32,7 @@ _SHOWN_VERSIONS = {"torch": "torch", "timm": "timm", "digest": "stitching's code
 
 
 def not_drawn(error: UserError) -> str:
-    """What stands in the place of something that these runs do not have."""
+    """What is shown instead of something that these runs do not have."""
     return f'<p class="empty">Not here: {escape(error.problem)}. {escape(error.do or "")}</p>'
 
 
@@ -176,15 +176,15 @@ def _words(column: Column, value: Any) -> str:
 
 def unfinished(runs: pd.DataFrame) -> str:
     """The runs that are not done, and why."""
-    left = unfinished_of(runs)
-    if left.empty:
+    rows = unfinished_of(runs)
+    if rows.empty:
         return '<p class="empty">None: all runs are done.</p>'
     forms = {"gap": None, "seed": ".0f"}
     columns = [
         Column({"reason": "why"}.get(name, name), forms.get(name), is_long=name in ("name", "reason", "folder"))
-        for name in map(str, left.columns)
+        for name in map(str, rows.columns)
     ]
-    return table("unfinished-table", columns, left.itertuples(index=False, name=None))
+    return table("unfinished-table", columns, rows.itertuples(index=False, name=None))
 
 
 # ------------------------------------------------------------------------ configuration
@@ -192,18 +192,18 @@ def unfinished(runs: pd.DataFrame) -> str:
 
 def configuration(runs: pd.DataFrame) -> str:
     """What differs between the runs, and what they share, of stitched networks or else of grid studies."""
-    ours, words = stitched(runs), "stitched networks"
-    if ours.empty:
-        ours, words = grid_runs(runs), "runs"
-    config = _first_config(ours)
+    studied, words = stitched(runs), "stitched networks"
+    if studied.empty:
+        studied, words = grid_runs(runs), "runs"
+    config = _first_config(studied)
     if not config:
-        return f'<p class="empty">None of the {words} has its config on record.</p>'
-    varied = varied_settings(ours)
+        return f'<p class="empty">No config of the {words} was saved.</p>'
+    varied = varied_settings(studied)
     for key in (*LEFT_OUT, "model", "assembly", "head", "device", "train_config.seed", *varied):
         _remove(config, key.split("."))
     pieces = []
     if varied:
-        rows = [(key, ", ".join(map(str, ours[key].drop_duplicates()))) for key in varied]
+        rows = [(key, ", ".join(map(str, studied[key].drop_duplicates()))) for key in varied]
         pieces.append(f'<p class="caption">What differs between the {words} beside pair, gap, adapter, seed:</p>')
         pieces.append(facts(rows))
     shared = escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -226,24 +226,24 @@ def data_sets(runs: pd.DataFrame) -> list[str]:
 
 
 def versions(runs: pd.DataFrame) -> str:
-    """The versions with which all runs were made; where they differ, all there are."""
+    """The versions that made the runs; all of them where they differ."""
     values: dict[str, set[str]] = {name: set() for name in _SHOWN_VERSIONS}
-    whole = runs[runs["problem"].isna()]
-    for folder, result in zip(whole["folder"], whole["run"], strict=True):
-        own = _versions_of(RunFolder(Path(folder), Path(result).name))
+    readable = runs[runs["problem"].isna()]
+    for folder, result in zip(readable["folder"], readable["run"], strict=True):
+        versions_of_run = _versions_of(RunFolder(Path(folder), Path(result).name))
         for name in _SHOWN_VERSIONS:
-            if name in own:
-                values[name].add(str(own[name]))
+            if name in versions_of_run:
+                values[name].add(str(versions_of_run[name]))
     words = [
-        f"{_SHOWN_VERSIONS[name]} {next(iter(each)) if len(each) == 1 else 'differs: ' + ', '.join(sorted(each))}"
-        for name, each in values.items()
-        if each
+        f"{_SHOWN_VERSIONS[name]} {'differs: ' if len(used) > 1 else ''}{', '.join(sorted(used))}"
+        for name, used in values.items()
+        if used
     ]
     return "; ".join(words)
 
 
 def _versions_of(folder: RunFolder) -> dict[str, str]:
-    """These blocks of the metadata: to read all of it for thousands of runs would take many seconds."""
+    """The versions in a run's metadata; only these blocks, as parsing all of it takes seconds for thousands of runs."""
     try:
         blocks = _VERSIONS.findall(text_of(folder.metadata))
     except (OSError, UnreadableMetadata):

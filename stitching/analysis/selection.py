@@ -1,4 +1,4 @@
-"""What tables and figures are made of: pairs of networks, gaps, and series (what is drawn alike)."""
+"""What tables and figures show: pairs of networks, gaps, and series (what is drawn alike)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Series:
         """The rows of `results` that belong to it."""
         if self.adapter is None:
             results = grid_runs(results)
-            ours = pd.Series(True, index=results.index)
+            is_own = pd.Series(True, index=results.index)
         else:
-            ours = results["adapter"] == self.adapter
+            is_own = results["adapter"] == self.adapter
         for key, value in self.settings.items():
-            ours &= results[key].isna() if pd.isna(value) else results[key] == value
-        return results[ours]
+            is_own &= results[key].isna() if pd.isna(value) else results[key] == value
+        return results[is_own]
 
 
 def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:

@@ -48,9 +48,9 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def placed(results: pd.DataFrame) -> pd.DataFrame:
-    """`results` without stitched networks that do not say their pair, gap and stitcher: no figure has a place for them.
+    """`results` without stitched networks that do not say their pair, gap and stitcher: no figure can show them.
 
-    These are of single jobs, which no sweep has planned, or of folders that have lost a part.
+    These are single jobs, which no sweep has planned, or folders that have lost a part.
     """
     stitch = list(_STITCH)
     complete = results[stitch].notna().all(axis=1) if set(stitch) <= set(results.columns) else False
@@ -76,7 +76,7 @@ def _study_key(results: pd.DataFrame) -> list[str]:
 
 
 def stitch_keys(results: pd.DataFrame) -> list[str]:
-    """The columns that tell networks apart but for the seed.
+    """The columns that tell networks apart, without the seed.
 
     Of stitched networks: pair, gap, adapter and varied settings; of grid studies alone: the study's name and its varied
     settings.
@@ -89,7 +89,7 @@ def stitch_keys(results: pd.DataFrame) -> list[str]:
 def last_epoch(results: pd.DataFrame) -> pd.DataFrame:
     """A row for each run: the last epoch after which it was tested. Runs that were not tested yet have none.
 
-    Of a finished run that is its last epoch, be it that the test gave no number (NaN) there: never an earlier one.
+    Of a finished run that is its last epoch, even if the test gave no number (NaN) there, and never an earlier one.
     """
     tested = [name for name in results.columns if name.startswith("Overall/Test ")]
     rows = results[results[tested].notna().any(axis=1) | _is_final(results)]
@@ -108,7 +108,7 @@ def best_by_validation(
 ) -> pd.DataFrame:
     """The rows of the best epochs or settings, chosen on data that was held out of the training data.
 
-    The test columns of the rows that come back report on data that had no part in the choice.
+    The test columns of these rows are of data that had no part in the choice.
 
     Args:
         results: as `load_results` gives them.
@@ -116,8 +116,8 @@ def best_by_validation(
             `train_config.optimizer_args.lr` or `adapter`: of the networks that differ in nothing else (and the seed)
             those with the best mean over seeds, as they were after their last epoch. What gave no number (NaN) for one
             of its seeds is not chosen: the mean of the others would be too good.
-        metric: a column that begins with `Overall/Val `; of a loss the least is the best, else the greatest. Of equal
-            ones the first is taken.
+        metric: a column that begins with `Overall/Val `; of a loss the least is the best, else the greatest; of equal
+            ones the first.
 
     Raises:
         UserError: the metric is not of a validation set, or the runs have none.
@@ -171,15 +171,15 @@ def best_settings(results: pd.DataFrame) -> pd.DataFrame:
     if not varied or VAL_ACCURACY not in done or done.loc[_is_studied(done), VAL_ACCURACY].isna().all():
         return results
     chosen = best_by_validation(done, varied)
-    ours = _in(results, chosen, _RUN)
+    is_chosen = _in(results, chosen, _RUN)
     for kind in (stitched, grid_runs):
         if kind(done)[VAL_ACCURACY].isna().all():  # nothing to choose by
-            ours |= results.index.isin(kind(results).index)
+            is_chosen |= results.index.isin(kind(results).index)
     keys = [name for name in (*_STITCH, *varied) if name in results]
     controlled = results.index.isin(controls(results).index) & _in(results, chosen, keys)
     trained = _is_studied(results) | results.index.isin(controls(results).index)
     tested = results["control"].eq("self").to_numpy() if "control" in results else False
-    return results[ours | controlled | ~trained | tested].drop(columns=varied).reset_index(drop=True)
+    return results[is_chosen | controlled | ~trained | tested].drop(columns=varied).reset_index(drop=True)
 
 
 def chosen_settings(results: pd.DataFrame) -> list[str]:
@@ -189,14 +189,14 @@ def chosen_settings(results: pd.DataFrame) -> list[str]:
 
 def _is_studied(results: pd.DataFrame) -> np.ndarray:
     """Of each row, whether it is of a stitched network or of a grid study."""
-    ours: np.ndarray = results.index.isin(stitched(results).index) | _in_grid(results).to_numpy(dtype=bool)
-    return ours
+    is_studied: np.ndarray = results.index.isin(stitched(results).index) | _in_grid(results).to_numpy(dtype=bool)
+    return is_studied
 
 
 def _in(rows: pd.DataFrame, others: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     """Of each row, whether one of the others has the same values in the columns."""
-    ours, theirs = (pd.MultiIndex.from_frame(frame[list(names)]) for frame in (rows, others))
-    return np.asarray(ours.isin(theirs))
+    keys, other_keys = (pd.MultiIndex.from_frame(frame[list(names)]) for frame in (rows, others))
+    return np.asarray(keys.isin(other_keys))
 
 
 def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
@@ -255,20 +255,20 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
     # An epoch without a number was not tested, if it is not the last one.
     rows = rows[rows[value].notna() | _is_final(rows)] if "Epoch" in by else last_epoch(rows[rows["state"] == "done"])
     seeds = _mean_of_all(rows.groupby([*by, "seed"], dropna=False, sort=False)[value])
-    found = seeds.groupby(level=by, dropna=False, sort=False).agg(["mean", "std", "count", "size"])
-    n = found["count"].to_numpy()
-    half = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan)) * found["std"] / np.sqrt(np.maximum(n, 1))
+    table = seeds.groupby(level=by, dropna=False, sort=False).agg(["mean", "std", "count", "size"])
+    n = table["count"].to_numpy()
+    half = stats.t.ppf(0.975, np.where(n > 1, n - 1, np.nan)) * table["std"] / np.sqrt(np.maximum(n, 1))
     least, most = _range_of(value)
-    low, high = (found["mean"] - half).clip(lower=least), (found["mean"] + half).clip(upper=most)
-    found = found.assign(low=low, high=high, n=n, missing=found["size"] - n)
+    low, high = (table["mean"] - half).clip(lower=least), (table["mean"] + half).clip(upper=most)
+    table = table.assign(low=low, high=high, n=n, missing=table["size"] - n)
     columns = ["mean", "std", "low", "high", "n", "missing"]
     if "test_images" in rows and value.startswith("Overall/Test ") and value.endswith("Accuracy"):
         images = rows.dropna(subset=value).groupby(by, dropna=False, sort=False)["test_images"].agg(["min", "max"])
-        one = images["min"].where(images["min"] == images["max"]).astype(float)
-        low, high = wilson_interval(found["mean"], one.reindex(found.index))
-        found = found.assign(test_low=low, test_high=high)
+        num_images = images["min"].where(images["min"] == images["max"]).astype(float)
+        low, high = wilson_interval(table["mean"], num_images.reindex(table.index))
+        table = table.assign(test_low=low, test_high=high)
         columns += ["test_low", "test_high"]
-    return found[columns].reset_index()
+    return table[columns].reset_index()
 
 
 def _mean_of_all(groups: Any) -> pd.Series:

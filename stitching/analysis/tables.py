@@ -1,4 +1,4 @@
-"""Parts of the results: finished runs, base networks, what varies, and accuracies side by side."""
+"""Tables made of results: finished runs, base networks, and accuracies side by side."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def load_runs(folders: Folders) -> pd.DataFrame:
 
 
 def load_bases(folders: Folders) -> pd.DataFrame:
-    """`load_runs` of folders that hold base networks: whole ones, that were trained or only tested.
+    """`load_runs` of folders that hold base networks: whole networks, trained or only tested.
 
     Raises:
-        UserError: as `load_runs`, or a run is of something else.
+        UserError: as `load_runs`, or a run is not of a base network.
     """
     runs = load_runs(folders)
     others = runs[runs["base"].isna()]
@@ -71,8 +71,8 @@ def load_bases(folders: Folders) -> pd.DataFrame:
 def base_networks(results: pd.DataFrame) -> pd.DataFrame:
     """The whole networks in `results`, by title: `accuracy` (0 to 1, mean over seeds), `parameters` and `macs`.
 
-    A network that a sweep has evaluated itself, beside its own runs, is that one alone, even if another run of the same
-    title was loaded: the sweep's has the data and the checkpoint that its stitched networks have.
+    If a sweep has evaluated a network beside its own runs, only that evaluation counts, even if another run of the same
+    title was loaded: it has the data and the checkpoint of the sweep's stitched networks.
     """
     numbers = {"accuracy": ACCURACY, "parameters": "parameters", "macs": "macs"}
     tested = last_epoch(results[results["base"].notna() & (results["state"] == "done")])
@@ -82,16 +82,16 @@ def base_networks(results: pd.DataFrame) -> pd.DataFrame:
         sweeps = {
             Path(folder).parent for folder in results["folder"][results["base"].isna() & results["source"].notna()]
         }
-        own = np.array([Path(folder).parent in sweeps for folder in tested["folder"][runs.index]], dtype=bool)
-        runs = runs[own | ~runs["base"].isin(runs["base"][own])]
+        is_swept = np.array([Path(folder).parent in sweeps for folder in tested["folder"][runs.index]], dtype=bool)
+        runs = runs[is_swept | ~runs["base"].isin(runs["base"][is_swept])]
     return runs.groupby("base", sort=False).mean()
 
 
 def adapters_in(runs: pd.DataFrame) -> list[str]:
     """The stitchers of `runs`, in the order of the documentation; unknown ones last."""
-    known = {name: place for place, name in enumerate(STITCHERS)}
+    order = {name: number for number, name in enumerate(STITCHERS)}
     names: list[str] = list(runs["adapter"].dropna().unique()) if "adapter" in runs else []
-    return sorted(names, key=lambda name: (known.get(name, len(known)), name))
+    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
 
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -140,12 +140,12 @@ def grid_table(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def missing_table(results: pd.DataFrame) -> pd.DataFrame:
-    """For each number of `accuracy_table` how many finished runs gave none (NaN), and are not in its mean."""
+    """How many finished runs gave no number (NaN) and so are not in the mean, for each mean of `accuracy_table`."""
     return _by_adapter(results, "missing").fillna(0).astype(int)
 
 
 def _by_adapter(results: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of `summarize`, the stitchers beside each other."""
+    """A column of `summarize`, with a column for each stitcher."""
     runs = last_epoch(stitched(placed(results)))
     if runs.empty:
         raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
@@ -165,8 +165,8 @@ def add_measures(results: pd.DataFrame) -> pd.DataFrame:
     Base accuracies are those of the whole networks that the run's own sweep has tested, with the run's settings where
     these have a part in a test (the size of images, say); else those of `base_networks`. Blank where there is none.
     """
-    dest, source, own = (_base_accuracy(results, name) for name in ("destination", "source", "base"))
-    dest, source = dest.fillna(own), source.fillna(own)  # a whole network is its own base
+    dest, source, whole = (_base_accuracy(results, name) for name in ("destination", "source", "base"))
+    dest, source = dest.fillna(whole), source.fillna(whole)  # a whole network is its own base
     accuracy = results[ACCURACY]
     return results.assign(
         penalty=stitching_penalty(accuracy, dest),
@@ -176,7 +176,7 @@ def add_measures(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _base_accuracy(results: pd.DataFrame, column: str) -> pd.Series:
-    """For each row the accuracy of the network that `column` names, by itself; NaN where it is not known."""
+    """For each row the accuracy of the whole network that `column` names; NaN where it is not known."""
     if column not in results:
         return pd.Series(np.nan, index=results.index)
     sweeps = results["folder"].map(lambda folder: str(Path(folder).parent))
@@ -187,8 +187,8 @@ def _base_accuracy(results: pd.DataFrame, column: str) -> pd.Series:
     ]
     keys = tested[["sweep", "base", *varied]].astype(object).itertuples(index=False, name=None)
     accuracies = pd.DataFrame({"key": list(keys), "accuracy": tested[ACCURACY].to_numpy()})
-    own = accuracies.groupby("key", sort=False)["accuracy"].mean().to_dict() if len(accuracies) else {}
+    of_own_sweep = accuracies.groupby("key", sort=False)["accuracy"].mean().to_dict() if len(accuracies) else {}
     others = base_networks(results)["accuracy"].to_dict()
     rows = zip(sweeps, results[column], *(results[name] for name in varied), strict=True)
-    found = [own.get(row, others.get(row[1], np.nan)) for row in rows]
-    return pd.Series(found, index=results.index, dtype=float)
+    values = [of_own_sweep.get(row, others.get(row[1], np.nan)) for row in rows]
+    return pd.Series(values, index=results.index, dtype=float)

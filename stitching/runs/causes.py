@@ -1,4 +1,4 @@
-"""Why runs ended that are not done: what metadata.yml keeps under `cause`, and `status` and `retry` know."""
+"""Why runs ended that are not done: the values of `cause` in metadata.yml, by which `status` and `retry` go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON files that carry the digest of their own content: damage is noticed when they are read."""
+"""JSON files with a digest of their own content, so that damage is noticed when they are read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Damaged(ValueError):
 
 def checked_json(content: object) -> bytes:
     """`content` as a JSON file with its SHA-256."""
-    text = {"sha256": _digest(content), "content": content}
-    return (json.dumps(text, indent=1) + "\n").encode()
+    data = {"sha256": _digest(content), "content": content}
+    return (json.dumps(data, indent=1) + "\n").encode()
 
 
 def read_checked_json(path: Path) -> Any:
-    """The content of a file that `checked_json` made.
+    """The content of a file that `checked_json` wrote.
 
     Raises:
         Damaged: the content is not the one that was written, or something else wrote the file.
@@ -29,11 +29,11 @@ def read_checked_json(path: Path) -> Any:
     """
     try:
         data = json.loads(path.read_bytes())
-        whole = data["sha256"] == _digest(data["content"])
+        is_whole = data["sha256"] == _digest(data["content"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise Damaged(f"{path} is damaged: its content does not fit its digest")
+        is_whole = False
+    if not is_whole:
+        raise Damaged(f"{path} is damaged: its content does not match its digest")
     return data["content"]
 
 

@@ -24,7 +24,7 @@ def code_digest() -> str:
 
 @lru_cache
 def package_digest() -> str:
-    """The version of the whole package, which caches go by: 12 hexadecimal digits of its hash."""
+    """The version of the whole package, by which caches go stale: 12 hexadecimal digits of its hash."""
     return digest_of(_files(PACKAGE))
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the folder that one run keeps them in."""
+"""The folder of one run, and writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from stitching.runs.metadata import UnreadableMetadata, metadata_of, simple_meta
 __all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "checked_text", "write_whole", "write_yaml"]
 
 _DIGEST = "# sha256 of all above: "
-_MENDING = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
+_REPAIR = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
 
-# What says how a run stands. The blocks of metadata.yml that begin with these keys are a small part of it.
+# The keys that say what state a run is in: a small part of metadata.yml.
 BRIEF_KEYS = (
     "state", "identity", "failure", "cause", "control", "epoch", "steps", "first_step", "total_steps", "seconds",
     "device", "final", "digests", "code",
@@ -34,26 +34,26 @@ class FolderBusy(UserError):
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: Path | None = None) -> None:
-    """Write a file aside, flush it to the disk and rename it: readers see the old file or the new one, whole.
+    """Write a temporary file, flush it to the disk and rename it: readers see the old file or the new one, whole.
 
     Args:
         path: of the file.
         write: writes it.
-        previous: where the old file is kept; for a moment between two renames only that one is there.
+        previous: where the old file is moved; for a moment between two renames it is the only one.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to. The old file is untouched then.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         if previous:
             with suppress(FileNotFoundError):
                 os.replace(path, previous)
-        os.replace(aside, path)
+        os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the rename itself
@@ -61,7 +61,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: P
             os.close(folder)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
         # torch.save hides a full disk behind a RuntimeError of its zip writer
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
@@ -70,7 +70,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: P
         ) from error
     except BaseException:
         with suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
         raise
 
 
@@ -81,10 +81,10 @@ def write_yaml(path: Path, data: Any) -> None:
 
 
 def checked_text(path: Path) -> str:
-    """The text of a file of `write_yaml`.
+    """The text of a file that `write_yaml` wrote.
 
     Raises:
-        UserError: it cannot be read, or is not as it was written.
+        UserError: it cannot be read, is damaged or was edited.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -92,7 +92,7 @@ def checked_text(path: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no file {path}") from None
     except (OSError, UnreadableMetadata) as error:
-        raise UserError(f"cannot read {path}: {error}", do=_MENDING) from None
+        raise UserError(f"cannot read {path}: {error}", do=_REPAIR) from None
     _check_digest(path, text)
     return text
 
@@ -100,8 +100,8 @@ def checked_text(path: Path) -> str:
 def _check_digest(path: Path, text: str) -> None:
     if not _fits_digest(text):
         raise UserError(
-            f"cannot read {path}: it is damaged, or was edited; the digest in its last line is not that of the rest",
-            do=_MENDING,
+            f"cannot read {path}: it is damaged, or was edited; the digest in its last line does not match",
+            do=_REPAIR,
         )
 
 
@@ -130,7 +130,7 @@ class RunFolder:
 
     @classmethod
     def found_in(cls, path: Path) -> RunFolder:
-        """The folder of a run whose config is not at hand, by the name of the metadata that lies there."""
+        """The folder of a run without its config, by the name of the metadata file in it."""
         first = path / "metadata.yml"
         return cls.of_metadata(first if first.exists() else min(path.glob("metadata*.yml"), default=first))
 
@@ -138,9 +138,9 @@ class RunFolder:
     def of_metadata(cls, path: Path) -> RunFolder:
         """The folder of the run whose metadata is the file `path`."""
         suffix = path.stem.removeprefix("metadata")
-        own = suffix[1:]  # the stem of a result that is not called result
-        if own and any((path.parent / f"{own}{ending}").exists() for ending in (".pkl", ".parquet")):
-            return cls(path.parent, f"{own}.pkl")
+        stem = suffix[1:]  # of a result that is not called result
+        if stem and any((path.parent / f"{stem}{ending}").exists() for ending in (".pkl", ".parquet")):
+            return cls(path.parent, f"{stem}.pkl")
         return cls(path.parent, f"result{suffix}.pkl")
 
     @property
@@ -168,7 +168,7 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is one to go on from, as long as it is whole."""
+        """Whether there is a checkpoint to resume from, damaged or not."""
         return self.checkpoint.exists() or self.previous_checkpoint.exists()
 
     @property
@@ -181,7 +181,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains here. The file stays; it holds the run's seed, where `train` made it."""
+        """Held by the process that trains here. The file stays; `train` writes the run's seed into it."""
         return self.path / f".run{self._suffix}.lock"
 
     @property
@@ -190,19 +190,19 @@ class RunFolder:
         return (self.result, self.steps, self.checkpoint, self.previous_checkpoint, self.metadata, self.log)
 
     def read_metadata(self, *, brief: bool = False) -> dict[str, Any] | None:
-        """What a run left in metadata.yml; None before there is any.
+        """The content of metadata.yml; None before there is one.
 
         Args:
             brief: only `BRIEF_KEYS`; of thousands of runs, parsing the rest would take most of the time.
 
         Raises:
-            UserError: the file cannot be read, is not as it was written, or something in it is not what a run writes
-                there (`run_metadata`).
+            UserError: the file cannot be read, is damaged or was edited, or holds what no run writes
+                (`stitching.runs.metadata`).
         """
         path = self.metadata
         try:
             text = text_of(path)
-            if brief and _fits_digest(text):  # else the whole is looked at, to say what is wrong with it
+            if brief and _fits_digest(text):  # else all of it is read, to say what is wrong
                 with suppress(UnreadableMetadata):  # an alias of something in another block
                     brief_text = "".join(_BRIEF.findall(text))
                     simple = simple_metadata_of(brief_text)
@@ -211,26 +211,26 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnreadableMetadata) as error:
-            raise UserError(f"cannot read {path}: {error}", do=_MENDING) from None
+            raise UserError(f"cannot read {path}: {error}", do=_REPAIR) from None
         _check_digest(path, text)
         return {key: value for key, value in metadata.items() if not brief or key in BRIEF_KEYS}
 
     def traces(self) -> Traces:
-        """What of a run that is being trained has to stay in its folder."""
+        """The files of a run in training that must stay in its folder."""
         expected = (self.lock, self.metadata, self.path / "config.yml")
         return {path: path.stat().st_ino for path in expected if path.exists()}
 
     def check_traces(self, traces: Traces) -> None:
-        """Raise if something of `traces` is gone, or the folder is another process's by now."""
+        """Raise `UserError` if one of `traces` is gone, or another process has the folder now."""
         gone = sorted(path.name for path in traces if not path.exists())
         if gone or self.is_of_another(traces):
             raise UserError(
                 f"{self.path} was removed while the run trained: {', '.join(gone) or 'its lock'} is gone",
-                do="Start the run again, if it is still wanted.",
+                do="Start the run again if you still need it.",
             )
 
     def is_of_another(self, traces: Traces) -> bool:
-        """Whether another process has made the folder anew since `traces`."""
+        """Whether another process has created the folder again since `traces`."""
         try:
             return self.lock in traces and self.lock.stat().st_ino != traces[self.lock]
         except OSError:
@@ -246,7 +246,7 @@ class RunFolder:
 
         Raises:
             FolderBusy: another process holds it.
-            UserError: the folder cannot be made or has no locks.
+            UserError: the folder cannot be created or has no locks.
         """
         with ExitStack() as held:
             try:

@@ -1,4 +1,4 @@
-"""What makes two jobs the same: the hash of everything in the config that can change a result."""
+"""A job's identity: the hash of everything in its config that can change a result."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = [
     "settings_digest",
 ]
 
-# Where things are and how they are shown, not what is computed. Stopping, packing and the number of workers never
-# change a result, which is what allows them to be left out.
+# Keys of where things are and how they are shown. Stopping, packing and the number of workers never change a result, so
+# they may be left out.
 LEFT_OUT = (
     "data_path", "save_dir", "metrics_output", "save_checkpoints", "checkpoint_minutes", "resume_from", "print_freq",
     "workers", "verbose",
@@ -55,10 +55,10 @@ def network_digest(job: JobSettings) -> str:
 
 
 def identity_config(job: JobSettings) -> dict[str, Any]:
-    """What the identity is the hash of; however it was written, the same job gives the same.
+    """The data whose hash is the identity; equal for the same job, however its config was written.
 
-    Of the resolved config it has what differs from its neutral value. Models stand in it by their full names,
-    checkpoints by the digest of their content, and a data set that has no name of its own by the names of its files.
+    It has the keys of the resolved config that differ from their neutral values. Models are in it by their full names,
+    checkpoints by the digest of their content, and a data set that its name does not determine by its files' names.
     """
     return _settings_config(job) | _network_config(job)
 
@@ -90,7 +90,7 @@ def _network_config(job: JobSettings) -> dict[str, Any]:
 def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
     """Plain data that is equal for whatever computes the same.
 
-    Schemas are without their neutral values, the spellings of a model or a data set are one, and 1.0 is 1.
+    Neutral values are left out, a model or data set has one spelling, and 1.0 is 1.
     """
     if isinstance(value, Schema):
         names = [name for name in type(value).model_fields if name not in left_out]
@@ -128,7 +128,7 @@ def _model_fields(part: ModelFields, data: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _neutral_values(schema: type[Schema]) -> dict[str, Any]:
-    """Of each of a schema's keys, the value that is as if the key was not there."""
+    """For each key of a schema, the value that has the same effect as leaving the key out."""
     return {name: _canonical(schema.neutral_value(name)) for name in schema.model_fields}
 
 

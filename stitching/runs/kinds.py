@@ -1,7 +1,7 @@
-"""Job kinds: what a config.yml may ask for, and all that the other rooms need to know of it.
+"""Job kinds: the protocol of what a config.yml may ask for, and their registry.
 
-A kind is one class. The command line, the launcher and the studies find it from the config and go through its methods;
-none of them knows how it trains.
+A kind is one class. The command line, the launcher and the studies find it from the config and call its methods; none
+of them knows how it trains.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ __all__ = [
 J = TypeVar("J", bound=JobSettings)
 ProgressCallback = Callable[[int, int, str], None]  # `done` of `total` steps of all runs together, and what is going on
 
-# What the second gives, found out once for everything that the first says it depends on (beside the code): plain data.
+# The result of the function (plain data), computed once for each value of the first argument: all that it depends on,
+# beside the code.
 Remember = Callable[[object, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
 class RunRequest(Generic[J]):
-    """A job, and the folder for what it leaves.
+    """A job, and the folder for its files.
 
-    `hold` takes the folder for this process once everything is set up. It may settle for another one than was planned,
-    or raise where an earlier run's result would be lost; without it `folder` is held.
+    `hold` locks the folder for this process once everything is set up. It may choose another folder than was planned,
+    or raise where an earlier run's result would be lost; without it `folder` is locked.
     """
 
     job: J
@@ -60,7 +61,7 @@ class RunRequest(Generic[J]):
 
 
 class EndedRun(Protocol):
-    """What a run has come to: a failure with its cause (one of `stitching.runs.causes`), or the results at its end."""
+    """How a run ended: with a failure and its cause (one of `stitching.runs.causes`), or with results."""
 
     @property
     def folder(self) -> RunFolder: ...
@@ -89,7 +90,7 @@ class JobKind(ABC, Generic[J]):
 
     Attributes:
         name: as registered; the names of a study's runs begin with it.
-        key: the key of the YAML that marks a job of this kind. None for `train`, which every other job is.
+        key: the key of the YAML that marks a job of this kind. None for `train`, the kind of every other job.
         schema: of its YAML; `key` is one of its fields.
     """
 
@@ -115,17 +116,17 @@ class JobKind(ABC, Generic[J]):
 
     @abstractmethod
     def check(self, job: J, remember: Remember) -> Cost | None:
-        """Find what is wrong with the job without its data or weights, and say what its network costs.
+        """Check the job without its data or weights, and return what its network costs.
 
         This is what a plan does with every job, so it must be quick: networks are built on the meta device, and what
-        takes time is asked of `remember`.
+        takes time goes through `remember`.
 
         Raises:
             UserError: with the keys that lead to what is wrong.
         """
 
     def share_key(self, job: J) -> str:
-        """Equal for jobs that may be run as a pack; by default none may."""
+        """Equal for jobs that may run as a pack; by default none may."""
         return self.identity(job)
 
     @abstractmethod
@@ -142,20 +143,20 @@ class JobKind(ABC, Generic[J]):
         """Run jobs whose `share_key` is equal.
 
         A result is the same whether a job is run alone or in a pack, and whether or not it was stopped and resumed on
-        the way. Each run holds its folder (`RunFolder.locked`) while it works. It leaves there a metadata.yml with what
+        the way. Each run holds its folder (`RunFolder.locked`) while it works. It writes a metadata.yml there with what
         was in it before, `identity`, `state` (running, stopped, failed, done) and, when done, `final` and the `digests`
         of its result (`StepLog.save`).
 
         Args:
             requests: the jobs, each with a folder of its own.
-            resume: go on from the checkpoint in a run's folder where there is one.
-            overwrite: remove what an earlier run left, once everything is set up.
-            skip_busy: leave out runs that another process is at, and those that are done; else they are errors.
+            resume: resume from the checkpoint in a run's folder where there is one.
+            overwrite: remove the files of an earlier run, once everything is set up.
+            skip_busy: skip runs that another process is training, and those that are done; else they are errors.
             progress: called after every step.
-            stop: heeded at every step boundary.
+            stop: checked at every step boundary.
 
         Returns:
-            What each of the runs came to, in the order of `requests`.
+            How each of the runs ended, in the order of `requests`.
 
         Raises:
             UserError: a job cannot be set up; nothing was run then.
@@ -168,7 +169,7 @@ class JobKind(ABC, Generic[J]):
 
     @abstractmethod
     def smoke_test(self, document: Document, progress: ProgressCallback) -> str:
-        """Try everything that the job does on a little data, in a folder that is removed; says what was tried."""
+        """Try everything that the job does on a little data, in a temporary folder; returns what was tried."""
 
 
 KINDS: Registry[type[JobKind[Any]]] = Registry("job kind", "stitching.training.job")
@@ -182,12 +183,12 @@ def marked_kind(document: Document) -> JobKind[Any]:
     """
     load_plugins(document)
     keys = document.data if isinstance(document.data, dict) else {}
-    marked = [kind for _, kind in KINDS.items() if kind.key in keys]
-    if len(marked) > 1:
-        names = " and ".join(f"`{kind.key}:`" for kind in marked)
-        error = UserError(f"the job has the keys {names}", allowed="one of them", path=(str(marked[1].key),))
+    marked_kinds = [kind for _, kind in KINDS.items() if kind.key in keys]
+    if len(marked_kinds) > 1:
+        names = " and ".join(f"`{kind.key}:`" for kind in marked_kinds)
+        error = UserError(f"the job has the keys {names}", allowed="one of them", path=(str(marked_kinds[1].key),))
         raise document.locate(error)
-    return (marked or [kind for _, kind in KINDS.items() if kind.key is None])[0]()
+    return (marked_kinds or [kind for _, kind in KINDS.items() if kind.key is None])[0]()
 
 
 def kind_of(job: JobSettings) -> JobKind[Any]:
@@ -206,7 +207,7 @@ def read_job(document: Document) -> Any:
 
 
 def recorded_job(config: Any) -> Any:
-    """A job from what its `to_yaml` gave. Raises `ValueError` if it is something else, or of another version."""
+    """A job from the output of its `to_yaml`. Raises `ValueError` for anything else, or what another version wrote."""
     return marked_kind(Document(Path(), config)).schema.model_validate(config)
 
 

@@ -1,4 +1,4 @@
-"""Locks between processes, on a file that stays; the system releases one however its holder ends."""
+"""Locks between processes, on a file that stays; the system releases a lock however its holder ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Locked", "file_lock", "is_locked"]
 
 # A file system without locks says one of these; Lustre that is mounted without `flock` says the first.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-_LOOK = 1.0  # seconds: those who look hold the lock for a moment, and must not make anybody fail who takes it
+_LONGEST_LOOK = 1.0  # seconds: `is_locked` holds the lock for a moment, which must not make `file_lock` fail
 
 
 class Locked(Exception):
@@ -25,17 +25,17 @@ class Locked(Exception):
 
 @contextmanager
 def file_lock(path: Path, *, waits: bool = False) -> Iterator[None]:
-    """Hold the lock on a file, which is made with its folder if it is not there; forked children do not hold it.
+    """Hold the lock on a file, which is created with its folder if missing; forked children do not hold it.
 
     Args:
         path: of the file.
-        waits: until another process releases it.
+        waits: wait until another process releases it.
 
     Raises:
-        Locked: another process holds it, and goes on to do so.
-        UserError: the file system has no locks, or the file cannot be made.
+        Locked: another process holds it and does not release it.
+        UserError: the file system has no locks, or the file cannot be created.
     """
-    patience = -1 if waits else _LOOK
+    patience = -1 if waits else _LONGEST_LOOK
     # Without flock the library would fall back on the file's existence, which outlives a holder that is killed.
     lock = FileLock(path, patience, poll_interval=0.02, fallback_to_soft=False, thread_local=False)
     try:
@@ -44,7 +44,7 @@ def file_lock(path: Path, *, waits: bool = False) -> Iterator[None]:
     except Timeout:
         raise Locked from None
     except OSError as error:
-        raise _in_words(path, error) from None
+        raise _lock_error(path, error) from None
     try:
         yield
     finally:
@@ -65,11 +65,11 @@ def is_locked(path: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise _in_words(path, error) from None
+        raise _lock_error(path, error) from None
     return False
 
 
-def _in_words(path: Path, error: OSError) -> UserError:
+def _lock_error(path: Path, error: OSError) -> UserError:
     if error.errno in _NO_LOCKS:
         return UserError(
             f"the file system of {path.parent} has no locks ({error.strerror}), so that two processes could train the "

@@ -1,7 +1,7 @@
-"""What may stand in a metadata.yml: the types of what this package reads there, and the bounds of the rest.
+"""Reading metadata.yml: the types of the keys that this package uses, and bounds for the rest.
 
-Runs are copied, edited by hand and made by other versions. What does not fit is refused here, where the file is read,
-so that everything behind it (states, tables, figures, the report) can rely on what it gets.
+Runs are copied, edited by hand and written by other versions. What does not fit is refused here, where the file is
+read, so that everything behind it (states, tables, figures, the report) can rely on what it gets.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Fraction = Annotated[float, Field(ge=-1, le=2, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Cell(BaseModel):
-    """What the analysis groups by. Keys that are not named here are open to everybody."""
+class _Stitch(BaseModel):
+    """The keys that the analysis groups by. Other keys may hold anything."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -76,10 +76,10 @@ class _Code(BaseModel):
     modified: bool | None = None
 
 
-class _Metadata(_Cell):
-    """What a run says of itself. Every key may be missing: a run that has not started yet has few."""
+class _Metadata(_Stitch):
+    """The keys of a metadata.yml. Every one may be missing: a run that has not started yet has few."""
 
-    also: list[_Cell] | None = None
+    also: list[_Stitch] | None = None
     state: Name | None = None
     identity: Name | None = None
     failure: Annotated[str, Field(max_length=100_000)] | None = None
@@ -105,7 +105,7 @@ class _Metadata(_Cell):
 
 
 def text_of(path: Path) -> str:
-    """The text of a file that a run left.
+    """The text of a file in a run's folder.
 
     Raises:
         UnreadableMetadata: it is no regular file (a pipe would wait without end), too large, or no UTF-8 text.
@@ -123,9 +123,9 @@ def text_of(path: Path) -> str:
 
 
 def metadata_of(text: str) -> dict[str, Any]:
-    """What the text of a metadata.yml says, its known keys of the types that they should have; {} if it is empty.
+    """The data in the text of a metadata.yml, its types checked; {} if it is empty.
 
-    A key with nothing behind it counts as left out.
+    A key without a value counts as left out.
 
     Raises:
         UnreadableMetadata: it is no YAML, no mapping, or something in it is not what a run writes there.
@@ -133,8 +133,8 @@ def metadata_of(text: str) -> dict[str, Any]:
     if text.count("[") + text.count("{") > _MAX_BRACKETS or _COMPACT.search(text):
         raise UnreadableMetadata("it is nested too deep")
     try:
-        data = yaml.load(text, _LOADER)  # safe: it makes no objects
-    except Exception as error:  # a date that is none, a number of 5,000 digits: PyYAML raises all sorts of things
+        data = yaml.load(text, _LOADER)  # safe: it creates no objects
+    except Exception as error:  # PyYAML raises many types, for an impossible date or a number of 5,000 digits
         words = (str(error) or type(error).__name__).replace("\n", " ")
         raise UnreadableMetadata(f"it is no YAML: {printable(words[:300])}") from None
     if data is None:
@@ -156,17 +156,17 @@ def _checked(data: dict[Any, Any]) -> dict[str, Any]:
 
 
 def simple_metadata_of(text: str) -> dict[str, Any] | None:
-    """As `metadata_of`, in a quarter of the time, for text that this package wrote and whose lines each speak for
-    themselves: numbers, words, digests, true and false, and mappings of these; None if there is anything else.
+    """As `metadata_of` in a quarter of the time, for text of which every line can be read by itself: numbers, words,
+    digests, true and false, and mappings of these. None if there is anything else.
 
     Raises:
         UnreadableMetadata: something in it is not what a run writes there.
     """
     data: dict[str, Any] = {}
-    inner: dict[str, Any] | None = None  # the mapping that the line before is in, or has begun
+    inner: dict[str, Any] | None = None  # the mapping that the previous line is in, or has begun
     for line in text.removesuffix("\n").split("\n"):
         match = _SIMPLE_LINE.fullmatch(line)
-        if match is None or match["key"].lower() in _NOT_TEXT or _is_no_word(match["word"]):
+        if match is None or match["key"].lower() in _NOT_TEXT or _has_other_meaning(match["word"]):
             return None
         container = inner if match["indent"] else data
         if container is None:
@@ -184,7 +184,8 @@ def simple_metadata_of(text: str) -> dict[str, Any] | None:
     return None if inner == {} else _checked(data)
 
 
-def _is_no_word(word: str | None) -> bool:
+def _has_other_meaning(word: str | None) -> bool:
+    """Whether YAML reads a word as something other than text, true or false."""
     return word is not None and word not in _BOOLEANS and word.lower() in _NOT_TEXT
 
 
@@ -212,13 +213,13 @@ _NOT_TEXT = {"y", "n", "yes", "no", "on", "off", "null", *_BOOLEANS}  # in YAML 
 
 
 def _check_bounds(data: dict[Any, Any]) -> None:
-    """Raise if the data has no end, or holds what no file or table could take. Needs no recursion itself."""
+    """Raise if the data is endless, or holds what no file or table could take. Works without recursion."""
     if len(data) > MAX_KEYS:
         raise UnreadableMetadata(f"it has {len(data):,} keys; no run writes more than {MAX_KEYS}")
     count = 0
-    left: list[tuple[Any, int]] = [(data, 0)]
-    while left:
-        container, depth = left.pop()
+    to_check: list[tuple[Any, int]] = [(data, 0)]
+    while to_check:
+        container, depth = to_check.pop()
         count += len(container)
         if count > MAX_VALUES or depth > MAX_DEPTH:
             what = f"more than {MAX_VALUES:,} values" if count > MAX_VALUES else f"values more than {MAX_DEPTH} deep"
@@ -230,13 +231,13 @@ def _check_bounds(data: dict[Any, Any]) -> None:
             values = container.values()
         for value in values:
             if isinstance(value, (dict, list, tuple, set)):
-                left.append((value, depth + 1))
+                to_check.append((value, depth + 1))
             else:
                 _check_value(value)
 
 
 def _check_key(key: object, depth: int) -> None:
-    """Raise if the key is no text; on top it is a column's name as well."""
+    """Raise if the key is not text; at the top level it must be printable, as it names a column."""
     if not isinstance(key, str) or (depth == 0 and (printable(key) != key or len(key) > 1000)):
         raise UnreadableMetadata(f"the key {_shown(key)} is no plain text")
     _check_value(key)

@@ -23,7 +23,7 @@ __all__ = ["Report", "run_job", "smoke_test_job"]
 
 @dataclass(frozen=True)
 class Report:
-    """What to tell the user at the end, and the process's exit code."""
+    """The message for the user at the end, and the process's exit code."""
 
     words: str
     exit_code: int = 0
@@ -33,14 +33,14 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
     """Run the job in `document` beside its file, or in its `save_dir`.
 
     Args:
-        document: the config, what the command line says already in it.
-        resume: go on from the checkpoint, if there is one.
+        document: the config, with the values of the command line.
+        resume: resume from the checkpoint, if there is one.
         overwrite: start again over an earlier result.
         on_progress: shows progress.
         again: the command that resumes this job, for the message after a stop.
 
     Raises:
-        UserError: the config is wrong, or results of an earlier run would be lost; nothing was changed then.
+        UserError: the config is wrong, or results of an earlier run would be lost; nothing was changed.
     """
     if resume and overwrite:
         raise UserError("--resume continues the earlier run, --overwrite removes it", allowed="one of them")
@@ -49,7 +49,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
     start = _Start(job, Path(job.save_dir) if job.save_dir else document.folder, resume, overwrite)
     with StopRequest().on_signals() as stop:
         try:
-            start.check()  # now, as setting up takes its time
+            start.check()  # before setting up, which takes time
             request = RunRequest(job, start.folder, start.hold)
             (run,) = kind.run([request], resume=start.resume, overwrite=overwrite, progress=on_progress, stop=stop)
         except _NothingToDo as reason:
@@ -57,7 +57,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
         except Interrupted:
             if stop.number == signal.SIGUSR2 and _steps(start.folder) <= start.steps_before:
                 # At 130 sbatch/train-preemptible.sbatch puts the job back into the queue; this one would never end.
-                return Report("Stopped: its time was over before it had made a single step. Give it more.", 1)
+                return Report("Stopped: time ran out before the first step. Give it more time.", 1)
             return Report(f"Stopped; the checkpoint is {start.folder.checkpoint}. To resume:\n  {again}", 130)
     final = {key: value for key, value in run.final.items() if key.startswith("Overall/Test")}
     words = ", ".join(f"{key.removeprefix('Overall/').lower()} {value:.4f}" for key, value in final.items())
@@ -70,13 +70,13 @@ def smoke_test_job(document: Document, on_progress: ProgressCallback) -> Report:
 
 
 class _NothingToDo(UserError):
-    """The result is there already."""
+    """The result already exists."""
 
 
 class _Start:
-    """One start of a job: which files it writes, and that none of an earlier run is lost.
+    """One start of a job: it chooses the files, and makes sure that none of an earlier run is lost.
 
-    Both depend on what lies in the folder, which another start may change until the folder is held.
+    Both depend on what is in the folder, which another start may change until the folder is locked.
     """
 
     def __init__(self, job: JobSettings, path: Path, resume: bool, overwrite: bool) -> None:
@@ -89,9 +89,9 @@ class _Start:
 
     @contextmanager
     def hold(self) -> Iterator[RunFolder]:
-        """Hold the folder of this start's choice; raises as `check` does."""
+        """Lock the folder that was chosen; raises as `check` does."""
         with ExitStack() as held:
-            with file_lock(self.path / ".start.lock", waits=True):  # others that start here choose after us
+            with file_lock(self.path / ".start.lock", waits=True):  # other starts in this folder choose after this one
                 self.folder = self._choose_folder()
                 held.enter_context(self.folder.locked())
                 self.folder.lock.write_text(f"{self.job.train_config.seed}\n")
@@ -99,23 +99,23 @@ class _Start:
             yield self.folder
 
     def check(self) -> None:
-        """Raise if this start would lose what an earlier run left, or mistake it for its own.
+        """Raise if this start would overwrite an earlier run's files, or resume another job's.
 
         Raises:
             _NothingToDo: the run is done.
-            UserError: says what lies there.
+            UserError: says what is there.
         """
-        folder, known = self.folder, self._known(self.folder)
-        if self.resume and known.get("state") == "done" and folder.result.exists():
-            if known.get("identity") != kind_of(self.job).identity(self.job):
+        folder, metadata = self.folder, self._metadata_of(self.folder)
+        if self.resume and metadata.get("state") == "done" and folder.result.exists():
+            if metadata.get("identity") != kind_of(self.job).identity(self.job):
                 raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
-            if not is_whole(folder, known):
+            if not is_whole(folder, metadata):
                 raise UserError(f"{folder.result} or {folder.steps.name} is damaged", do="--overwrite trains it again.")
             raise _NothingToDo(f"{folder.result} is there, whole and finished.")
         if not (self.resume or self.overwrite):
-            _nothing_lost(folder)
+            _check_nothing_lost(folder)
         if self.resume:
-            _nothing_mistaken(self.job, folder)
+            _check_same_seed(self.job, folder)
             self.steps_before = _steps(folder)
 
     def _choose_folder(self) -> RunFolder:
@@ -132,9 +132,9 @@ class _Start:
         if folder.is_busy():
             with suppress(OSError, ValueError):
                 return int(folder.lock.read_text())  # its metadata may not be written yet
-        return self._known(folder).get("seed")
+        return self._metadata_of(folder).get("seed")
 
-    def _known(self, folder: RunFolder) -> dict[str, Any]:
+    def _metadata_of(self, folder: RunFolder) -> dict[str, Any]:
         try:
             return folder.read_metadata() or {}
         except UserError:
@@ -144,12 +144,12 @@ class _Start:
 
 
 def _steps(folder: RunFolder) -> int:
-    """How many steps the run has made, as far as its metadata knows."""
+    """How many steps the run has made, by its metadata."""
     return int((folder.read_metadata() or {}).get("steps", 0))
 
 
-def _nothing_lost(folder: RunFolder) -> None:
-    """Raise if starting from scratch would write over what an earlier run left."""
+def _check_nothing_lost(folder: RunFolder) -> None:
+    """Raise if starting from scratch would overwrite an earlier run's files."""
     state = (folder.read_metadata() or {}).get("state")
     if folder.has_checkpoint and state != "done":
         raise UserError(
@@ -160,11 +160,11 @@ def _nothing_lost(folder: RunFolder) -> None:
         raise UserError(f"{folder.result} already exists", do="--overwrite replaces it; another save_dir keeps both.")
 
 
-def _nothing_mistaken(job: JobSettings, folder: RunFolder) -> None:
-    """Raise if going on would quietly begin anew, because the run that is there has another seed."""
-    first = RunFolder(folder.path, job.metrics_output)
-    if folder != first and not folder.has_checkpoint:
-        seed = (first.read_metadata() or {}).get("seed")
+def _check_same_seed(job: JobSettings, folder: RunFolder) -> None:
+    """Raise if resuming would quietly start over, because the run that is there has another seed."""
+    of_first_seed = RunFolder(folder.path, job.metrics_output)
+    if folder != of_first_seed and not folder.has_checkpoint:
+        seed = (of_first_seed.read_metadata() or {}).get("seed")
         raise UserError(
             f"{folder.checkpoint} does not exist; the run in {folder.path} has the seed {seed}, this one "
             f"{job.train_config.seed}",

@@ -33,7 +33,7 @@ def git_state(package: Path) -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
 
     try:
-        if not git("ls-files", "__init__.py"):  # installed into somebody else's repository
+        if not git("ls-files", "__init__.py"):  # in a checkout of something else
             return {}
         lines = git("status", "--porcelain=v2", "--branch", "--", ".").splitlines()
     except (OSError, subprocess.SubprocessError):

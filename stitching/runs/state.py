@@ -1,4 +1,4 @@
-"""The state of runs as their folders tell it, without asking any scheduler."""
+"""The state of runs by their folders alone, without asking a scheduler."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["ExpectedRun", "expected_in", "forgotten_runs", "is_whole", "state_on
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """A run that a plan expects, or that was found: its folder, and the identity that a result of it must have."""
+    """A run of a plan or of a folder: where its files are, and the identity that its result must have."""
 
     folder: RunFolder
-    identity: str | None = None  # None: whatever is there
+    identity: str | None = None  # None: any
 
     @property
     def name(self) -> str:
@@ -36,20 +36,21 @@ def expected_in(folder: Path) -> list[ExpectedRun]:
         raise UserError(f"there is no folder {folder}", do="Give a sweep's YAML file, or the folder of its runs.")
     runs = [ExpectedRun(RunFolder.found_in(path.parent)) for path in sorted(folder.glob("*/config.yml"))]
     if not runs:
-        raise UserError(f"there are no runs in {folder}", do="`stitching submit SWEEP.yml` makes some.")
+        raise UserError(f"there are no runs in {folder}", do="`stitching submit SWEEP.yml` creates them.")
     return runs
 
 
 def forgotten_runs(folder: Path, names: Iterable[str]) -> list[str]:
-    """The runs in a sweep's folder that are not among `names`: those that its YAML has no more."""
+    """The runs in a sweep's folder that are not among `names`: those that its YAML no longer has."""
     return sorted({path.parent.name for path in folder.glob("*/config.yml")} - set(names))
 
 
 def state_on_disk(run: ExpectedRun) -> tuple[str, dict[str, Any]]:
-    """What the run's folder says, and what of its metadata says how it stands (`BRIEF_KEYS`).
+    """A run's state by its folder, and the keys of its metadata that belong to it (`BRIEF_KEYS`).
 
-    `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. Done is a whole
-    result of this very config, not what a scheduler remembers. With metadata that cannot be read a run has failed.
+    The state is `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. A run is
+    done if a whole result of this very config is there, whatever a scheduler says. If its metadata cannot be read, it
+    has failed.
     """
     try:
         metadata = run.folder.read_metadata(brief=True)
@@ -66,11 +67,11 @@ def state_on_disk(run: ExpectedRun) -> tuple[str, dict[str, Any]]:
 
 
 def is_whole(folder: RunFolder, metadata: dict[str, Any]) -> bool:
-    """Whether both files of the result of a run that is done are there as they were written, by their digests."""
-    on_record = metadata.get("digests")
+    """Whether both result files of a finished run are there and undamaged, by their digests."""
+    digests = metadata.get("digests")
     try:
-        return isinstance(on_record, dict) and all(
-            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == on_record.get(path.name)
+        return isinstance(digests, dict) and all(
+            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digests.get(path.name)
             for path in (folder.result, folder.steps)
         )
     except OSError:

@@ -1,7 +1,7 @@
 """The step dataframe: a row for every training step, saved twice.
 
-`result.parquet` is what every command and the analysis read, and carries a digest of what it holds; `result.pkl` is the
-same dataframe for a user's own notebook.
+Every command and the analysis read `result.parquet`, which has a digest of its content; `result.pkl` is the same
+dataframe for a user's own notebook.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIRST = ("Step", "Epoch", "Loss", "LR")
 
 
 class StepLog:
-    """Rows of named numbers; a checkpoint holds them too, so a resumed run goes on with the rows it had."""
+    """Rows of named numbers. A checkpoint holds them too, so a resumed run keeps the rows it had."""
 
     def __init__(self, rows: list[dict[str, float]] | None = None) -> None:
         self.rows = rows or []
@@ -41,7 +41,7 @@ class StepLog:
         self.rows.append(row)
 
     def extend_last(self, values: dict[str, float]) -> None:
-        """Add what is known at an epoch's end to its last step's row."""
+        """Add the values of an epoch's end to its last step's row."""
         self.rows[-1].update(values)
 
     def dataframe(self) -> pd.DataFrame:
@@ -77,13 +77,13 @@ def _as_parquet(frame: pd.DataFrame) -> bytes:
     # From arrays, not from pandas: NaN stays NaN, and no number changes a bit. Dictionaries would merge some NaNs.
     table = pa.table({str(name): frame[name].to_numpy() for name in frame.columns})
     out = io.BytesIO()
-    about = {_DIGEST: _digest_of(frame).encode()}
-    pq.write_table(table.replace_schema_metadata(about), out, use_dictionary=False, write_page_checksum=True)
+    header = {_DIGEST: _digest_of(frame).encode()}
+    pq.write_table(table.replace_schema_metadata(header), out, use_dictionary=False, write_page_checksum=True)
     return out.getvalue()
 
 
-_NEEDED = ("Step", "Epoch")
-_MOST_COLUMNS, _MOST_NUMBERS = 2_000, 500_000_000  # a file of a few bytes can say that it has more than any memory
+_REQUIRED = ("Step", "Epoch")
+_MOST_COLUMNS, _MOST_NUMBERS = 2_000, 500_000_000  # a few bytes can claim more than any memory holds
 _DIGEST = b"sha256 of the columns"
 
 
@@ -101,23 +101,23 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
 
     Args:
         folder: of the run.
-        metadata: what its metadata.yml says. If it is of a run that is done, the file must be the one on record.
+        metadata: the content of its metadata.yml. If that has the digest of a result, the file must match it.
 
     Returns:
         Columns of numbers; `Step` and `Epoch` are among them, and have one in every row.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is not what the run left.
+        UserError: there is no such file, it is damaged, or it is not what the run wrote.
     """
     path = folder.steps
-    if not path.is_file():  # nor a pipe, which would wait without end
+    if not path.is_file():  # reading a pipe would wait forever
         raise UserError(f"there is no result {path}")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    on_record = (metadata or {}).get("digests")
-    if isinstance(on_record, dict) and on_record.get(path.name) != hashlib.sha256(data).hexdigest():
+    digests = (metadata or {}).get("digests")
+    if isinstance(digests, dict) and digests.get(path.name) != hashlib.sha256(data).hexdigest():
         raise UserError(f"{path} is damaged: it is not the file that the run left", do="Train the run again.")
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
@@ -129,15 +129,15 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         words = first_line(error)
         raise UserError(f"{path} is no result of a run: {words}", do="Train the run again.") from None
     if is_damaged:
-        raise UserError(f"{path} is damaged: its digest does not fit", do="Train the run again.")
-    for name in _NEEDED:
+        raise UserError(f"{path} is damaged: its digest does not match", do="Train the run again.")
+    for name in _REQUIRED:
         if len(frame) and not np.isfinite(frame[name].to_numpy(dtype=float)).all():
             raise UserError(f"{path} is no result of a run: a row has no {name}", do="Train the run again.")
     return frame
 
 
 def _check_columns(schema: pa.Schema, rows: int) -> None:
-    """Raise ValueError if the columns are not those of a step dataframe, before anything of them is read."""
+    """Raise `ValueError` if the columns are not those of a step dataframe, before any is read."""
     if len(schema) > _MOST_COLUMNS or len(schema) * rows > _MOST_NUMBERS:
         raise ValueError(f"it has {len(schema):,} columns and {rows:,} rows")
     for field in schema:
@@ -147,13 +147,13 @@ def _check_columns(schema: pa.Schema, rows: int) -> None:
             raise ValueError(f"the name of its column {printable(field.name)} cannot be printed")
     if len(set(schema.names)) < len(schema):
         raise ValueError("two of its columns have one name")
-    missing = [name for name in _NEEDED if rows and name not in schema.names]
+    missing = [name for name in _REQUIRED if rows and name not in schema.names]
     if missing:
         raise ValueError(f"it has no column {missing[0]}")
 
 
 class _DataframeUnpickler(pickle.Unpickler):
-    """Finds only the names that a dataframe of numbers is made of."""
+    """Looks up only the names that a dataframe of numbers is made of."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:

@@ -1,4 +1,4 @@
-"""The wish to stop: signals ask, the training loop heeds."""
+"""Requests to stop: signals make them, and the training loop obeys at the next step boundary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 @dataclass
 class StopRequest:
-    """A wish to stop, heeded at the next step boundary."""
+    """A request to stop at the next step boundary."""
 
     asked: bool = False
     number: int | None = None  # of the signal that asked first

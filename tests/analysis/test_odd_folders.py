@@ -35,8 +35,8 @@ ODD_RESULTS = {
     "step without end": (ROW | {"Step": [1, np.inf]}, "a row has no Step"),
     "wide": (ROW | {f"column {n}": [1, 2] for n in range(3000)}, "it has 3,004 columns"),
     "name": (ROW | {"Overall/Test \x1b[2J": [1, 2]}, r"Overall/Test \x1b[2J cannot be printed"),
-    "no rows": ({name: [] for name in ROW}, "is empty yet"),
-    "no columns": ({}, "is empty yet"),
+    "no rows": ({name: [] for name in ROW}, "is still empty"),
+    "no columns": ({}, "is still empty"),
 }
 # Metadata that a schema lets pass, and what makes of it must bear.
 STRANGE = [

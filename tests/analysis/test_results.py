@@ -160,12 +160,12 @@ def test_no_flipped_bit_of_what_is_kept_changes_a_number(folder, tmp_path):
     first = load_results(folder)
     (path,) = (tmp_path / "cache").rglob("*.kept")
     data = path.read_bytes()
-    assert read_runs._Kept.load(path).runs
+    assert read_runs._RunCache.load(path).runs
     for place in range(0, len(data), 5):
         damaged = bytearray(data)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        assert read_runs._Kept.load(path).runs == [], place
+        assert read_runs._RunCache.load(path).runs == [], place
     pd.testing.assert_frame_equal(load_results(folder), first)
     assert path.read_bytes() == data  # whole again
 
