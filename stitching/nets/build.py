@@ -1,7 +1,7 @@
-"""From a network's config to its modules: every part built, placed and given the format that arrives.
+"""From a network's config to its modules: builds every part for its input, with the conversions around it.
 
-Shapes are never worked out by hand: one image runs through each part as it is built (on the meta device when a plan
-is made), and what comes out is the next part's input.
+Shapes are never worked out by hand: one image runs through each part as it is built (on the meta device for a plan),
+and its output is the next part's input.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["BuildOptions", "build_network", "build_part", "place_module"]
 def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:
     """The network that `part` describes, for images of `in_format`.
 
-    The weights of untrained parts depend on `options.seed` only; the global random state stays as it was.
+    The weights of untrained parts depend on `options.seed` only; the global random state is not changed.
 
     Raises:
-        UserError: with the path of the part below `part`'s own class name, if it cannot be built or what arrives does
-            not fit it.
+        UserError: with the path of the part below `part`'s own class name, if it cannot be built or does not take its
+            input.
     """
     device = torch.device("meta" if options.meta else "cpu")
     with torch.random.fork_rng(devices=[]), device:
@@ -48,69 +48,71 @@ def _image_shape(in_format: Format) -> Shape3 | None:
     return channels, height, width
 
 
-def build_part(part: BasePart, arriving: Format, options: BuildOptions) -> Part:
+def build_part(part: BasePart, input_format: Format, options: BuildOptions) -> Part:
     """One part with its conversions, after a trial run.
 
     Raises:
-        UserError: with the path of the part, if it cannot be built or what arrives does not fit it.
+        UserError: with the path of the part, if it cannot be built or does not take its input.
     """
     if not isinstance(part, BuildablePart):
         raise TypeError(f"{type(part).__name__} is no BuildablePart")
     with at(part.kind):
         native = part.native_format(options)
-        wanted = Format.parse(part.in_format) if part.in_format else native or arriving
-        if native and wanted.kind != native.kind:
+        part_format = Format.parse(part.in_format) if part.in_format else native or input_format
+        if native and part_format.kind != native.kind:
             raise UserError(
-                f"{part.kind} works on {native.kind}, in_format is {wanted.kind}", path=("in_format",),
-                do="What arrives is converted to it by itself; in_format is for a size of your own.",
+                f"{part.kind} works on {native.kind}, in_format is {part_format.kind}", path=("in_format",),
+                do="Inputs are converted automatically; use in_format to set a size.",
             )  # fmt: skip
         if native:
-            wanted = replace(wanted, prefix=native.prefix)
+            part_format = replace(part_format, prefix=native.prefix)
         with at("in_format"):
-            given = converted(arriving, wanted, options.class_token)
-            check_channels(wanted.channels, given, "in_format declares")
+            net_input = converted(input_format, part_format, options.class_token)
+            check_channels(part_format.channels, net_input, "in_format declares")
         try:
             with nullcontext() if part.bounds_itself else bounded():
-                net = part.build(given, options)
+                net = part.build(net_input, options)
         except UserError:
             raise
-        except Exception as error:  # its arguments are a user's: anything can come of them
-            raise UserError(f"the part cannot be built for {given}: {reason_of(error)}") from None
-        return place_module(net, arriving, wanted, part, options)
+        except Exception as error:  # a user's arguments can raise anything
+            raise UserError(f"the part cannot be built for {net_input}: {reason_of(error)}") from None
+        return place_module(net, input_format, part_format, part, options)
 
 
-def place_module(net: nn.Module, arriving: Format, wanted: Format, part: BasePart, options: BuildOptions) -> Part:
+def place_module(
+    net: nn.Module, input_format: Format, part_format: Format, part: BasePart, options: BuildOptions
+) -> Part:
     """A module with the conversions around it, after a trial run.
 
     Args:
         net: the module.
-        arriving: what comes to it, fully sized.
-        wanted: what it works on.
-        part: says whether it is frozen, and what its output is converted to.
+        input_format: the format of its input before conversion, fully sized.
+        part_format: the format that the module takes.
+        part: states whether it is frozen, and the format that its output is converted to.
         options: of the network.
 
     Raises:
-        UserError: it does not take what arrives, or does not give one tensor.
+        UserError: it does not take its input, or does not return one tensor.
     """
-    out = _run_through(net, converted(arriving, wanted, options.class_token))
-    declared, left = out, out
+    out = _run_through(net, converted(input_format, part_format, options.class_token))
+    declared, out_format = out, out
     if part.out_format:
         with at("out_format"):
             declared = Format.parse(part.out_format)
-            left = converted(out, declared, options.class_token)
-            check_channels(declared.channels, left, "out_format declares")
+            out_format = converted(out, declared, options.class_token)
+            check_channels(declared.channels, out_format, "out_format declares")
     return Part(
         net,
-        before=Reformat(arriving, wanted, options.class_token),
+        before=Reformat(input_format, part_format, options.class_token),
         after=Reformat(out, declared, options.class_token),
-        out_format=left,
+        out_format=out_format,
         frozen=part.frozen and not options.unfrozen,
         frozen_norm=options.frozen_norm,
     )
 
 
-def _run_through(net: nn.Module, given: Format) -> Format:
-    """The format of what `net` makes of one input of format `given`."""
+def _run_through(net: nn.Module, input_format: Format) -> Format:
+    """The format of `net`'s output for an input of `input_format`."""
     if isinstance(net, Network):
         return net.out_format
     if isinstance(net, Parallel) and net.agg == "none":
@@ -118,20 +120,22 @@ def _run_through(net: nn.Module, given: Format) -> Format:
     net.eval()
     try:
         with torch.no_grad():
-            out = net(torch.zeros(given.shape(1)))
+            out = net(torch.zeros(input_format.shape(1)))
     except UserError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as when it is built
         raise UserError(
-            f"the part cannot take {given}: {reason_of(error)}",
-            do="Give it an `in_format` with the size that it was made for, or another image_size.",
+            f"the part cannot take {input_format}: {reason_of(error)}",
+            do="Set its `in_format` to the size that it was made for, or use another image_size.",
         ) from None
     finally:
         net.train()
     if not isinstance(out, torch.Tensor):
-        raise UserError(f"the part gives {type(out).__name__}, not one tensor")
-    kind = getattr(net, "out_kind", None) or (given.kind if out.dim() == len(given.shape(1)) else "vector")
+        raise UserError(f"the part returns {type(out).__name__}, not one tensor")
+    kind = getattr(net, "out_kind", None) or (
+        input_format.kind if out.dim() == len(input_format.shape(1)) else "vector"
+    )
     if isinstance(net, nn.Module) and kind == "same":
-        kind = given.kind
-    prefix = getattr(net, "out_prefix", given.prefix)
+        kind = input_format.kind
+    prefix = getattr(net, "out_prefix", input_format.prefix)
     return Format.of(kind, tuple(out.shape), prefix)

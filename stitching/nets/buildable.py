@@ -1,4 +1,4 @@
-"""What a part has beside its schema: the format that it works on, and how its module is built for what arrives."""
+"""The base classes of parts: a schema, the format that the part works on, and how its module is built."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ __all__ = ["BuildOptions", "BuildablePart", "ChannelsPart", "check_channels", "d
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What building a network needs to know beside its parts."""
+    """What building a network depends on beside its parts."""
 
     seed: int = 0
     num_classes: int | None = None
-    task_classes: tuple[int, ...] = ()  # of each task, where the network has several outputs
+    task_classes: tuple[int, ...] = ()  # of each task, if the network has several outputs
     class_token: Literal["zeros", "ones", "avg"] = "zeros"
     frozen_norm: Literal["running", "batch"] = "running"
-    unfrozen: bool = False  # train everything, whatever the parts say
+    unfrozen: bool = False  # train all parts, frozen ones too
     meta: bool = False  # shapes only: no weights, no memory
     sample: ImageSample | None = None  # of the data, for random networks
     images: Shape3 | None = None  # (C, H, W) of the data; `build_network` sets it
 
 
 class BuildablePart(BasePart):
-    """A part that can be built: base of every class in the registry of parts.
+    """A part that can be built: the base class of all registered parts.
 
     The fields of a subclass are the part's arguments in YAML.
 
     Attributes:
-        works_on: kind of format that the module takes (img, bhwc, token, bert, vector). What arrives is converted to
-            it. None: whatever arrives.
-        bounds_itself: whether something else sees to it that the module does not fill the memory.
+        works_on: kind of format that the module takes (img, bhwc, token, bert, vector). Inputs are converted to it.
+            None: any.
+        bounds_itself: whether the size of the module is checked elsewhere, so that it cannot fill the memory.
     """
 
     works_on: ClassVar[str | None] = None
     bounds_itself: ClassVar[bool] = False
 
     def native_format(self, options: BuildOptions) -> Format | None:
-        """The format that the module takes, if that depends on the arguments; else it is `works_on`."""
+        """The format that the module takes: `works_on`, unless a subclass derives it from its arguments."""
         return Format(self.works_on, prefix=int(self.works_on == "bert")) if self.works_on else None
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        """The module, for inputs of the fully sized format `arriving`.
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        """The module, for inputs of the fully sized format `input_format`.
 
-        Its output is laid out like its input if it has as many dimensions, else it is a vector. A module for which
-        this is not so has an attribute `out_kind` (and for bert `out_prefix`, the number of prefix tokens).
+        Its output is assumed to have the kind of its input if it has as many dimensions, else to be a vector. Other
+        modules have an attribute `out_kind` (and for bert `out_prefix`, the number of prefix tokens).
         """
         raise NotImplementedError(f"{type(self).__name__}.build")
 
-    def in_front_of(self, following: Sequence[BasePart], arriving: Format, options: BuildOptions) -> BasePart:
-        """The part as it is to be built where the parts of `following` come behind it in a row."""
+    def in_front_of(self, following: Sequence[BasePart], input_format: Format, options: BuildOptions) -> BasePart:
+        """The part as it is built when the parts of `following` come after it in a row."""
         return self
 
 
@@ -68,27 +68,27 @@ class ChannelsPart(BuildablePart):
     """A part that may change the number of channels."""
 
     in_channels: Channels | None = None
-    """Channels of what arrives, to have them checked."""
+    """Input channels, to have them checked."""
     out_channels: Channels | None = None
-    """Channels of what leaves; by default those that arrive."""
+    """Output channels; by default the input's."""
 
-    def channels(self, arriving: Format) -> tuple[int, int]:
-        """Channels of what arrives and of what leaves. Raises `UserError` if `in_channels` says something else."""
+    def channels(self, input_format: Format) -> tuple[int, int]:
+        """Input and output channels. Raises `UserError` if `in_channels` is not what arrives."""
         with at("in_channels"):
-            check_channels(self.in_channels, arriving, "the part takes")
-        in_channels = self.in_channels or arriving.channels
+            check_channels(self.in_channels, input_format, "the part takes")
+        in_channels = self.in_channels or input_format.channels
         assert in_channels is not None
         return in_channels, self.out_channels or in_channels
 
 
-def check_channels(declared: int | None, arriving: Format, words: str) -> None:
-    """Raise a `UserError` that begins with `words` if the channels that are declared are not those that arrive."""
-    if declared is not None and arriving.channels is not None and declared != arriving.channels:
-        raise UserError(f"{words} {declared} channels, but {arriving} arrives")
+def check_channels(declared: int | None, input_format: Format, words: str) -> None:
+    """Raise a `UserError` that begins with `words` if the declared channels are not those that arrive."""
+    if declared is not None and input_format.channels is not None and declared != input_format.channels:
+        raise UserError(f"{words} {declared} channels, but {input_format} arrives")
 
 
 def declared_kind(part: BasePart, kinds: Sequence[str]) -> Any:
-    """The one of the kinds that the part's `in_format` declares, else the first of them."""
+    """The kind that the part's `in_format` declares, by default the first of `kinds`."""
     declared = part.in_format[0] if isinstance(part.in_format, list) else part.in_format
     if declared is not None and declared not in kinds:
         raise UserError(

@@ -15,20 +15,21 @@ class Reformat(nn.Module):
     """Converts tensors of format `src` to `dst`, without parameters.
 
     The image is first resized (bilinear, no antialiasing, `align_corners` off) if `dst` names another size, then laid
-    out anew. What happens to prefix tokens:
+    out anew. Prefix tokens:
 
-    - bert -> img, bhwc: the first one is spread over the map as further channels, after those of the map; others go.
-    - bert -> token: they go. bert -> vector: the first one is the vector.
-    - bert -> bert: they stay as they are; if `dst` has more, new ones follow.
-    - anything else -> bert: `dst.prefix`, at least one, new ones.
+    - bert -> img, bhwc: the first is spread over the map as further channels, after those of the map; others are
+      dropped.
+    - bert -> token: dropped. bert -> vector: the first is the vector.
+    - bert -> bert: kept; if `dst` has more, new ones follow.
+    - anything else -> bert: `dst.prefix` new ones, at least one.
 
-    New ones are made as `class_token` says. Tokens are a square map, unless `dst` is a map of as many positions. A map
-    or tokens become a vector by the mean over all positions; a vector becomes a map or a sequence of one position. If
-    nothing is to be changed the very same tensor comes back.
+    New tokens are as `class_token` says. Tokens form a square map, unless `dst` is a map of as many positions. A map or
+    tokens become a vector by the mean over all positions; a vector becomes a map or a sequence of one position. If
+    nothing changes, the same tensor is returned.
 
     Args:
-        src: what arrives, with its size; the batch size is free.
-        dst: what is wanted, with a size or without.
+        src: the format before, with its size; the batch size is free.
+        dst: the format to convert to, with a size or without.
         class_token: zeros, ones, or avg, the mean over the positions of the resized image.
 
     Raises:
@@ -40,10 +41,10 @@ class Reformat(nn.Module):
         self.src = src
         self.class_token = class_token
         self.out_format = converted(src, dst, class_token)
-        self.have, self.want = maps(src, dst)
+        self.src_size, self.dst_size = maps(src, dst)
         kept = src.prefix if self.out_format.kind == "bert" else 0
         self.new_prefix = self.out_format.prefix - kept
-        self.changes = src.kind != self.out_format.kind or self.have != self.want or self.new_prefix > 0
+        self.changes = src.kind != self.out_format.kind or self.src_size != self.dst_size or self.new_prefix > 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.changes:
@@ -54,8 +55,8 @@ class Reformat(nn.Module):
         x = self._as_map(x)
         if self.out_format.kind == "vector":
             return x.mean((2, 3)) if prefix is None else prefix[:, 0]
-        if self.have != self.want:
-            x = F.interpolate(x, self.want, mode="bilinear", align_corners=False)
+        if self.src_size != self.dst_size:
+            x = F.interpolate(x, self.dst_size, mode="bilinear", align_corners=False)
         return self._laid_out(x, prefix)
 
     def _as_map(self, x: Tensor) -> Tensor:
@@ -67,10 +68,10 @@ class Reformat(nn.Module):
                 return x.permute(0, 3, 1, 2)
             case "vector":
                 return x[:, :, None, None]
-        return x.transpose(1, 2).unflatten(2, self.have)
+        return x.transpose(1, 2).unflatten(2, self.src_size)
 
     def _laid_out(self, x: Tensor, prefix: Tensor | None) -> Tensor:
-        """A map (N, C, H, W) and the prefix tokens (N, P, C) that came with it, as the wanted kind."""
+        """A map (N, C, H, W) and its prefix tokens (N, P, C) in the output format."""
         kind = self.out_format.kind
         if kind in ("img", "bhwc"):
             if prefix is not None:

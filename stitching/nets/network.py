@@ -16,11 +16,11 @@ __all__ = ["Network", "Parallel", "Part"]
 
 
 class Part(nn.Module):
-    """One part in its place: conversion of what arrives, the part itself, conversion of what leaves.
+    """One part of a network: conversion of its input, the part itself, conversion of its output.
 
     A frozen piece has no gradients and stays in eval mode when the network is put in train mode: no dropout, no
     stochastic depth, no moving statistics. With `frozen_norm="batch"` its BatchNorm layers alone follow the network's
-    mode: they normalise by the batch and their running statistics move, as in works that called `model.train()` on a
+    mode: they normalise by the batch and their running statistics move, as in works that call `model.train()` on a
     network with frozen parts.
     """
 
@@ -61,8 +61,8 @@ class Part(nn.Module):
 class Network(nn.Module):
     """Pieces in a row: a stitched network, or a whole one as its only piece.
 
-    Shapes: takes images (N, C, H, W); gives the last piece's output, (N, classes) as a rule, or a list of such when the
-    last piece has a head for each task.
+    Takes images (N, C, H, W). Returns the last piece's output: (N, classes) as a rule, or a list of these if the last
+    piece has a head for each task.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
@@ -70,7 +70,7 @@ class Network(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """The output for images, or for what the pieces before number `first` made of them."""
+        """The output for images; with `first`, for the output of the pieces before that number."""
         for part in self.pieces[first:]:
             x = part(x)
         return x
@@ -82,11 +82,11 @@ class Network(nn.Module):
 
     @property
     def pieces(self) -> list[Part]:
-        """The parts, as the type that they have."""
+        """The parts, typed."""
         return [part for part in self.parts if isinstance(part, Part)]
 
     def changing_state(self) -> dict[str, Tensor]:
-        """What training can change: the state of all pieces that are not wholly frozen, and moving statistics."""
+        """The state that training can change: that of all pieces that are not frozen, and moving statistics."""
         fixed = [f"parts.{i}." for i, p in enumerate(self.pieces) if p.frozen and p.frozen_norm == "running"]
         return {key: value for key, value in self.state_dict().items() if not key.startswith(tuple(fixed))}
 
@@ -94,7 +94,7 @@ class Network(nn.Module):
 class Parallel(nn.Module):
     """Pieces side by side on the same input.
 
-    `agg` puts their outputs together: `none` gives the list, `avg` the mean, `concat_channels` joins the channels,
+    `agg` combines their outputs: `none` returns the list, `avg` the mean, `concat_channels` joins the channels,
     `concat_sequence` the tokens (dimension 1).
     """
 

@@ -33,8 +33,8 @@ def cut_points(model: nn.Module | str, image_shape: Sequence[int] | None = None)
 
     Args:
         model: any network that takes images (N, C, H, W); or the name of one, such as `timm/resnet50`,
-            `torchvision/swin_t` or `module:my_models.py:make_net`. Of a named one no weights are loaded.
-        image_shape: (C, H, W) of the images; by default those that the model says it is for, or 3x224x224.
+            `torchvision/swin_t` or `module:my_models.py:make_net`. No weights are loaded for a name.
+        image_shape: (C, H, W) of the images; by default those that the model states, or 3x224x224.
 
     Returns:
         Cut points with their `name`, `shape` (without the batch) and `layout`, the format of the tensor there.
@@ -60,7 +60,7 @@ def cut(
     image_shape: Sequence[int] | None = None,
     pretrained: bool | None = None,
 ) -> CutModule:
-    """The part of a model between two cut points, as a module of its own.
+    """The piece of a model between two cut points, as a module of its own.
 
     It shares nothing with the model: parameters and buffers are copies, under the model's own names.
 
@@ -69,10 +69,10 @@ def cut(
         input: where it begins: the tensor that enters this module or node; by default the model's input.
         output: where it ends: the value of this module or node; by default the model's output.
         image_shape: as for `cut_points`.
-        pretrained: of a named model: take its published weights, which is the default where there are some.
+        pretrained: for a named model: load its published weights; the default if there are any.
 
     Raises:
-        UserError: a name is no cut point, which says what crosses there; or as for `cut_points`.
+        UserError: a name is no cut point (lists the values that cross there); or as for `cut_points`.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
@@ -82,8 +82,8 @@ def cut(
     """
     if isinstance(model, str):
         spec = ModelSpec.parse(model)
-        wanted = spec.source.publishes_weights if pretrained is None else pretrained
-        model = build(ModelSpec.parse(model, pretrained=wanted))
+        pretrained = spec.source.publishes_weights if pretrained is None else pretrained
+        model = build(ModelSpec.parse(model, pretrained=pretrained))
     traced = cutting.trace(model, _shape3(image_shape))
     with at("input"):
         start = cutting.resolve(traced, input, "input")
@@ -111,21 +111,22 @@ def stitch(
 ) -> Network:
     """A network of parts in a row, with the conversions of formats between them.
 
-    What `cut` gave, and models by name, are frozen: they have no gradients and stay in eval mode. All else is trained.
+    Pieces from `cut` and models by name are frozen: they have no gradients and stay in eval mode. Other parts are
+    trained.
 
     Args:
-        parts: what `cut` gave; any other module, which is given the tensor as it comes; the name of a whole model; or
-            a part as a config has it, `{"SimpleAdapter": {"num_conv": 1, "out_channels": 8}}` or the same as YAML text.
-        image_shape: (C, H, W) of the images; by default those that the first part was cut for.
-        num_classes: for heads that do not say it.
-        seed: of the weights of parts that are built here.
+        parts: pieces from `cut`; any other modules, whose inputs are not converted; names of whole models; or parts
+            as in a config, `{"SimpleAdapter": {"num_conv": 1, "out_channels": 8}}` or the same as YAML text.
+        image_shape: (C, H, W) of the images; by default those of the first part.
+        num_classes: of heads that do not state it.
+        seed: for the weights of parts that are built here.
 
     Returns:
-        A module that takes images (N, C, H, W). Its `parts` are those given, each with `before` and `after` it the
-        conversion of formats.
+        A module that takes images (N, C, H, W). Its `parts` wrap the given ones, each with conversions of
+        formats `before` and `after` it.
 
     Raises:
-        UserError: a part does not take what arrives; says which, and the shape.
+        UserError: a part does not take its input; names the part and the shape.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
@@ -139,40 +140,40 @@ def stitch(
     shape = _shape3(image_shape) or getattr(parts[0], "image_shape", None)
     if shape is None:
         raise UserError(
-            "the first part does not say which images it takes",
-            do="Give image_shape, (C, H, W).",
+            "the first part does not state which images it takes",
+            do="Set image_shape to (C, H, W).",
             path=("image_shape",),
         )
     options = BuildOptions(seed=seed, num_classes=num_classes, images=shape)
-    arriving = Format("img", shape[0], (shape[1], shape[2]))
+    input_format = Format("img", shape[0], (shape[1], shape[2]))
     placed: list[Part] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for number, part in enumerate(parts):
             with at("parts", number):
-                placed.append(_placed(part, arriving, options))
-                arriving = placed[-1].out_format
+                placed.append(_placed(part, input_format, options))
+                input_format = placed[-1].out_format
     return Network(placed)
 
 
-def _placed(part: Any, arriving: Format, options: BuildOptions) -> Part:
+def _placed(part: Any, input_format: Format, options: BuildOptions) -> Part:
     if not isinstance(part, nn.Module):
-        described = _described(part)
-        if getattr(described, "init", None):
-            raise UserError("nothing is fitted here", do="Leave `init` out, or train the network from a config.")
-        return build_part(described, arriving, options)
+        config = _part_config(part)
+        if getattr(config, "init", None):
+            raise UserError("`stitch` fits no adapters", do="Leave `init` out, or train the network from a config.")
+        return build_part(config, input_format, options)
     was_training = part.training
-    wanted = getattr(part, "in_format", None) or arriving
-    kept = Format(wanted.kind, prefix=wanted.prefix) if isinstance(part, CutModule) else arriving
+    declared = getattr(part, "in_format", None) or input_format
+    part_format = Format(declared.kind, prefix=declared.prefix) if isinstance(part, CutModule) else input_format
     try:
         with _device_of(part):
-            return place_module(part, arriving, kept, BasePart(frozen=isinstance(part, CutModule)), options)
+            return place_module(part, input_format, part_format, BasePart(frozen=isinstance(part, CutModule)), options)
     finally:
         part.train(was_training and not isinstance(part, CutModule))
 
 
-def _described(part: Any) -> BasePart:
-    """A part as a config has it: from a name, from YAML text, or from a mapping."""
+def _part_config(part: Any) -> BasePart:
+    """The config of a part: from a model's name, from YAML text, or from a mapping."""
     if isinstance(part, str) and _NAME.fullmatch(part.strip()):
         spec = ModelSpec.parse(part.strip())
         part = {"Net": {**SOURCES[spec.backend].keys(spec.name), "frozen": True}}

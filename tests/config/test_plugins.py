@@ -30,8 +30,8 @@ class Mine(ChannelsPart):
     works_on: ClassVar = "img"
     bias: bool = True
 
-    def build(self, arriving, options):
-        return nn.Conv2d(*self.channels(arriving), 1, bias=self.bias)
+    def build(self, input_format, options):
+        return nn.Conv2d(*self.channels(input_format), 1, bias=self.bias)
 '''
 
 

@@ -133,7 +133,7 @@ def test_vit_block_dropout(option):
     ("arguments", "words"),
     [
         ({"num_heads": 5}, "a divisor of 24: 1, 2, 3, 4, 6, 8, 12, 24"),
-        ({"embed_dim": 36, "out_channels": 48}, "embed_dim 36 cannot give 48"),
+        ({"embed_dim": 36, "out_channels": 48}, "embed_dim 36 cannot output 48"),
         ({"in_format": "img"}, "works on token, in_format is img"),
     ],
 )

@@ -78,7 +78,7 @@ def test_nothing_follows_a_list(where):
     parts = [FRONT, inside] + ([] if last else [{"ClassifierHead": {}}])
     model = {"Assembly": {"parts": parts, **last}}
     job = Job.model_validate({"model": model, "train_config": {"dataset": "digits"}})
-    with pytest.raises(UserError, match="gives a list"):
+    with pytest.raises(UserError, match="returns a list"):
         build_network(job.network, Format("img", 1, (16, 16)), BuildOptions(num_classes=10))
 
 

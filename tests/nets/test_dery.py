@@ -62,7 +62,7 @@ def test_adapter_without_layers_is_a_norm():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "no layer makes 6 channels of 4"),
+        ({}, "no layer maps 4 channels to 6"),
         ({"num_fc": 1, "stride": 2}, "needs a convolution"),
     ],
 )

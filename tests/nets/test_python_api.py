@@ -103,7 +103,10 @@ FRONT, BACK = pieces(Net(8))
         (lambda: stitching.stitch([FRONT, nn.Conv2d(4, 8, 1), BACK]), r"parts\.1: the part cannot take img 8x8x8"),
         (lambda: stitching.stitch([FRONT, {"SimpleAdaptr": {}}, BACK]), "did you mean 'SimpleAdapter'"),
         (lambda: stitching.stitch([FRONT, "no part", BACK]), r"parts\.1: .*a part is one class name"),
-        (lambda: stitching.stitch([FRONT, {"SimpleAdapter": {"num_conv": 1, "init": "least_squares"}}]), "fitted"),
+        (
+            lambda: stitching.stitch([FRONT, {"SimpleAdapter": {"num_conv": 1, "init": "least_squares"}}]),
+            "fits no adapters",
+        ),
         (lambda: stitching.stitch([nn.Conv2d(1, 4, 3)]), "image_shape"),
         (lambda: stitching.stitch(FRONT), "allowed: a list of modules"),
         (lambda: stitching.stitch([]), "allowed: a list of modules"),

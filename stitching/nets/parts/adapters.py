@@ -38,7 +38,7 @@ class SimpleAdapterPart(ChannelsPart):
     hid_channels: Channels | None = None
     """Channels between the layers where there are several; by default `out_channels`."""
     num_conv: Annotated[Layers, Field(ge=1)] | None = None
-    """Number of convolutions, on `img`. Exactly one of `num_conv` and `num_fc` is given."""
+    """Number of convolutions, on `img`. Give exactly one of `num_conv` and `num_fc`."""
     num_fc: Annotated[Layers, Field(ge=1)] | None = None
     """Number of linear layers, on `fc_format`."""
     kernel_size: Kernel = 3
@@ -48,20 +48,20 @@ class SimpleAdapterPart(ChannelsPart):
     padding: Annotated[int, Field(ge=0, le=255)] | None = None
     """Padding of the convolutions; by default `kernel_size // 2`, which keeps the size of the map for odd kernels."""
     leading_norm: bool = True
-    """A norm stands before the first layer."""
+    """Put a norm before the first layer."""
     trailing_norm: bool = True
-    """A norm stands after the last layer."""
+    """Put a norm after the last layer."""
     nonlinearity: bool = True
-    """LeakyReLUs stand after the layers, the last one included."""
+    """Put a LeakyReLU after each layer, the last one included."""
     init_identity: bool = False
-    """Start as the identity: in eval mode nothing is changed. Refused where that is impossible."""
+    """Start as the identity (in eval mode). An error if that is impossible."""
     init: Literal["least_squares"] | None = None
-    """`least_squares`: fit the adapter before training to what the destination computes. It must be one linear map of
+    """`least_squares`: before training, fit the adapter to the destination's features. It must be one linear map of
     single positions.
     """
     prefix_tokens: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """With `init`: new prefix tokens (such as a class token) that linear maps of the image's means make; by default as
-    many as the part behind it takes and nothing else gives.
+    """With `init`: number of new prefix tokens (such as a class token), linear maps of the image's means; by default as
+    many as the next part takes and the input lacks.
     """
     fc_format: Literal["token", "bert", "bhwc", "vector"] | None = None
     """Format that linear layers work on; by default that of `in_format`, else token."""
@@ -69,8 +69,8 @@ class SimpleAdapterPart(ChannelsPart):
     @model_validator(mode="after")
     def _one_kind_of_layer(self) -> Self:
         if (self.num_conv is None) == (self.num_fc is None):
-            said = "neither" if self.num_conv is None else "both"
-            raise complaint(f"{said} of num_conv and num_fc given", "exactly one of num_conv, num_fc")
+            which = "neither" if self.num_conv is None else "both"
+            raise complaint(f"{which} of num_conv and num_fc given", "exactly one of num_conv, num_fc")
         if self.prefix_tokens and not self.init:
             raise complaint("prefix_tokens are of an adapter that is fitted", "it together with `init: least_squares`")
         return self
@@ -89,30 +89,30 @@ class SimpleAdapterPart(ChannelsPart):
         kind = "img" if self.num_conv else self.fc_format or declared_kind(self, FC_FORMATS)
         return Format(kind, prefix=int(kind == "bert"))
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        in_channels, out_channels = self.channels(arriving)
-        prefix = PrefixTokens(arriving, out_channels, self.prefix_tokens) if self.prefix_tokens else None
-        return SimpleAdapter(self, in_channels, out_channels, arriving.kind, prefix)
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        in_channels, out_channels = self.channels(input_format)
+        prefix = PrefixTokens(input_format, out_channels, self.prefix_tokens) if self.prefix_tokens else None
+        return SimpleAdapter(self, in_channels, out_channels, input_format.kind, prefix)
 
-    def in_front_of(self, following: Sequence[BasePart], arriving: Format, options: BuildOptions) -> BasePart:
-        """An adapter to be fitted makes the prefix tokens that the subnet behind it takes and it does not give itself.
+    def in_front_of(self, following: Sequence[BasePart], input_format: Format, options: BuildOptions) -> BasePart:
+        """An adapter with `init` adds the prefix tokens that the next subnet takes and its own input lacks.
 
-        A conversion would make them of nothing that depends on the image.
+        A conversion would add tokens that do not depend on the image.
         """
         is_open = self.init and self.prefix_tokens is None and self.out_format is None
         if not is_open or not following or not isinstance(following[0], SubnetPart):
             return self
         try:
             needed = following[0].native_format(options).prefix
-        except UserError:  # reported where that part is built
+        except UserError:  # reported when that part is built
             return self
         native = self.native_format(options)
-        present = max(arriving.prefix, native.prefix) if native.prefix else 0
+        present = max(input_format.prefix, native.prefix) if native.prefix else 0
         return self.model_copy(update={"prefix_tokens": max(0, needed - present)})
 
 
 def neutral_batch_norm(channels: int) -> nn.BatchNorm2d:
-    """A BatchNorm2d that in eval mode changes nothing, bit for bit in float32 and bfloat16.
+    """A BatchNorm2d that is the identity in eval mode, bit for bit in float32 and bfloat16.
 
     With the usual running variance of one it would divide by sqrt(1 + eps); here variance and eps add up to one.
     """
@@ -123,64 +123,64 @@ def neutral_batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class PrefixTokens(nn.Module):
-    """Puts prefix tokens, such as a class token, in front of what an adapter gives: linear maps of what it is given.
+    """Puts prefix tokens, such as a class token, before the output of an adapter: linear maps of the adapter's input.
 
     They are maps of the means over the four quarters of an image, one vector for each channel and quarter; over all
-    positions where a sequence arrives. Fitted on 500 of the demo's digits, four quarters carry almost what a map of
+    positions of a sequence. Fitted on 500 of the demo's digits, four quarters carry almost what a map of
     all positions carries (stitched accuracies .49 .81 .77 .89 over the four gaps, all positions .54 .83 .81 .89, the
     mean of the whole image .42 .61 .57 .78, tokens of zeros .14 .21 .13 .17), and their map does not grow with the
     image. It starts at zero.
 
     Args:
-        arriving: what the adapter is given.
-        channels: of what it gives.
-        count: how many new tokens; they follow those that arrive.
+        input_format: the format of the adapter's input.
+        channels: of the adapter's output.
+        count: number of new tokens; they follow those of the input.
     """
 
-    def __init__(self, arriving: Format, channels: int, count: int) -> None:
+    def __init__(self, input_format: Format, channels: int, count: int) -> None:
         super().__init__()
-        self.arriving = arriving
+        self.input_format = input_format
         self.count = count
-        self.is_image = arriving.kind in ("img", "bhwc")
-        self.as_image = Reformat(arriving, Format("img")) if self.is_image else nn.Identity()
-        given = replace(arriving, channels=channels)
-        self.as_sequence = nn.Identity() if given.kind == "bert" else Reformat(given, Format("token"))
+        self.is_image = input_format.kind in ("img", "bhwc")
+        self.as_image = Reformat(input_format, Format("img")) if self.is_image else nn.Identity()
+        output = replace(input_format, channels=channels)
+        self.as_sequence = nn.Identity() if output.kind == "bert" else Reformat(output, Format("token"))
         self.weight = nn.Parameter(
-            torch.zeros(count * channels, (arriving.channels or 0) * (4 if self.is_image else 1))
+            torch.zeros(count * channels, (input_format.channels or 0) * (4 if self.is_image else 1))
         )
         self.bias = nn.Parameter(torch.zeros(count * channels))
 
     def means(self, x: Tensor) -> Tensor:
-        """What the tokens are made from: (N, 4 C) of images, (N, C) of sequences and vectors."""
+        """The means that the tokens are mapped from: (N, 4 C) of images, (N, C) of sequences and vectors."""
         if self.is_image:
             return F.adaptive_avg_pool2d(self.as_image(x), 2).flatten(1)
-        return x if self.arriving.kind == "vector" else x[:, self.arriving.prefix :].mean(1)
+        return x if self.input_format.kind == "vector" else x[:, self.input_format.prefix :].mean(1)
 
     def forward(self, x: Tensor, mapped: Tensor) -> Tensor:
-        """`mapped`, which the adapter made of `x`, as a sequence (N, P+L, C) with the new tokens in it."""
+        """`mapped`, the layers' output for `x`, as a sequence (N, P+L, C) with the new tokens in it."""
         tokens = F.linear(self.means(x), self.weight, self.bias).unflatten(1, (self.count, -1))
-        sequence, kept = self.as_sequence(mapped), self.arriving.prefix
-        return torch.cat([sequence[:, :kept], tokens, sequence[:, kept:]], 1)
+        sequence, prefix = self.as_sequence(mapped), self.input_format.prefix
+        return torch.cat([sequence[:, :prefix], tokens, sequence[:, prefix:]], 1)
 
 
 class SimpleAdapter(nn.Module):
     """The layers of a `SimpleAdapterPart`.
 
-    Takes and gives (N, C, H, W) with convolutions; with linear layers any of token, bert, bhwc and vector, channels
+    Takes and returns (N, C, H, W) with convolutions; with linear layers any of token, bert, bhwc and vector, channels
     last in all of them.
 
     Args:
         part: its arguments.
-        in_channels, out_channels: channels of what arrives and of what leaves.
+        in_channels, out_channels: channels of input and output.
         kind: the format that it works on.
-        prefix: makes prefix tokens that the layers cannot give; what leaves is `bert` then.
+        prefix: adds prefix tokens; the output is `bert` then.
 
     Attributes:
-        init: `least_squares` marks one that is to be fitted before training (`stitching.similarity.least_squares`).
+        init: `least_squares` if it is fitted before training (`stitching.similarity.least_squares`).
 
     Raises:
-        UserError: if linear layers are to have a stride, an adapter that cannot be the identity is to start as it, or
-            one that is no linear map of single positions is to be fitted as one.
+        UserError: for a stride of linear layers, `init_identity` if the adapter cannot be the identity, or `init` if it
+            is no linear map of single positions.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class SimpleAdapter(nn.Module):
         super().__init__()
         if part.num_fc and part.stride != 1:
             raise UserError(
-                f"linear layers have no stride, found {part.stride}",
+                f"linear layers have no stride, but stride is {part.stride}",
                 do="Use num_conv, or resize with `out_format`.",
                 path=("stride",),
             )
@@ -208,7 +208,7 @@ class SimpleAdapter(nn.Module):
         self.out_kind = kind
         self.prefix = prefix
         if prefix is not None:
-            self.out_kind, self.out_prefix = "bert", prefix.arriving.prefix + prefix.count
+            self.out_kind, self.out_prefix = "bert", prefix.input_format.prefix + prefix.count
         self.layers = nn.Sequential(*_layers(part, widths))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class SimpleAdapter(nn.Module):
 
 
 def _layers(part: SimpleAdapterPart, widths: list[int]) -> list[nn.Module]:
-    """Norms, layers and nonlinearities in their order; `widths` are the channels before, between and after layers."""
+    """Norms, layers and nonlinearities in order; `widths` are the channels before, between and after the layers."""
     norm: Callable[[int], nn.Module] = nn.LayerNorm
     if part.num_conv:
         norm = neutral_batch_norm if part.init_identity else nn.BatchNorm2d
@@ -257,13 +257,13 @@ def _check_linear(part: SimpleAdapterPart) -> None:
     }
     if any(is_wrong.values()):
         raise UserError(
-            "least squares fits one linear map of single positions, and this adapter is another one",
+            "least squares fits one linear map of single positions, and this adapter is something else",
             do=f"Set {', '.join(key for key, wrong in is_wrong.items() if wrong)}.", path=("init",),
         )  # fmt: skip
 
 
 def _check_identity(part: SimpleAdapterPart, widths: list[int]) -> None:
-    """Raise a `UserError` that names the option which keeps an adapter from being the identity."""
+    """Raise a `UserError` that names the option by which the adapter cannot be the identity."""
     first, *between, last = widths
 
     def refuse(reason: str, do: str) -> UserError:
@@ -274,7 +274,7 @@ def _check_identity(part: SimpleAdapterPart, widths: list[int]) -> None:
     if any(width < first for width in between):
         raise refuse(
             f"hid_channels {between[0]} are fewer than the {first} that arrive",
-            f"Give at least {first} hid_channels, or leave them out.",
+            f"Set hid_channels to {first} or more, or leave it out.",
         )
     keeps_size = part.stride == 1 and part.kernel_size % 2 == 1 and part.layer_padding == part.kernel_size // 2
     if part.num_conv and not keeps_size:

@@ -29,23 +29,23 @@ class AssemblyPart(BuildablePart):
     bounds_itself: ClassVar[bool] = True
 
     parts: Annotated[list[PartField], Field(min_length=1)]
-    """The parts, in their order. What leaves one is converted to what the next one takes."""
+    """The parts, in order. The output of each is converted to the format that the next one takes."""
     head: PartField | None = None
-    """A part behind them."""
+    """A part after the others."""
     input_shape: Annotated[list[Pixels], Field(min_length=3, max_length=3)] | None = None
-    """[C, H, W] of what arrives, to have it checked."""
+    """[C, H, W] of the input, to have it checked."""
     num_classes: Classes | None = None
-    """Scores of the heads inside; by default the classes of the data set."""
+    """Number of classes of the heads inside; by default those of the data set."""
     reformat_options: ReformatOptions | None = None
     """How formats are converted inside; by default as in the job."""
 
     def first_part(self) -> BasePart:
         return self.parts[0].first_part()
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        if self.input_shape and arriving.shape(1)[1:] != tuple(self.input_shape):
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        if self.input_shape and input_format.shape(1)[1:] != tuple(self.input_shape):
             raise UserError(
-                f"input_shape is {self.input_shape}, but {arriving} arrives", path=("input_shape",),
+                f"input_shape is {self.input_shape}, but {input_format} arrives", path=("input_shape",),
                 do="Set train_config.data_preprocessing.image_size, or leave input_shape out.",
             )  # fmt: skip
         inner = replace(
@@ -56,10 +56,10 @@ class AssemblyPart(BuildablePart):
         pieces: list[Part] = []
         for i, child in enumerate(self.parts):
             with at("parts", i):
-                pieces.append(self._next_piece(pieces, child, self.parts[i + 1 :], arriving, inner))
+                pieces.append(self._next_piece(pieces, child, self.parts[i + 1 :], input_format, inner))
         if self.head:
             with at("head"):
-                pieces.append(self._next_piece(pieces, self.head, (), arriving, inner))
+                pieces.append(self._next_piece(pieces, self.head, (), input_format, inner))
         return Network(pieces)
 
     def _next_piece(
@@ -67,15 +67,15 @@ class AssemblyPart(BuildablePart):
         pieces: list[Part],
         child: BasePart,
         following: Sequence[BasePart],
-        arriving: Format,
+        input_format: Format,
         options: BuildOptions,
     ) -> Part:
         _check_one_tensor(pieces)
-        arriving = pieces[-1].out_format if pieces else arriving
+        input_format = pieces[-1].out_format if pieces else input_format
         child = _inherit(child, self)
         if isinstance(child, BuildablePart):
-            child = child.in_front_of(following, arriving, options)
-        return build_part(child, arriving, options)
+            child = child.in_front_of(following, input_format, options)
+        return build_part(child, input_format, options)
 
 
 @PARTS.register("ParallelPart")
@@ -87,18 +87,16 @@ class ParallelPart(BuildablePart):
     parts: Annotated[list[PartField], Field(min_length=1)]
     """The parts."""
     agg: Literal["none", "avg", "concat", "concat_channels", "concat_sequence"] = "none"
-    """How their outputs are put together. `none` gives them as a list, one for each task; `concat` is
-    `concat_channels`.
-    """
+    """How their outputs are combined. `none` returns a list, one for each task; `concat` is `concat_channels`."""
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         pieces = []
         for i, child in enumerate(self.parts):
             inner = options
             if self.agg == "none" and len(self.parts) == len(options.task_classes) > 1:
                 inner = replace(options, num_classes=options.task_classes[i], task_classes=())
             with at("parts", i):
-                pieces.append(build_part(_inherit(child, self), arriving, inner))
+                pieces.append(build_part(_inherit(child, self), input_format, inner))
         self._check_joinable([piece.out_format for piece in pieces])
         return Parallel(pieces, self.agg)
 
@@ -112,27 +110,27 @@ class ParallelPart(BuildablePart):
             may_differ: dict[str, Any] = {"concat_sequence": {"size": None}, "avg": {}}.get(
                 self.agg, {"channels": None}
             )
-            first, same = replace(formats[0], **may_differ), replace(output, **may_differ)
-            if first != same:
+            expected, actual = replace(formats[0], **may_differ), replace(output, **may_differ)
+            if expected != actual:
                 raise UserError(
-                    f"gives {output}, the first part gives {formats[0]}: {self.agg} cannot join them",
+                    f"returns {output}, the first part returns {formats[0]}: {self.agg} cannot join them",
                     do="Give the parts the same out_format.", path=("parts", i),
                 )  # fmt: skip
 
 
 def _check_one_tensor(pieces: list[Part]) -> None:
-    """Raise if the last of the pieces gives a list, which no part can follow."""
+    """Raise if the last of the pieces returns a list, which no part takes."""
     last: nn.Module | None = pieces[-1].net if pieces else None
     while isinstance(last, Network):
         last = last.pieces[-1].net
     if isinstance(last, Parallel) and last.agg == "none":
         raise UserError(
-            "the part before gives a list (`agg: none`), and this one takes one tensor",
+            "the part before returns a list (`agg: none`), and this one takes one tensor",
             do="Join the parts with `agg: avg` or `concat`, or put the ParallelPart last.",
         )
 
 
 def _inherit(child: BasePart, parent: BasePart) -> BuildablePart:
-    """`child`, and frozen if `parent` is."""
+    """`child`, frozen if `parent` is."""
     assert isinstance(child, BuildablePart)
     return child.model_copy(update={"frozen": True}) if parent.frozen and not child.frozen else child

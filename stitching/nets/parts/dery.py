@@ -27,9 +27,9 @@ class DeRyAdapterPart(BuildablePart):
     """
 
     input_channel: Channels | None = None
-    """Channels of what arrives, to have them checked."""
+    """Input channels, to have them checked."""
     output_channel: Channels | None = None
-    """Channels of what leaves; by default those that arrive."""
+    """Output channels; by default the input's."""
     num_fc: Layers = 0
     """Number of linear layers."""
     num_conv: Layers = 0
@@ -37,21 +37,21 @@ class DeRyAdapterPart(BuildablePart):
     stride: Kernel = 1
     """Stride of the first convolution; the others are 1x1."""
     mode: Literal["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"] = "cnn2cnn"
-    """What arrives and what leaves: `cnn` is an image, `vit` a sequence of a square number of tokens."""
+    """Input and output: `cnn` is an image, `vit` a sequence of a square number of tokens."""
 
     @property
     def kinds(self) -> tuple[str, str]:
-        """The formats of what arrives and of what leaves."""
+        """The formats of input and output."""
         first, last = ("img" if side == "cnn" else "token" for side in self.mode.split("2"))
         return first, last
 
     def native_format(self, options: BuildOptions) -> Format:
         return Format(self.kinds[0])
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         with at("input_channel"):
-            check_channels(self.input_channel, arriving, "the part takes")
-        in_channels = self.input_channel or arriving.channels
+            check_channels(self.input_channel, input_format, "the part takes")
+        in_channels = self.input_channel or input_format.channels
         assert in_channels is not None
         return DeRyAdapter(self, in_channels, self.output_channel or in_channels)
 
@@ -59,8 +59,8 @@ class DeRyAdapterPart(BuildablePart):
 class DeRyAdapter(nn.Module):
     """The layers of a `DeRyAdapterPart`.
 
-    A `cnn` side is an image (N, C, H, W), a `vit` side a sequence (N, L, C) of a square number of tokens where it has
-    to be a map. The first layer goes from `in_channels` to `out_channels`.
+    A `cnn` side is an image (N, C, H, W), a `vit` side a sequence (N, L, C), of a square number of tokens if it has to
+    become a map. The first layer goes from `in_channels` to `out_channels`.
 
     Raises:
         UserError: if the stride has no convolution, or no layer changes the channels.
@@ -69,10 +69,12 @@ class DeRyAdapter(nn.Module):
     def __init__(self, part: DeRyAdapterPart, in_channels: int, out_channels: int) -> None:
         super().__init__()
         if not part.num_conv and not part.num_fc and in_channels != out_channels:
-            raise UserError(f"no layer makes {out_channels} channels of {in_channels}", do="Give num_conv or num_fc.")
+            raise UserError(f"no layer maps {in_channels} channels to {out_channels}", do="Set num_conv or num_fc.")
         if not part.num_conv and part.stride != 1:
             raise UserError(
-                f"a stride of {part.stride} needs a convolution", do="Give num_conv, or leave it out.", path=("stride",)
+                f"a stride of {part.stride} needs a convolution",
+                do="Set num_conv, or omit stride.",
+                path=("stride",),
             )
         self.out_kind = part.kinds[1]
         convs: list[nn.Module] = [nn.BatchNorm2d(in_channels)] if part.num_conv else []
@@ -116,10 +118,10 @@ class BaseBlockPart(ChannelsPart):
     stride: Kernel = 1
     """Stride of the convolution."""
     kernel_size: Kernel = 3
-    """Its side."""
+    """Side of its kernel."""
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        return BaseBlock(self, *self.channels(arriving))
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        return BaseBlock(self, *self.channels(input_format))
 
 
 class BaseBlock(nn.Module):
@@ -144,7 +146,7 @@ def _global_avg_pool(x: Tensor) -> Tensor:
     return x.mean((2, 3)) if x.dim() == 4 else x.mean(1)
 
 
-# What may stand in a config as `Function: {name: ...}`, and whether a vector comes out.
+# The functions that a config may name as `Function: {name: ...}`, and whether their output is a vector.
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "identity": (lambda x: x, False),
     "relu": (F.relu, False),
@@ -165,7 +167,7 @@ class FunctionPart(BuildablePart):
     name: str
     """One of identity, relu, leaky_relu, gelu, silu, sigmoid, tanh, flatten, global_avg_pool."""
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         return Function(self.name)
 
 

@@ -1,4 +1,4 @@
-"""Heads: what makes scores of classes from the features at the end of a network."""
+"""Heads: from the features at the end of a network to class scores."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class ClassifierHeadPart(BuildablePart):
     works_on: ClassVar[str | None] = "img"
 
     num_classes: Classes | None = None
-    """Number of scores; by default the classes of the data set."""
+    """Number of classes; by default those of the data set."""
     pooled_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] = 1
     """Side that the map is pooled to, or [height, width]."""
 
     def native_format(self, options: BuildOptions) -> Format | None:
         if self.num_classes is None and options.num_classes is None:
             raise UserError(
-                "the number of classes is not known here",
-                do="Give `num_classes`; or for several tasks, a head each, side by side in a ParallelPart.",
+                "the number of classes is unknown",
+                do="Set `num_classes`; for several tasks, use a head for each in a ParallelPart.",
                 path=("num_classes",),
             )
         return super().native_format(options)
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         size = self.pooled_size
         height, width = (size, size) if isinstance(size, int) else size
         classes = self.num_classes or options.num_classes
-        assert arriving.channels is not None
+        assert input_format.channels is not None
         assert classes is not None
-        return ClassifierHead(arriving.channels, classes, (height, width))
+        return ClassifierHead(input_format.channels, classes, (height, width))
 
 
 class ClassifierHead(nn.Module):
@@ -50,7 +50,7 @@ class ClassifierHead(nn.Module):
 
     Args:
         in_channels: C.
-        num_classes: how many scores.
+        num_classes: number of scores.
         pooled_size: height and width that the map is pooled to.
     """
 

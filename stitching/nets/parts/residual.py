@@ -27,7 +27,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class ResNetBlockPart(ChannelsPart):
-    """What both residual blocks take."""
+    """Arguments of both residual blocks."""
 
     works_on: ClassVar[str | None] = "img"
 
@@ -38,15 +38,15 @@ class ResNetBlockPart(ChannelsPart):
     position, or InstanceNorm.
     """
     init_identity: bool = True
-    """Start as the identity: exactly if channels and size stay, else as copying what fits."""
+    """Start as the identity, exactly if channels and size stay; otherwise it copies what fits."""
 
 
 @PARTS.register("ResNetBasicBlock")
 class ResNetBasicBlockPart(ResNetBlockPart):
     """Two 3x3 convolutions with a shortcut (He et al., 2015), without the ReLU after the sum."""
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        in_channels, out_channels = self.channels(arriving)
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        in_channels, out_channels = self.channels(input_format)
         return ResidualBlock(self, [in_channels, out_channels, out_channels], [3, 3], [self.stride, 1])
 
 
@@ -57,8 +57,8 @@ class ResNetBottleneckPart(ResNetBlockPart):
     The stride is the 3x3 convolution's, as in torchvision ("ResNet V1.5").
     """
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        in_channels, out_channels = self.channels(arriving)
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        in_channels, out_channels = self.channels(input_format)
         width = max(1, out_channels // 4)
         return ResidualBlock(self, [in_channels, width, width, out_channels], [1, 3, 1], [1, self.stride, 1])
 
@@ -70,8 +70,8 @@ class ResidualBlock(nn.Module):
     could not start as the identity. Where the shape changes the shortcut is a 1x1 convolution.
 
     Args:
-        part: says which norm. With its `init_identity` the last norm's weight is zero, so the branch adds nothing, and
-            a shortcut convolution copies the channels that in and out have in common (the others are zero).
+        part: its arguments. With its `init_identity` the last norm's weight is zero, so the branch adds nothing, and
+            a shortcut convolution copies the channels that input and output share (the others are zero).
         widths: channels before, between and after the convolutions.
         kernels, strides: of the convolutions.
     """

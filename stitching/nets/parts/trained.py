@@ -30,11 +30,11 @@ class SubnetPart(BuildablePart, ModelFields):
     bounds_itself: ClassVar[bool] = True
 
     block_input: str | None = None
-    """Module or value whose input the piece begins with; by default the images."""
+    """Module or value with whose input the piece begins; by default the images."""
     block_output: str | None = None
-    """Module or value whose output the piece ends with; by default the model's output."""
+    """Module or value with whose output the piece ends; by default the model's output."""
     random: bool = False
-    """A control's network: random weights in all its branches, with BatchNorm statistics of training images. Needs
+    """Random weights in all branches, with BatchNorm statistics of training images (for controls). Needs
     `pretrained: false`.
     """
 
@@ -50,12 +50,12 @@ class SubnetPart(BuildablePart, ModelFields):
         _, start, _ = self._cut(options)
         return Format(start.format.kind, prefix=start.format.prefix)
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         spec, start, end = self._cut(options)
         traced = traced_model(spec, options.seed, options.meta, options.images)
         subnet = cut_points.extract(traced, start, end)
         subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
-        subnet.cut_from = (spec, start, end)  # lets training see which fronts are the same
+        subnet.cut_from = (spec, start, end)  # training compares it to find shared fronts
         subnet.statistics_images = getattr(traced.model, "statistics_images", None)
         return subnet
 
@@ -80,14 +80,14 @@ class NetPart(BuildablePart, ModelFields):
     bounds_itself: ClassVar[bool] = True
 
     def native_format(self, options: BuildOptions) -> Format | None:
-        model_spec(self)  # an unknown name is said before anything about formats
+        model_spec(self)  # report an unknown name before anything about formats
         return super().native_format(options)
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         spec = model_spec(self)
-        learned = self.wants_pretrained or self.ckp_path or "num_classes" in self.model_args
-        if options.num_classes and not learned and spec.source.takes_argument(spec.name, "num_classes"):
-            spec = model_spec(self.model_copy(update={"num_classes": options.num_classes}))  # nothing learned is lost
+        has_weights = self.wants_pretrained or self.ckp_path or "num_classes" in self.model_args
+        if options.num_classes and not has_weights and spec.source.takes_argument(spec.name, "num_classes"):
+            spec = model_spec(self.model_copy(update={"num_classes": options.num_classes}))  # no trained head is lost
         model = build_meta(spec) if options.meta else build(spec, options.seed)
         model.register_forward_hook(main_output)
         return model

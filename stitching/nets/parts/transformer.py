@@ -21,13 +21,13 @@ __all__ = ["SwinTransformerBlockPart", "VisionTransformerBlock", "VisionTransfor
 class VisionTransformerBlockPart(ChannelsPart):
     """An encoder block of a ViT (Dosovitskiy et al., 2021) on sequences: norms first, attention, MLP.
 
-    Where the channels that arrive are not the block's width, a linear projection comes first.
+    If the input's channels are not the block's width, a linear projection comes first.
     """
 
     num_heads: Heads = 6
     """Heads of the attention; must divide the width."""
     embed_dim: Channels | None = None
-    """Width of the block if `out_channels` does not say it; by default the channels that arrive."""
+    """Width of the block if `out_channels` is not set; by default the input's channels."""
     mlp_ratio: Ratio = 4.0
     """Width of the MLP's hidden layer over the block's."""
     dropout: Probability = 0.0
@@ -39,12 +39,12 @@ class VisionTransformerBlockPart(ChannelsPart):
         kind = declared_kind(self, ("token", "bert"))
         return Format(kind, prefix=int(kind == "bert"))
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        in_channels, _ = self.channels(arriving)
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        in_channels, _ = self.channels(input_format)
         width = self.out_channels or self.embed_dim or in_channels
         if self.embed_dim not in (None, width, in_channels):
             raise UserError(
-                f"a block with embed_dim {self.embed_dim} cannot give {width} channels",
+                f"a block with embed_dim {self.embed_dim} cannot output {width} channels",
                 do="Leave out embed_dim or out_channels.",
                 path=("embed_dim",),
             )
@@ -53,9 +53,9 @@ class VisionTransformerBlockPart(ChannelsPart):
 
 
 class VisionTransformerBlock(nn.Module):
-    """A linear projection where it takes one, and timm's block: (N, L, in_channels) to (N, L, width).
+    """A linear projection if the width changes, and timm's block: (N, L, in_channels) to (N, L, width).
 
-    Prefix tokens are tokens like others. Weights start as timm's ViTs do.
+    Prefix tokens are tokens like others. Weights are initialised as in timm's ViTs.
     """
 
     def __init__(self, part: VisionTransformerBlockPart, in_channels: int, width: int) -> None:
@@ -73,14 +73,14 @@ class VisionTransformerBlock(nn.Module):
 
 @PARTS.register("SwinTransformerBlock")
 class SwinTransformerBlockPart(BuildablePart):
-    """torchvision's Swin block (Liu et al., 2021): attention in windows, MLP. Takes and gives (N, H, W, embed_dim)."""
+    """torchvision's Swin block (Liu et al., 2021): attention in windows, MLP. Maps (N, H, W, embed_dim) to the same."""
 
     works_on: ClassVar[str | None] = "bhwc"
 
     num_heads: Heads = 6
     """Heads of the attention; must divide the width."""
     embed_dim: Channels | None = None
-    """Channels that arrive and leave."""
+    """Channels of input and output; by default the input's."""
     do_shift: bool = False
     """Shift the windows by half their size, as in every second block of a Swin."""
     window_size: Kernel = 7
@@ -94,8 +94,8 @@ class SwinTransformerBlockPart(BuildablePart):
     stochastic_depth: Probability = 0.0
     """Probability of leaving out a branch for an image."""
 
-    def build(self, arriving: Format, options: BuildOptions) -> nn.Module:
-        width = self.embed_dim or arriving.channels
+    def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
+        width = self.embed_dim or input_format.channels
         assert width is not None
         _check_heads(self.num_heads, width)
         shift = self.window_size // 2 if self.do_shift else 0
