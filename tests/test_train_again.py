@@ -149,7 +149,7 @@ def test_stopped_by_a_scheduler_without_a_single_step_is_a_failure(cli, config, 
     monkeypatch.setattr(Run, "eval_step", stopping)
     first = cli("train", "-c", config, "--set", "checkpoint_initial_model=true")
     assert first.code == 1, first
-    assert "before it had made a single step" in first.out
+    assert "before the first step" in first.out
     some = cli("train", "-c", config, "--overwrite")
     assert some.code == 130, some  # in the test after the first epoch
     again = cli("train", "-c", config, "--resume")

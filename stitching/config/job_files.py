@@ -26,14 +26,14 @@ _TWINS: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]] = [
 ]
 
 
-def override(document: Document, dotted: str, value: object, said_by: str) -> None:
+def override(document: Document, dotted: str, value: object, origin: str) -> None:
     """Set a job's key such as `train_config.epochs` from outside its file: the command line, or a sweep's grid."""
     keys = tuple(dotted.split("."))
     for one, other in _TWINS:
         if keys in (one, other):
             document.remove(one)
             document.remove(other)
-    document.override(keys, value, said_by)
+    document.override(keys, value, origin)
 
 
 def read_settings(schema: type[S], document: Document) -> S:

@@ -35,7 +35,7 @@ _MAX_DEPTH = 100
 _MAX_BYTES = 1_000_000
 
 _TAG = "tag:yaml.org,2002:"
-# What plain text stands for: the core schema of YAML 1.2.2 (section 10.3.2), and underscores in numbers as in 100_000.
+# The types of plain text: the core schema of YAML 1.2.2 (section 10.3.2), and underscores in numbers as in 100_000.
 _CORE_SCHEMA = {
     "null": re.compile(r"null|Null|NULL|~|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
@@ -99,11 +99,11 @@ def unwritable_character(text: str) -> str | None:
 
 @dataclass
 class Document:
-    """A loaded file: its data, and for each path of keys the place it was read from."""
+    """A loaded file: its data, and for each path of keys the file and line that it was read from."""
 
     path: Path
     data: Any
-    places: dict[Keys, str] = field(default_factory=dict)
+    places: dict[Keys, str] = field(default_factory=dict)  # `FILE:LINE`, or what on the command line set it
 
     @property
     def folder(self) -> Path:
@@ -123,25 +123,25 @@ class Document:
             error.place = self.places.get(keys, str(self.path))
         return error
 
-    def override(self, keys: Keys, value: object, said_by: str) -> None:
-        """Set a value from outside the file, e.g. from the command line; mappings on the way are made."""
+    def override(self, keys: Keys, value: object, origin: str) -> None:
+        """Set a value from outside the file, such as the command line; missing mappings on the way are created."""
         mapping = self.data
         if len(keys) > _MAX_DEPTH:
             raise UserError(f"the key has {len(keys)} parts", allowed=f"at most {_MAX_DEPTH}", path=keys[:1])
-        for done, key in enumerate(keys[:-1], 1):
+        for depth, key in enumerate(keys[:-1], 1):
             if not isinstance(mapping, dict):
-                raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[: done - 1]))
+                raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[: depth - 1]))
             if mapping.get(key) is None:
                 mapping[key] = {}
-                self.places[keys[:done]] = said_by
+                self.places[keys[:depth]] = origin
             mapping = mapping[key]
         if not isinstance(mapping, dict):
             raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[:-1]))
         mapping[keys[-1]] = value
-        self.places[keys] = said_by
+        self.places[keys] = origin
 
     def remove(self, keys: Keys) -> None:
-        """Take a value out, if it is there."""
+        """Remove a value, if it is there."""
         mapping = self.data
         for key in keys[:-1]:
             mapping = mapping.get(key) if isinstance(mapping, dict) else None
@@ -160,16 +160,16 @@ def located(document: Document) -> Iterator[None]:
         raise (document.locate(error) if error.path else error) from None
 
 
-def parse_value(text: str, said_by: str) -> Any:
+def parse_value(text: str, origin: str) -> Any:
     """A value as YAML would read it: `1e-3` is a number, `[1, 2]` a list."""
     try:
         return _Reader(Document(Path(), None)).parsed(text, ())
     except UserError as error:
-        raise UserError(f"{said_by}: {error.problem}", allowed=error.allowed) from None
+        raise UserError(f"{origin}: {error.problem}", allowed=error.allowed) from None
 
 
 def parse_assignments(texts: Sequence[str], option: str, example: str) -> dict[str, Any]:
-    """`KEY=VALUE` texts, whose values are YAML, by key; `option` is what they were given with."""
+    """`KEY=VALUE` texts, whose values are YAML, by key; `option` is the command-line option that has them."""
     values = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -184,7 +184,7 @@ def load_yaml(path: str | Path) -> Document:
 
     Raises:
         UserError: the file (or an included one) is missing, unreadable, too big, no YAML, includes itself, repeats a
-            key or asks for a tag other than `!include`.
+            key or has a tag other than `!include`.
     """
     document = Document(Path(path), None)
     document.data = _Reader(document).read(document.path, (), str(path))
@@ -192,7 +192,7 @@ def load_yaml(path: str | Path) -> Document:
 
 
 class _Reader:
-    """Reads one document: its file, the files that it includes, and where their values stood."""
+    """Reads one document: its file, the files that it includes, and the lines of their values."""
 
     def __init__(self, document: Document) -> None:
         self.places = document.places
@@ -201,60 +201,60 @@ class _Reader:
         self.num_bytes = 0
         self.num_values = 0
 
-    def read(self, path: Path, keys: Keys, place: str, known: AbstractSet[str] = frozenset()) -> Any:
-        """The value of a file that is asked for at `place`."""
+    def read(self, path: Path, keys: Keys, origin: str, overridden: AbstractSet[str] = frozenset()) -> Any:
+        """The value of a file; `origin` is the line that includes it."""
         try:
             text = _text_of(path)
         except UserError as error:
-            raise _error(error.problem, place, keys, error.allowed, error.do) from None
+            raise _error(error.problem, origin, keys, error.allowed, error.do) from None
         self.num_bytes += len(text)
         if self.num_bytes > _MAX_BYTES:
-            raise _error(f"the file and what it includes have more than {_MAX_BYTES:,} bytes", place, keys)
+            raise _error(f"the file and what it includes have more than {_MAX_BYTES:,} bytes", origin, keys)
         self.files.append(path)
         try:
-            return self.parsed(text, keys, known)
+            return self.parsed(text, keys, overridden)
         finally:
             self.files.pop()
 
-    def parsed(self, text: str, keys: Keys, known: AbstractSet[str] = frozenset()) -> Any:
-        """The value of the YAML in `text`, whose place is `keys`."""
+    def parsed(self, text: str, keys: Keys, overridden: AbstractSet[str] = frozenset()) -> Any:
+        """The value of the YAML in `text`, which stands in the document at `keys`."""
         reader = YAML(typ="safe", pure=True)
         reader.Resolver = _Resolver
         reader.max_depth = _MAX_DEPTH
-        reader.composer.warn_double_anchors = False  # an anchor may be set anew
+        reader.composer.warn_double_anchors = False  # an anchor may be set again
         try:
             node = reader.compose(text)
         except Exception as error:  # ruamel.yaml raises more than its own errors at odd input
             raise self.syntax_error(error, text) from None
-        return None if node is None else self.value(node, keys, reader.constructor, known)
+        return None if node is None else self.value(node, keys, reader.constructor, overridden)
 
-    def place(self, node: Node) -> str:
+    def origin(self, node: Node) -> str:
         return f"{self.files[-1]}:{node.start_mark.line + 1}" if self.files else ""
 
     @contextmanager
     def entered(self, node: Node, keys: Keys) -> Iterator[str]:
-        """Count the node, and give its place. Raises if the document has no end, or is too big or too deep."""
-        place = self.place(node)
+        """Count the node, and yield its file and line. Raises if the document is endless, too big or too deep."""
+        origin = self.origin(node)
         self.num_values += 1
         if self.num_values > _MAX_VALUES:
-            raise _error(f"the file expands to more than {_MAX_VALUES:,} values", place, keys)
+            raise _error(f"the file expands to more than {_MAX_VALUES:,} values", origin, keys)
         if len(keys) > _MAX_DEPTH:
-            raise _error(f"nested more than {_MAX_DEPTH} deep", place, keys[:1])
+            raise _error(f"nested more than {_MAX_DEPTH} deep", origin, keys[:1])
         if any(node is above for above in self.open_nodes):
-            raise _error("this anchor contains itself", place, keys)
+            raise _error("this anchor contains itself", origin, keys)
         self.open_nodes.append(node)
         try:
-            yield place
+            yield origin
         finally:
             self.open_nodes.pop()
 
-    def value(self, node: Node, keys: Keys, constructor: Any, known: AbstractSet[str] = frozenset()) -> Any:
-        with self.entered(node, keys) as place:
-            self.places.setdefault(keys, place)
+    def value(self, node: Node, keys: Keys, constructor: Any, overridden: AbstractSet[str] = frozenset()) -> Any:
+        with self.entered(node, keys) as origin:
+            self.places.setdefault(keys, origin)
             if self.is_include(node):
-                return self.included(node, keys, place, known)
+                return self.included(node, keys, origin, overridden)
             if isinstance(node, MappingNode):
-                return self.mapping(node, keys, constructor, known)
+                return self.mapping(node, keys, constructor, overridden)
             if isinstance(node, SequenceNode):
                 return [self.value(item, (*keys, i), constructor) for i, item in enumerate(node.value)]
             return self.scalar(node, keys, constructor)
@@ -266,38 +266,40 @@ class _Reader:
             return node.value
         try:
             return constructor.construct_object(node)
-        except Exception as error:  # of `!!int x`, or a number of more digits than Python reads
+        except Exception as error:  # such as `!!int x`, or more digits than Python reads
             words = str(error).splitlines()[0]
-            raise _error(f"cannot read {shortened(node.value)} as {meaning}: {words}", self.place(node), keys) from None
+            raise _error(
+                f"cannot read {shortened(node.value)} as {meaning}: {words}", self.origin(node), keys
+            ) from None
 
     def check_text(self, node: Node, keys: Keys) -> None:
         """Raise if no file, no terminal and no JSON could hold the node's text."""
         wrong = unwritable_character(node.value)
         if wrong is not None:
             raise _error(
-                f"{shortened(node.value)} has the character U+{ord(wrong):04X}", self.place(node), keys,
+                f"{shortened(node.value)} has the character U+{ord(wrong):04X}", self.origin(node), keys,
                 allowed="text without NUL and without halves of surrogate pairs",
             )  # fmt: skip
 
     def is_include(self, node: Node) -> bool:
-        """Whether the node stands for another file. Raises for all other tags than those of plain data."""
+        """Whether the node stands for another file. Raises for other tags than those of plain data."""
         if node.tag == "!include" and self.files:
             return True
         expected = {
             MappingNode: {"map"}, SequenceNode: {"seq"}, ScalarNode: {"str", "merge", "null", "bool", "int", "float"}
         }[type(node)]  # fmt: skip
         if str(node.tag).removeprefix(_TAG) not in expected:
-            raise _error(f"the tag {node.tag!r} is not allowed here", self.place(node), allowed="!include FILE")
+            raise _error(f"the tag {node.tag!r} is not allowed here", self.origin(node), allowed="!include FILE")
         return False
 
-    def mapping(self, node: MappingNode, keys: Keys, constructor: Any, known: AbstractSet[str]) -> dict[str, Any]:
-        """The node's mapping without the keys in `known`: what stands beside a `<<` wins over what is merged."""
+    def mapping(self, node: MappingNode, keys: Keys, constructor: Any, overridden: AbstractSet[str]) -> dict[str, Any]:
+        """The node's mapping without the `overridden` keys: a key beside a `<<` wins over a merged one."""
         result: dict[str, Any] = {}
         merged: list[Node] = []
         for key_node, value_node in node.value:
-            place = self.place(key_node)
+            origin = self.origin(key_node)
             if not isinstance(key_node, ScalarNode) or self.is_include(key_node):
-                raise _error("a key must be a single word", place, keys)
+                raise _error("a key must be a single word", origin, keys)
             if key_node.tag == f"{_TAG}merge":
                 merged += value_node.value if isinstance(value_node, SequenceNode) else [value_node]
                 continue
@@ -305,31 +307,31 @@ class _Reader:
             key = key_node.value
             if key in result:
                 first = self.places[(*keys, key)]
-                raise _error(f"the key stands twice (first at {first})", place, (*keys, key), do="Remove one of them.")
-            if key not in known:
-                self.places[(*keys, key)] = place
+                raise _error(f"the key stands twice (first at {first})", origin, (*keys, key), do="Remove one of them.")
+            if key not in overridden:
+                self.places[(*keys, key)] = origin
                 result[key] = self.value(value_node, (*keys, key), constructor)
         for other in merged:
-            found = self.value(other, keys, constructor, known | result.keys())
-            if not isinstance(found, dict):
-                raise _error("`<<` merges mappings only", self.place(other), keys)
-            result = {**found, **result}
+            mapping = self.value(other, keys, constructor, overridden | result.keys())
+            if not isinstance(mapping, dict):
+                raise _error("`<<` merges mappings only", self.origin(other), keys)
+            result = {**mapping, **result}
         return result
 
-    def included(self, node: Node, keys: Keys, place: str, known: AbstractSet[str]) -> Any:
+    def included(self, node: Node, keys: Keys, origin: str, overridden: AbstractSet[str]) -> Any:
         if not isinstance(node, ScalarNode) or not node.value:
-            raise _error("!include needs the name of a file", place, keys)
+            raise _error("!include needs the name of a file", origin, keys)
         self.check_text(node, keys)
         path = self.files[-1].parent / node.value
         if os.path.realpath(path) in map(os.path.realpath, self.files):
             chain = " -> ".join(file.name for file in [*self.files, path])
-            raise _error(f"the files include each other: {chain}", place, keys)
+            raise _error(f"the files include each other: {chain}", origin, keys)
         if len(self.files) >= _MAX_DEPTH:
-            raise _error(f"files include each other {_MAX_DEPTH} deep", place, keys)
-        return self.read(path, keys, place, known)
+            raise _error(f"files include each other {_MAX_DEPTH} deep", origin, keys)
+        return self.read(path, keys, origin, overridden)
 
     def syntax_error(self, error: Exception, text: str) -> UserError:
-        """What is wrong with the YAML, in which line."""
+        """The error for text that is not YAML, with its line."""
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -362,7 +364,7 @@ def _text_of(path: Path) -> str:
         raise
 
 
-def _error(problem: str, place: str, keys: Keys = (), allowed: str | None = None, do: str | None = None) -> UserError:
+def _error(problem: str, origin: str, keys: Keys = (), allowed: str | None = None, do: str | None = None) -> UserError:
     error = UserError(problem, allowed=allowed, do=do, path=keys)
-    error.place = place or None
+    error.place = origin or None
     return error

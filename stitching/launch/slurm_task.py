@@ -48,7 +48,7 @@ def _requeue(runs: Sequence[RunFolder], *, progress: bool) -> None:
     """Go back to the queue, unless the task made no step and would be requeued forever."""
     if not progress:
         for run in runs:
-            reason = "its time was over before it had made a single step; give the tasks more minutes"
+            reason = "time ran out before the first step; give the tasks more minutes"
             note_failure(run, reason, cause="time limit")
         sys.exit(1)
     job = os.environ["SLURM_JOB_ID"]
