@@ -1,4 +1,4 @@
-"""Which of a job's processes this one is and what it was given, as torchrun or Slurm say it in the environment."""
+"""This process's rank in its job, its GPUs and its CPUs, from the environment that torchrun or Slurm set."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ProcessRank:
 
 
 def process_rank(env: Mapping[str, str] = os.environ) -> ProcessRank:
-    """This process's rank; that of one alone, if neither torchrun nor `srun` started several.
+    """This process's rank; that of a single process if neither torchrun nor `srun` started several.
 
-    What counts for Slurm is the step, not the job: in a batch script, and in a shell by `srun --pty`, Slurm sets
-    SLURM_NTASKS too, and there one process is alone. (submitit's environment goes by the job, so it does not serve.)
+    For Slurm the step counts, not the job: in a batch script, and in a shell of `srun --pty`, Slurm sets SLURM_NTASKS
+    although there is a single process. (submitit's environment goes by the job, so it is no use here.)
     """
     if "RANK" in env and "WORLD_SIZE" in env:
         rank = ProcessRank(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)), "torchrun")
@@ -41,7 +41,7 @@ def first_host(nodes: str) -> str:
     """The first of the machines in a list as Slurm writes it: `gpu03` of `gpu[03-05,9],fat1`.
 
     Raises:
-        OSError: Slurm's `scontrol`, which knows how to read such lists, cannot be asked.
+        OSError: `scontrol`, which expands such lists, cannot be run.
     """
     if "[" not in nodes:
         return nodes.split(",")[0]
@@ -55,7 +55,7 @@ def first_host(nodes: str) -> str:
 
 
 def gpus_of_job(env: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs this process's job was given on this machine; 0 if nobody says so.
+    """The number of GPUs that this process's job has on this machine; 0 if the environment does not say.
 
     STITCHING_GPUS is from the batch scripts of sweeps, the others are from Slurm.
     """
@@ -66,9 +66,9 @@ def gpus_of_job(env: Mapping[str, str] = os.environ) -> int:
 
 
 def cpus_of_process(env: Mapping[str, str] = os.environ) -> int:
-    """How many CPUs this process may use: those that the system and the launcher leave to it alone.
+    """How many CPUs this process may use, by the system's and the launcher's limits.
 
-    STITCHING_CPUS is the share that a process has of those that `--cluster local` starts side by side.
+    STITCHING_CPUS is the share of each process that `--cluster local` starts.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for name in ("SLURM_CPUS_PER_TASK", "STITCHING_CPUS"):

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a bar in a terminal, a line now and then in a log."""
+"""Showing progress: a bar in a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Within the body, the function yielded shows `done` of `total` and what is going on, on standard error."""
+    """Yields a function that shows `done` of `total` and what is being done, on standard error."""
     if not console.is_terminal:
         yield _lines(console, unit)
         return
@@ -57,12 +57,12 @@ def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, 
 
 
 def _lines(console: Console, unit: str) -> Callable[[int, int, str], None]:
-    last = time.monotonic() - _SECONDS_BETWEEN_LINES + 2  # what is over in two seconds needs no line
+    last = time.monotonic() - _SECONDS_BETWEEN_LINES + 2  # work of less than two seconds needs no line
 
-    def tell(done: int, total: int, words: str) -> None:
+    def print_line(done: int, total: int, words: str) -> None:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             console.print(f"{done}/{total} {unit}  {words}", markup=False, highlight=False, soft_wrap=True)
 
-    return tell
+    return print_line

@@ -1,4 +1,4 @@
-"""Every data set by name: what is known of it without looking, and how its images are found and opened."""
+"""The registry of data sets: what is known of each without looking at its files, and how its images are opened."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ Opener = Callable[[Path, bool], ImageDataset]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set, and so what preprocessing does where a config is silent.
+    """What is known of a data set, and the defaults of its preprocessing.
 
     Attributes:
-        num_classes: 0 in the registry where it takes a look at the files; never 0 from `dataset_info`.
+        num_classes: 0 in the registry if the classes must be counted in the files; never 0 from `dataset_info`.
         opener: opens the training (True) or held-out (False) images below a data path.
         image_size: side of the square that images become.
         mean, std: of the values of each channel, after scaling to 0..1.
         policy: AutoAugment's policy for images like these (Cubuk et al., arXiv:1805.09501), None where none fits.
         flip: whether an image and its mirror image are of the same class.
         how_to_get: what to do where the images cannot be opened, in one sentence.
-        look: finds out whether both parts are below a data path faster than by opening them.
+        look: checks that both parts are below a data path, faster than by opening them.
         count_classes: how many classes there are below a data path, where `num_classes` is 0.
-        digest: what stands in a run's identity for images that the name alone does not determine, such as the digest
-            of the names of all files below a data path.
+        digest: the part of a run's identity for images that the name alone does not determine, such as a digest of
+            the names of all files below a data path.
         constant: whether the images depend on nothing but the code, neither on the data path nor on a file that may
             change, so that the runs of a process may share what was made of them.
     """
@@ -75,23 +75,23 @@ class DatasetInfo:
 DATASETS: Registry[DatasetInfo] = Registry("dataset", "stitching.data.shipped")
 
 
-def dataset(name: str, *, num_classes: int, **known: Any) -> Callable[[Opener], Opener]:
-    """Register the function that it decorates as what opens the data set `name`.
+def dataset(name: str, *, num_classes: int, **attributes: Any) -> Callable[[Opener], Opener]:
+    """Decorator: register the function that opens the data set `name`.
 
-    The function takes the data path and whether the training images are meant, and gives an `ImageDataset`.
+    The function takes the data path and whether to open the training images, and returns an `ImageDataset`.
 
     Args:
-        known: further attributes of `DatasetInfo`.
+        attributes: further attributes of `DatasetInfo`.
 
     Raises:
-        UserError: the name is taken.
+        UserError: another data set has the name.
     """
 
-    def add(opener: Opener) -> Opener:
-        DATASETS.register(name, opener.__module__)(DatasetInfo(name, num_classes, opener, **known))
+    def register(opener: Opener) -> Opener:
+        DATASETS.register(name, opener.__module__)(DatasetInfo(name, num_classes, opener, **attributes))
         return opener
 
-    return add
+    return register
 
 
 def _entry(name: str) -> DatasetInfo:
@@ -103,7 +103,7 @@ def _entry(name: str) -> DatasetInfo:
 
 
 def dataset_info(name: str, data_path: str | Path | None = None) -> DatasetInfo:
-    """What is known of the data set `name`. Its files are looked at only where its classes have to be counted.
+    """What is known of the data set `name`. Its files are read only if its classes must be counted.
 
     Raises:
         UserError: there is no such data set; or its classes are to be counted and it is missing.
@@ -152,7 +152,7 @@ def look_for_dataset(name: str, data_path: str | Path | None = None) -> None:
 
 
 def files_digest(name: str, data_path: str | Path | None = None) -> str | None:
-    """What stands in a run's identity for images that the name of a data set does not determine; None if it does."""
+    """The part of a run's identity for images that the data set's name does not determine; None if it does."""
     digest = DATASETS[name].digest if name in DATASETS else None
     return digest(_folder(data_path)) if digest else None
 

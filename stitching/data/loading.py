@@ -34,9 +34,9 @@ __all__ = ["Batches", "Split", "derive_seed"]
 CACHE_BYTES = 256 * 2**20  # the largest set of tensors that is kept in memory
 CACHE_BYTES_OF_PROCESS = 32 * 2**20  # the largest that is kept beyond the batches that it was made for
 MOST_CACHES_OF_PROCESS = 4
-MOST_WORKERS = 16  # that are started unasked
+MOST_WORKERS = 16  # unless a config asks for more
 
-Key = tuple[int, int]  # of one look at an image: (epoch, index in the data set)
+Key = tuple[int, int]  # of a transformed image: (epoch, index in the data set)
 Batch = tuple[Tensor, Tensor]
 Split = Literal["train", "val", "test"]
 
@@ -54,8 +54,8 @@ class Batches:
     (seed, epoch, index of the image). The others come in the order of the data set, every one of them once, and are
     not augmented. The random state of the calling process is left alone.
 
-    Without workers, images whose transform is not random are kept as tensors once they have been made, if the whole set
-    takes no more than 256 MiB. Of a data set that is `constant`, later batches of this process find them again: the
+    Without workers, images whose transform is not random are cached as tensors, if the whole set takes no more than
+    256 MiB. Of a data set that is `constant`, later batches of this process find them again: the
     latest four sets of at most 32 MiB.
 
     Args:
@@ -68,18 +68,18 @@ class Batches:
             as this process has CPUs, up to 16; none if it has one only, or if the set would take no more than 256 MiB
             as tensors. What they load is the same, however many there are.
         pin_memory: put batches in page-locked memory, for a faster way to the GPU; nothing happens without one.
-        max_batches: end an epoch after so many batches.
+        max_batches: end an epoch after this many batches.
         share: (i, n) for the i-th of n processes, from 0, which has an n-th of every batch, and only that is loaded.
             The shares differ by one image at most. A process for whose share a small last batch has no image gets its
             first image without a label: something to compute with that must not count.
-        only: have so many of the images alone, or all if there are fewer; which ones depends on the seed.
+        only: use this many of the images, or all if there are fewer; which ones depends on the seed.
         drop_last: whether a last batch that is not full is left out. None: of the training images, only if it is a
             single image, which BatchNorm cannot train with; of the others, never. An only batch is always kept.
 
     Attributes:
         num_classes, channels, image_size: of what the batches hold.
         num_images: how many different images there are.
-        split: as given.
+        split: the argument.
         notes: what to tell the user: a line for each setting that is ignored.
 
     Raises:
@@ -154,7 +154,7 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; those before it are not computed.
 
-        Begins a new round: what an earlier call returned must not be read on from. Held-out images are the same in
+        Begins a new round: an iterator of an earlier call must not be used any more. Held-out images are the same in
         every epoch.
 
         Yields:
@@ -189,7 +189,7 @@ class Batches:
         if self._started:
             return iter(self._loader)
         self._started = True
-        with _signals_held():  # the first call starts the workers
+        with _delayed_signals():  # the first call starts the workers
             return iter(self._loader)
 
 
@@ -198,7 +198,7 @@ def _workers_for(cpus: int) -> int:
 
 
 def _chosen(rows: Tensor, only: int, seed: int) -> Tensor:
-    """So many of the images, in their old order."""
+    """A random subset of the images, in their old order."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "chosen"))
     return rows[torch.randperm(len(rows), generator=generator)[:only].sort().values]
 
@@ -219,7 +219,7 @@ def _held_out(rows: Tensor, fraction: float, seed: int, split: Split) -> Tensor:
 
 
 class _Order(Sampler[list[Key]]):
-    """Which images make up which batch of the epoch that is set; without a seed, they come as they are."""
+    """The batches of the current epoch as keys of images; without a seed, in the order of the data set."""
 
     def __init__(
         self,
@@ -245,8 +245,8 @@ class _Order(Sampler[list[Key]]):
             order = torch.randperm(self.images, generator=generator)
         for chosen in order.split(self.batch_size)[self.start : self.batches]:
             number, of = self.share
-            own = chosen.tensor_split(of)[number]  # the first ones are larger
-            yield [(epoch, index) for index in (own if len(own) else chosen[:1]).tolist()]
+            shard = chosen.tensor_split(of)[number]  # the first ones are larger
+            yield [(epoch, index) for index in (shard if len(shard) else chosen[:1]).tolist()]
 
     def has_share(self, batch: int) -> bool:
         """Whether the batch of this number has an image for this process."""
@@ -254,9 +254,9 @@ class _Order(Sampler[list[Key]]):
 
 
 class _Images(Dataset[tuple[Tensor, int] | UserError]):
-    """The transformed images, each by its key, with the same randomness wherever it is made.
+    """The transformed images by key, with the same randomness in every process.
 
-    A broken image is returned as its error: one that a worker raised would arrive as another, with a traceback in it.
+    A broken image is returned as its error: an error that a worker raises becomes another one, with a traceback in it.
     """
 
     def __init__(self, images: ImageDataset, rows: Tensor, name: str, transform: v2.Compose, seed: int) -> None:
@@ -283,21 +283,21 @@ class _Images(Dataset[tuple[Tensor, int] | UserError]):
 
 
 class _Cache:
-    """The tensors of a whole set, each made when it is first asked for."""
+    """The tensors of a whole set, each computed when it is first needed."""
 
     def __init__(self, images: _Images, shape: tuple[int, ...]) -> None:
         self.source = images
         self.images = torch.empty((len(images), *shape))
         self.labels = torch.empty(len(images), dtype=torch.int64)
-        self.made = torch.zeros(len(images), dtype=torch.bool)
+        self.is_cached = torch.zeros(len(images), dtype=torch.bool)
 
     def __getitem__(self, chosen: Tensor) -> Batch:
-        for index in chosen[~self.made[chosen]].tolist():
+        for index in chosen[~self.is_cached[chosen]].tolist():
             item = self.source[0, index]
             if isinstance(item, UserError):
                 raise item
             self.images[index], self.labels[index] = item
-            self.made[index] = True
+            self.is_cached[index] = True
         return self.images[chosen], self.labels[chosen]
 
 
@@ -330,7 +330,7 @@ def _collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers of the body come from `seed`; outside, nothing has happened.
+    """Within the body random numbers come from `seed`; afterwards the random state is as before.
 
     `torch.manual_seed` would also seed the GPU's generator, which the caller's dropout draws from.
     """
@@ -346,13 +346,13 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-HELD = {signal.SIGINT, signal.SIGUSR2, signal.SIGTERM}
+DELAYED_SIGNALS = {signal.SIGINT, signal.SIGUSR2, signal.SIGTERM}
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Signals wait until the body is over; for a process that starts in it, until `_start_worker`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+def _delayed_signals() -> Iterator[None]:
+    """Delay signals until the body ends; in a process that starts in it, until `_start_worker`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, DELAYED_SIGNALS)
     try:
         yield
     finally:
@@ -360,7 +360,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _start_worker(_: int) -> None:
-    """Leave signals to the parent, which decides what a Ctrl-C or a preemption means and still wants its batches.
+    """Leave signals to the parent, which handles Ctrl-C and preemption and still needs its batches.
 
     Slurm signals every process of a step at once. Only the parent's own SIGTERM is obeyed, with which the loader ends
     workers that do not answer; workers whose parent is gone end by themselves.
@@ -368,7 +368,7 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    knows_sender = parent is not None and hasattr(signal, "sigwaitinfo")  # macOS has none, nor has it Slurm
+    knows_sender = parent is not None and hasattr(signal, "sigwaitinfo")  # macOS has neither it nor Slurm
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM} if knows_sender else ())
     if parent is not None and knows_sender:
         threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""From an image to a tensor: what is done to training and to test images."""
+"""Transforms from images to tensors, for training and for test images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RANDOM_STEPS = (v2.RandomResizedCrop, v2.RandomCrop, v2.RandomHorizontalFlip, v2
 
 
 def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool) -> tuple[v2.Compose, list[str]]:
-    """What turns a PIL image of the data set into a normalised float32 tensor (C, H, W), H = W = the image size.
+    """The transform of a PIL image into a normalised float32 tensor (C, H, W), H = W = the image size.
 
     Returns:
-        the transform, and what to tell the user: a line for each setting that is ignored.
+        the transform, and a note for the user on each setting that is ignored.
 
     Raises:
         UserError: a mean or std of another number of channels, or with which images are not finite.
@@ -52,20 +52,20 @@ def make_transform(info: DatasetInfo, preprocessing: Preprocessing, train: bool)
         steps.append(v2.RandomHorizontalFlip())
     if augmented and info.policy is not None:
         steps.append(v2.AutoAugment(info.policy, interpolation))
-    mean = _of_channels("mean", preprocessing.mean or info.mean, channels, given=preprocessing.mean is not None)
-    std = _of_channels("std", preprocessing.std or info.std, channels, given=preprocessing.std is not None)
+    mean = _of_channels("mean", preprocessing.mean or info.mean, channels, is_users=preprocessing.mean is not None)
+    std = _of_channels("std", preprocessing.std or info.std, channels, is_users=preprocessing.std is not None)
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), _normalize(mean, std), v2.ToPureTensor()]
     return v2.Compose(steps), notes
 
 
 def normalization(transform: v2.Compose) -> tuple[list[float], list[float]]:
-    """The mean and the standard deviation of each channel that the transform takes off and divides by."""
+    """The mean that the transform subtracts from each channel, and the standard deviation that it divides by."""
     (step,) = (step for step in transform.transforms if isinstance(step, v2.Normalize))
     return list(step.mean), list(step.std)
 
 
 def is_random(transform: v2.Compose) -> bool:
-    """Whether the transform may make another tensor of the same image the next time."""
+    """Whether the transform may give another tensor for the same image the next time."""
     return any(isinstance(step, RANDOM_STEPS) for step in transform.transforms)
 
 
@@ -90,7 +90,7 @@ def _centre(size: int, crop_pct: float | None, interpolation: InterpolationMode)
 
 
 def _normalize(mean: list[float], std: list[float]) -> v2.Normalize:
-    """Tried once. Raises `UserError` for numbers with which images are no finite float32 numbers any more."""
+    """The normalisation, tried once. Raises `UserError` for numbers that make images infinite or NaN."""
     try:
         step = v2.Normalize(mean, std)
         normal = step(torch.ones(len(mean), 2, 2))
@@ -101,16 +101,16 @@ def _normalize(mean: list[float], std: list[float]) -> v2.Normalize:
     return step
 
 
-def _of_channels(name: str, values: Sequence[float], channels: int, given: bool) -> list[float]:
+def _of_channels(name: str, values: Sequence[float], channels: int, is_users: bool) -> list[float]:
     if len(values) == channels:
         return list(values)
     if len(values) == 1:
         return list(values) * channels
-    if given or channels != 1:
+    if is_users or channels != 1:
         raise UserError(
             f"{name} has {len(values)} values; the images have {channels} channel{'s' * (channels > 1)}",
             allowed=f"1 or {channels} values" if channels > 1 else "1 value",
             path=(name,),
         )
-    red, green, blue = values  # of colour images turned grey: weighted as the grey value is, ITU-R BT.601
+    red, green, blue = values  # colour images turned grey: weighted as in ITU-R BT.601
     return [0.299 * red + 0.587 * green + 0.114 * blue]

@@ -340,7 +340,7 @@ def test_workers_leave_signals_to_the_parent(folder: Path) -> None:
 def test_workers_obey_their_parent_only_from_the_very_start() -> None:
     go, ready, forever = (multiprocessing.Event() for _ in range(3))
     worker = multiprocessing.Process(target=_stuck_worker, args=(go, ready, forever))
-    with loading._signals_held():
+    with loading._delayed_signals():
         worker.start()
     for name in ("INT", "USR2", "TERM"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)

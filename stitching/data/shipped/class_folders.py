@@ -26,7 +26,7 @@ _CLASSES = {"imagenet": 1000}
 
 
 class _ClassFolders(datasets.ImageFolder):
-    """ImageFolder that tells about broken files, and does not take `.ipynb_checkpoints` for a class."""
+    """ImageFolder that names broken files, and does not take `.ipynb_checkpoints` for a class."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, loader=_read_image)
@@ -55,12 +55,12 @@ def _class_folders(name: str, data_path: Path, held_out: tuple[str, ...]) -> tup
     layout = f"train/<class>/*.jpg and {' or '.join(held_out)}/<class>/*.jpg"
     roots = (data_path / name, data_path)
     pairs = [(root / "train", root / test) for root in roots for test in held_out]
-    found = next(((train, test) for train, test in pairs if train.is_dir() and test.is_dir()), None)
-    if found is None:
-        half = next((folder for pair in pairs for folder in pair if folder.is_dir()), None)
+    folders = next(((train, test) for train, test in pairs if train.is_dir() and test.is_dir()), None)
+    if folders is None:
+        one_part = next((folder for pair in pairs for folder in pair if folder.is_dir()), None)
         raise UserError(
             f"there is no data set {name!r} in {roots[0]} or in {data_path}"
-            + (f": there is {half}, but not its counterpart" if half else ""),
+            + (f": there is {one_part}, but not its counterpart" if one_part else ""),
             allowed=layout,
             do=f"Set data_path, or make a symbolic link: ln -s /where/it/is {roots[0]}"
             + (
@@ -70,8 +70,8 @@ def _class_folders(name: str, data_path: Path, held_out: tuple[str, ...]) -> tup
                 else ""
             ),
         )
-    names = [_class_names(folder) for folder in found]
-    for folder, classes in zip(found, names, strict=True):
+    names = [_class_names(folder) for folder in folders]
+    for folder, classes in zip(folders, names, strict=True):
         if not classes:
             raise UserError(
                 f"there are no class folders in {folder}",
@@ -79,25 +79,25 @@ def _class_folders(name: str, data_path: Path, held_out: tuple[str, ...]) -> tup
                 do="Sort the images into a folder for each class.",
             )
     if names[0] != names[1]:
-        odd = sorted(set(names[0]) ^ set(names[1]))
+        unmatched = sorted(set(names[0]) ^ set(names[1]))
         raise UserError(
-            f"the class folders of {found[0]} and {found[1]} differ: only one has "
-            + ", ".join(odd[:5])
-            + (f" and {len(odd) - 5} others" if len(odd) > 5 else "")
+            f"the class folders of {folders[0]} and {folders[1]} differ: only one has "
+            + ", ".join(unmatched[:5])
+            + (f" and {len(unmatched) - 5} others" if len(unmatched) > 5 else "")
         )
-    return found
+    return folders
 
 
 def _checked_folders(name: str, data_path: Path) -> tuple[Path, Path]:
     """The folders of the training and of the held-out images, with as many classes as the data set has."""
-    found = _class_folders(name, data_path, _HELD_OUT[name])
-    expected, count = _CLASSES.get(name), len(_class_names(found[0]))
+    folders = _class_folders(name, data_path, _HELD_OUT[name])
+    expected, count = _CLASSES.get(name), len(_class_names(folders[0]))
     if expected and count != expected:  # its labels would not be those that published networks were trained with
         raise UserError(
-            f"{found[0]} has {count} class folders; {name} has {expected}",
+            f"{folders[0]} has {count} class folders; {name} has {expected}",
             do="Use `dataset: image_folder` for a part of it.",
         )
-    return found
+    return folders
 
 
 def _open_folders(name: str, data_path: Path, train: bool) -> ImageDataset:
@@ -119,8 +119,8 @@ def _names_below(data_path: Path) -> str:
     digest = hashlib.sha256()
     for root in (data_path / "image_folder", data_path):
         for split in ("train", *_HELD_OUT["image_folder"]):
-            for folder, folders, files in os.walk(root / split):
-                folders.sort()
+            for folder, subfolders, files in os.walk(root / split):
+                subfolders.sort()
                 digest.update(json.dumps([os.path.relpath(folder, root), sorted(files)]).encode())
     return digest.hexdigest()
 

@@ -22,30 +22,30 @@ def _open(
     name: str, kind: Callable[..., Any], splits: tuple[dict[str, Any], dict[str, Any]], more: dict[str, Any],
     get: str | None, data_path: Path, train: bool,
 ) -> ImageDataset:  # fmt: skip
-    own = data_path / name
-    complaint: Exception | None = None
-    for root in (own, data_path):
+    own_folder = data_path / name
+    first_error: Exception | None = None
+    for root in (own_folder, data_path):
         if not root.is_dir():
             continue
         try:
             return kind(root, **splits[0 if train else 1], **more)
         except _WRONG_FILES as error:  # each set has its own exception for files that are missing or broken
-            complaint = complaint or error
-    # torchvision's own hint is left out: its download=True is nothing that a config can say
-    words = " ".join(str(complaint).split()).partition(" You can ")[0]
-    reason = f" ({words})" if complaint else f": there is no folder {data_path}"
-    get = get or f"With internet: {python_command(kind, own, *splits)}"
+            first_error = first_error or error
+    # torchvision's own hint is left out: a config has no download=True
+    words = " ".join(str(first_error).split()).partition(" You can ")[0]
+    reason = f" ({words})" if first_error else f": there is no folder {data_path}"
+    get = get or f"With internet: {python_command(kind, own_folder, *splits)}"
     raise UserError(
-        f"there is no data set {name!r} in {own} or in {data_path}{reason}",
-        do=f"Set data_path, or make a symbolic link: ln -s /where/it/is {own}\n  {get}",
+        f"there is no data set {name!r} in {own_folder} or in {data_path}{reason}",
+        do=f"Set data_path, or make a symbolic link: ln -s /where/it/is {own_folder}\n  {get}",
     )
 
 
 def python_command(kind: Any, root: Path, *splits: Mapping[str, Any], download: bool = True) -> str:
     more = ", download=True" if download else ""
     calls = (", ".join(f"{key}={value!r}" for key, value in split.items()) for split in splits)
-    made = "; ".join(f"S(R, {call}{more})" for call in calls)
-    return f'python -c "from torchvision.datasets import {kind.__name__} as S; R = {str(root)!r}; {made}"'
+    commands = "; ".join(f"S(R, {call}{more})" for call in calls)
+    return f'python -c "from torchvision.datasets import {kind.__name__} as S; R = {str(root)!r}; {commands}"'
 
 
 def _register(
@@ -57,15 +57,15 @@ def _register(
     *,
     more: dict[str, Any] | None = None,
     get: str | None = None,
-    **known: Any,
+    **attributes: Any,
 ) -> None:
-    """One line of the table: `train` and `test` are what the class takes for the two splits; `more` for both."""
+    """Register a data set; `train` and `test` are the arguments of its class for the two splits, `more` for both."""
     splits = (train or {"split": "train"}, test or {"split": "test"})
 
     def opener(data_path: Path, is_train: bool) -> ImageDataset:
         return _open(name, kind, splits, more or {}, get, data_path, is_train)
 
-    dataset(name, num_classes=num_classes, **known)(opener)
+    dataset(name, num_classes=num_classes, **attributes)(opener)
 
 
 def _clevr_class(objects: int) -> int:
@@ -73,7 +73,7 @@ def _clevr_class(objects: int) -> int:
 
 
 _TRAIN, _TEST, _VAL, _TRAINVAL = {"train": True}, {"train": False}, {"split": "val"}, {"split": "trainval"}
-_PLAIN: dict[str, Any] = {"policy": None, "flip": False}  # what is on them changes with a flip or another colour
+_PLAIN: dict[str, Any] = {"policy": None, "flip": False}  # a flip or another colour changes their class
 _CIFAR: dict[str, Any] = {"image_size": 32, "policy": AutoAugmentPolicy.CIFAR10}
 
 
