@@ -24,7 +24,7 @@ from stitching.models.spec import ModelSpec
 def is_cached(spec: ModelSpec) -> bool:
     """Whether a model can be built without a network."""
     file = weights_file(spec)
-    return file is None or file.found() is not None
+    return file is None or file.cached_path() is not None
 
 
 SMALL = "timm/test_resnet.r160_in1k"  # half a million parameters

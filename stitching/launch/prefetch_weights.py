@@ -35,6 +35,6 @@ def fetch_weights(runs: Iterable[PlannedRun], on_progress: Callable[[int, int, s
         on_progress: is called with how many files are here, how many were lacking, and what is fetched now.
 
     Raises:
-        UserError: names all weights that cannot be had.
+        UserError: lists all weights that cannot be downloaded.
     """
     fetch(weights_of(runs), on_progress)

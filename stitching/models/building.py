@@ -23,7 +23,7 @@ __all__ = ["build", "build_meta", "input_shape", "normalization_note"]
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     """The model on the CPU, with its weights, in train mode.
 
-    Random weights depend on (seed, spec) only, and the global random state stays as it was.
+    Random weights depend on (seed, spec) only, and the global random state is not changed.
 
     Raises:
         UserError: for arguments that the model does not take, weights that cannot be fetched, and files of weights that
@@ -46,7 +46,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
 
 
 def build_meta(spec: ModelSpec) -> nn.Module:
-    """The model on the meta device: its shapes, with no weights and no memory, and never over the network."""
+    """The model on the meta device: shapes only, without weights, memory or downloads."""
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
@@ -57,12 +57,12 @@ def build_meta(spec: ModelSpec) -> nn.Module:
 
 
 def input_shape(spec: ModelSpec) -> Shape3 | None:
-    """(C, H, W) of the images that a model is for; None if it is for any, so for those of the data.
+    """(C, H, W) of the images that a model is for; None if it takes any, and so those of the data.
 
-    As its source says; the arguments `img_size` (`image_size` in torchvision) and `in_chans` have the last word.
+    The arguments `img_size` (`image_size` in torchvision) and `in_chans` override what its source states.
 
     Raises:
-        UserError: these arguments are no sizes.
+        UserError: these arguments are no valid sizes.
     """
     shape = spec.source.input_shape(spec.name)
     if shape is None:
@@ -79,11 +79,11 @@ def input_shape(spec: ModelSpec) -> Shape3 | None:
 
 
 def normalization_note(spec: ModelSpec, mean: Sequence[float], std: Sequence[float]) -> list[str]:
-    """A warning, if published weights were trained on images that were normalised otherwise; else nothing.
+    """A warning if published weights were trained on images normalised otherwise, else an empty list.
 
     Args:
         spec: the model.
-        mean, std: of each channel of the images it is given, scaled to 0..1.
+        mean, std: of each channel, for images scaled to 0..1.
     """
     if not spec.takes_published:
         return []
@@ -109,11 +109,11 @@ def _construct(spec: ModelSpec, *, pretrained: bool, meta: bool = False) -> nn.M
             model = source.build(spec.name, weights, args)
     except UserError:
         raise
-    except Exception as error:  # the arguments are a user's: anything can come of them
+    except Exception as error:  # a user's arguments can raise anything
         if meta and isinstance(error, RuntimeError | TypeError):
             raise
         if pretrained:
-            build_meta(spec)  # raises if it is the arguments that are wrong
+            build_meta(spec)  # raises if the arguments are wrong
             raise _not_loaded(spec, error) from None
         if args and (unfit := not_built(source, spec.name, args, error)).allowed:
             raise unfit from None
@@ -132,11 +132,11 @@ def _construct(spec: ModelSpec, *, pretrained: bool, meta: bool = False) -> nn.M
 
 def _not_loaded(spec: ModelSpec, error: Exception) -> UserError:
     source = weights_file(spec)
-    place = source.found() if source else None
+    path = source.cached_path() if source else None
     return UserError(
         f"the pretrained weights of {spec.title} cannot be loaded"
-        + (f" from {place}" if place else "")
+        + (f" from {path}" if path else "")
         + f": {reason_of(error)}",
-        do="Remove the file if it is damaged, and it is fetched again; else check that the model's arguments are those "
-        "that the weights were made with, or give a file of weights as ckp_path, or set pretrained: false.",
+        do="Remove the file if it is damaged, to download it again; else check that the model's arguments are those "
+        "that the weights were trained with, or set ckp_path to a file of weights, or set pretrained: false.",
     )

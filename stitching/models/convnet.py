@@ -12,12 +12,12 @@ __all__ = ["ConvNet"]
 class ConvNet(nn.Module):
     """Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, then the mean over positions and a linear head.
 
-    Takes (N, in_chans, H, W), gives (N, num_classes). Each block halves the map, rounding up, so that an image of any
-    size passes any number of blocks. `num_classes` and `in_chans` are called as in timm.
+    Takes (N, in_chans, H, W), returns (N, num_classes). Each block halves the map, rounding up, so that images of any
+    size pass any number of blocks. `num_classes` and `in_chans` have their names in timm.
 
     Args:
-        num_blocks: how many blocks; they are named `blocks.0`, `blocks.1`, ...
-        num_classes: how many scores.
+        num_blocks: number of blocks, named `blocks.0`, `blocks.1`, ...
+        num_classes: number of scores.
         in_chans: channels of the images.
         width: channels of every block.
 
@@ -31,7 +31,7 @@ class ConvNet(nn.Module):
     def __init__(self, *, num_blocks: int = 4, num_classes: int = 10, in_chans: int = 3, width: int = 64) -> None:
         super().__init__()
         if num_blocks < 1:
-            raise UserError(f"{num_blocks} blocks are none", allowed="1 or more", path=("num_blocks",))
+            raise UserError(f"num_blocks is {num_blocks}", allowed="1 or more", path=("num_blocks",))
         self.blocks = nn.Sequential(*(_block(width if i else in_chans, width) for i in range(num_blocks)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten(1)

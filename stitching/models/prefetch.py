@@ -1,9 +1,9 @@
-"""Published weights: where a model's come from, whether this machine has them, and fetching those that it lacks.
+"""Published weights: where they come from, whether this machine has them, and downloading those that it lacks.
 
-timm and torchvision download when a model is built; on a compute node without internet that is too late. What is here
-puts the very file that they will look for where they will look for it: in the cache of the Hugging Face hub for most
-models of timm, in the folder `checkpoints` of torch's hub for torchvision and the rest of timm. The downloads are
-theirs too: into a file of another name, checked, then renamed.
+timm and torchvision download when a model is built, which is too late on a compute node without internet. `fetch` puts
+the same files where they look for them: in the cache of the Hugging Face hub for most models of timm, in the folder
+`checkpoints` of torch's hub for torchvision and the rest of timm. It uses their own download functions, which write to
+another name, check the file, then rename it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HubFile", "UrlFile", "WeightsFile", "fetch", "weights_file"]
 
-PATIENCE = 6  # seconds that a server has to answer at all, looking up its name included
+PATIENCE = 6  # seconds that a server has to answer, name lookup included
 
 ProgressCallback = Callable[[int, int, str], None]
 
@@ -61,8 +61,8 @@ class HubFile:
     def cache(self) -> str:
         return constants.HF_HUB_CACHE
 
-    def found(self) -> Path | None:
-        """The file in the cache that a model would be built from without a network."""
+    def cached_path(self) -> Path | None:
+        """The file in the cache that a model is built from without a network; None if there is none."""
         for name in self.names:
             path = try_to_load_from_cache(self.repository, name, self.cache, self.revision)
             if isinstance(path, str):
@@ -70,8 +70,8 @@ class HubFile:
         return None
 
     def origin(self) -> dict[str, str]:
-        """Where `found` was fetched from, for whoever wants to fetch it again."""
-        path = self.found()
+        """Where the file was downloaded from, as recorded with results."""
+        path = self.cached_path()
         return {"repository": self.repository} | ({"revision": path.parent.name} if path else {})  # snapshots/REVISION/
 
     def status(self) -> int:
@@ -82,7 +82,7 @@ class HubFile:
             try:
                 hf_hub_download(self.repository, name, revision=self.revision, cache_dir=self.cache)
                 return
-            except LocalEntryNotFoundError:  # a kind of the next, but it means that the hub does not answer
+            except LocalEntryNotFoundError:  # a subclass of the next, but it means that the hub does not answer
                 raise
             except EntryNotFoundError:
                 continue
@@ -91,7 +91,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class UrlFile:
-    """Weights at a URL. Their hash is part of the name, which is what tells a whole file from a part of one."""
+    """Weights at a URL. The name contains a hash, by which incomplete files are detected."""
 
     url: str
 
@@ -105,13 +105,13 @@ class UrlFile:
     def cache(self) -> str:
         return os.path.join(torch.hub.get_dir(), "checkpoints")
 
-    def found(self) -> Path | None:
-        """The file that a model would be built from without a network."""
+    def cached_path(self) -> Path | None:
+        """As for `HubFile`."""
         path = Path(self.cache, os.path.basename(urlsplit(self.url).path))
         return path if path.exists() else None
 
     def origin(self) -> dict[str, str]:
-        """Where `found` was fetched from, for whoever wants to fetch it again."""
+        """Where the file was downloaded from, as recorded with results."""
         return {"url": self.url}
 
     def status(self) -> int:
@@ -130,28 +130,28 @@ WeightsFile = HubFile | UrlFile
 
 
 def weights_file(spec: ModelSpec) -> WeightsFile | None:
-    """Where the weights come from that building `spec` will load; None if it needs no published ones.
+    """The published weights that building `spec` loads; None if it loads none.
 
     Raises:
-        UserError: nobody has published weights of this model.
+        UserError: this model has no published weights.
     """
     return spec.source.weights_file(spec.name, spec.weights) if spec.takes_published else None
 
 
 def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = None) -> None:
-    """Make sure that the published weights of all `specs` are in this machine's caches, each fetched once.
+    """Make sure that the published weights of all `specs` are in this machine's caches; download missing files.
 
-    What is there is left as it is, without asking any server.
+    Files that are there are not checked with any server.
 
     Args:
-        specs: models; those that need no published weights are passed over.
-        on_progress: is called with how many of the missing files are here, how many there are, and what is fetched now.
+        specs: models; those that need no published weights are skipped.
+        on_progress: called with the number of files done, the number of missing files, and the current download.
             Without it the libraries draw their own progress bars.
 
     Raises:
-        UserError: names all that cannot be had, each with the reason, and says what to do.
+        UserError: lists all weights that cannot be downloaded, each with the reason, and what to do.
     """
-    wanted: dict[WeightsFile, str] = {}  # the models' titles
+    missing: dict[WeightsFile, str] = {}  # the models' titles
     failures: dict[str, list[str]] = {}  # the models' titles, by the reason
     for spec in specs:
         try:
@@ -159,67 +159,67 @@ def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = Non
         except UserError as error:
             failures.setdefault(error.problem, []).append(spec.title)
             continue
-        if source and not source.found():
-            wanted.setdefault(source, spec.title)
-    silent = {} if constants.HF_HUB_OFFLINE else _silent(wanted)
+        if source and not source.cached_path():
+            missing.setdefault(source, spec.title)
+    unreachable = {} if constants.HF_HUB_OFFLINE else _unreachable(missing)
     with _no_bars() if on_progress else nullcontext():
-        for number, (source, title) in enumerate(wanted.items()):
+        for number, (source, title) in enumerate(missing.items()):
             if on_progress:
-                on_progress(number, len(wanted), f"fetching the weights of {title} from {source.server}")
-            if reason := silent.get(source.server) or _fetched(source):
+                on_progress(number, len(missing), f"fetching the weights of {title} from {source.server}")
+            if reason := unreachable.get(source.server) or _download(source):
                 failures.setdefault(reason, []).append(title)
     if failures:
         lines = [f"  {', '.join(models)}: {reason}" for reason, models in failures.items()]
-        raise UserError("\n".join(["pretrained weights cannot be had:", *lines]), do=_advice(wanted))
+        raise UserError("\n".join(["cannot get pretrained weights:", *lines]), do=_advice(missing))
 
 
-def _fetched(source: WeightsFile) -> str:
-    """Download; returns why it cannot be, or nothing."""
+def _download(source: WeightsFile) -> str:
+    """Download; returns the reason if that fails, else an empty string."""
     if constants.HF_HUB_OFFLINE:
-        return f"not in {source.cache}, and HF_HUB_OFFLINE=1 forbids to fetch"
+        return f"not in {source.cache}, and HF_HUB_OFFLINE=1 forbids downloads"
     try:
         source.download()
-    except Exception as error:  # those of httpx, requests and hf_xet have nothing in common
+    except Exception as error:  # httpx, requests and hf_xet have no common base class
         return f"{source.server}: {first_line(error)}"
     return ""
 
 
-def _silent(sources: Iterable[WeightsFile]) -> dict[str, str]:
-    """The servers that do not answer, and why. Asked all at once, as downloads are tried again and again for long."""
+def _unreachable(sources: Iterable[WeightsFile]) -> dict[str, str]:
+    """The servers that do not answer, and why: asked in parallel, as the libraries retry downloads for long."""
     answers: dict[str, str] = {}
 
     def ask(source: WeightsFile) -> None:
         try:
             status = source.status()
             answers[source.server] = f"{source.server} answers with status {status}" if status >= 500 else ""
-        except Exception as error:  # as above
+        except Exception as error:  # as in `_download`
             answers[source.server] = f"{source.server} cannot be reached: {first_line(error)}"
 
-    asked = {source.server: source for source in sources}
-    # In threads that nobody waits for: nothing else bounds the time that it takes to look up a name.
-    threads = [threading.Thread(target=ask, args=(source,), daemon=True) for source in asked.values()]
+    servers = {source.server: source for source in sources}
+    # Daemon threads, since nothing else bounds the time of a name lookup.
+    threads = [threading.Thread(target=ask, args=(source,), daemon=True) for source in servers.values()]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + PATIENCE + 1
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return {server: answers.get(server, f"{server} does not answer within {PATIENCE} s") for server in asked}
+    return {server: answers.get(server, f"{server} does not answer within {PATIENCE} s") for server in servers}
 
 
 def _advice(sources: Iterable[WeightsFile]) -> str:
     caches = {source.cache: source.moved_by for source in sources}
-    places = " and ".join(f"{cache} ({moved_by} moves it)" for cache, moved_by in caches.items())
+    folders = " and ".join(f"{cache} ({moved_by} moves it)" for cache, moved_by in caches.items())
     fetching = (
-        "`stitching submit`, and `stitching train --smoke-test` for a single job, fetch them where they are called: do "
-        f"that on a machine with internet. Jobs look for them in {places}, which must be on a disk that the nodes "
-        "see. Or g"
+        "`stitching submit`, and `stitching train --smoke-test` for a single job, download them: run that "
+        f"on a machine with internet. Jobs look for them in {folders}, which must be on a disk that the nodes "
+        "see. Or s"
     )
-    return (fetching if places else "G") + "ive files of weights as ckp_path, or set pretrained: false."
+    return (fetching if folders else "S") + "et ckp_path to files of weights, or set pretrained: false."
 
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Progress bars of the libraries would stand in the middle of ours."""
+    """Turn off the libraries' progress bars, which would break ours."""
     if are_progress_bars_disabled():
         yield
         return

@@ -2,7 +2,7 @@
 
 As libraries initialise them, many networks compute less than their architecture does: a norm, a layer or a gate at the
 end of each residual branch starts at zero, so that training begins with the identity, and BatchNorm has a mean of zero
-and a variance of one whatever comes in. A control with such a network would be weaker than "random weights" says.
+and a variance of one for any input. A control with such a network would be weaker than "random weights" suggests.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from stitching.data.loading import Batches
 __all__ = ["STATISTICS_IMAGES", "ImageSample", "measure_statistics", "open_branches"]
 
 STATISTICS_IMAGES = 256
-_BATCH = 64  # fixed, as it decides what a batch's statistics are
+_BATCH = 64  # fixed, as a batch's statistics depend on it
 _LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Linear, _ConvNd)
-_OFF = 0.01  # of a gate: 1e-6 (ConvNeXt) and 1e-5 (CaiT) switch a branch off but for rounding, 0.1 does not
+_OFF = 0.01  # of a gate: 1e-6 (ConvNeXt) and 1e-5 (CaiT) all but switch a branch off, 0.1 does not
 _PRODUCTS = (torch.ops.aten.mul, torch.ops.aten.mul_)
 
 
 @dataclass(frozen=True)
 class ImageSample:
-    """Training images of a data set without augmentation, by what they are chosen from.
+    """Training images of a data set, without augmentation.
 
     Attributes:
         dataset, data_path, preprocessing, seed, validation: as for `Batches`; sequences as tuples.
@@ -60,31 +60,31 @@ class ImageSample:
 
 
 def open_branches(model: nn.Module, shape: Shape3) -> None:
-    """Give what starts at zero, and so switches off the branch that it stands in, its layer's ordinary start.
+    """Reset what starts at zero, and so switches its branch off, to the ordinary start of its layer.
 
-    A norm, linear layer or convolution whose weights are all zero is reset as its own class resets it. A gate (a
+    A norm, linear layer or convolution whose weights are all zero is reset by its own `reset_parameters`. A gate (a
     parameter that activations are multiplied with, such as the gamma of LayerScale) that is nowhere above 0.01 becomes
-    one: then the branch counts as it does in networks without gates.
+    one, so that the branch counts as in networks without gates.
 
     Args:
-        model: a network that was not trained; it draws from the global random state.
+        model: an untrained network; new values are drawn from the global random state.
         shape: (C, H, W) of images that it takes.
     """
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, _LAYERS) and isinstance(weight, nn.Parameter) and not weight.any():
             module.reset_parameters()
-    bare = meta_copy(model).eval()
-    with torch.no_grad(), _Gates(bare) as seen, torch.device("meta"):
-        bare(torch.empty(1, *shape))
-    for name in sorted(seen.gates):
+    copy = meta_copy(model).eval()
+    with torch.no_grad(), _Gates(copy) as hooked, torch.device("meta"):
+        copy(torch.empty(1, *shape))
+    for name in sorted(hooked.gates):
         gate = model.get_parameter(name)
         if gate.abs().max() <= _OFF:
             nn.init.ones_(gate)
 
 
 class _Gates(TorchDispatchMode):
-    """Notes which of a model's parameters, as they are or laid out otherwise, are multiplied with something."""
+    """Collects the parameters of a model that are multiplied with something, directly or as a view."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -107,11 +107,11 @@ class _Gates(TorchDispatchMode):
 def measure_statistics(model: nn.Module, sample: ImageSample) -> int:
     """Give the BatchNorm layers of a model, on the CPU, the statistics of images: the mean over batches of 64.
 
-    Each layer is given what the layers before it make with the statistics of the same batch (PreciseBN of Wu and
+    Each layer sees what the layers before it compute with the statistics of the same batch (PreciseBN of Wu and
     Johnson, 2021, arXiv:2105.07576). The rest of the model is in eval mode meanwhile.
 
     Returns:
-        how many images they are of: 0 if the model has no such layers or does not take these images, and is left alone.
+        the number of images used: 0 if the model has no such layers or does not take these images, and is unchanged.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:

@@ -1,4 +1,4 @@
-"""Which model, with which weights: the names in a config, checked and in one spelling."""
+"""Which model, with which weights: the names in a config, checked and normalised."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["ModelSpec", "published_as"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, with which weights. Hashable, so that what is built from it can be kept.
+    """Which model, with which weights. Hashable, so that models can be cached by it.
 
     Attributes:
         backend: the name of its source: timm, torchvision, local, module.
         name: the model's name there, for timm with the tag of its weights (`resnet50.a1_in1k`).
-        pretrained: take the published weights; without effect if there is a `ckp_path`.
+        pretrained: load the published weights; ignored if there is a `ckp_path`.
         ckp_path: a file of weights.
         args: arguments for the model's constructor, as (name, value) pairs; lists as tuples.
-        weights: the name of the published weights (`IMAGENET1K_V2`), where `name` does not say it.
-        version: tells two contents of one name apart: the digest of a user's code.
-        random: no weights are taken, and none of its branches starts switched off.
-        sample: the images that give a random network the statistics of its BatchNorm layers; None: as they are made.
+        weights: the name of the published weights (`IMAGENET1K_V2`), unless `name` contains it.
+        version: the digest of a user's code, which distinguishes two contents of one name.
+        random: load no weights, and let no branch start switched off.
+        sample: images for the BatchNorm statistics of a random network; None leaves the initial ones.
     """
 
     backend: str
@@ -42,7 +42,7 @@ class ModelSpec:
 
     @classmethod
     def of(cls, part: ModelFields) -> ModelSpec:
-        """The model that a part of a network, or an entry of a sweep, names; raises as `parse` does."""
+        """The model of a part of a network or of a sweep's entry; raises as `parse` does."""
         return cls._checked(
             *part.source_and_name, part.wants_pretrained, part.ckp_path, part.weights, part.model_args
         )  # fmt: skip
@@ -60,18 +60,18 @@ class ModelSpec:
     ) -> ModelSpec:
         """The model that a title such as `timm/resnet50.a1_in1k` or `module:my_models.py:make_net` names.
 
-        `pytorch/` means `torchvision/`. A relative file starts from the current folder.
+        `pytorch/` means `torchvision/`. A relative file is looked up in the current folder.
 
         Raises:
-            UserError: if there is no such backend, model or tag of weights, which offers the nearest; or for an
-                argument that is none of a model's own.
+            UserError: for an unknown backend, model or tag of weights (suggests the nearest), or an argument that is
+                not the model's own.
         """
         backend, colon, name = title.partition(":")
         if not colon or "/" in backend:
             backend, slash, name = title.partition("/")
             if not slash:
-                ways = dict.fromkeys(source.usage for _, source in SOURCES.items())
-                raise UserError(f"the model {title!r} names no backend", allowed=", ".join(ways))
+                usages = dict.fromkeys(source.usage for _, source in SOURCES.items())
+                raise UserError(f"the model {title!r} names no backend", allowed=", ".join(usages))
         return cls._checked(backend, name, pretrained, ckp_path, weights, args)
 
     @classmethod
@@ -83,7 +83,7 @@ class ModelSpec:
         checked = {key: check_argument(source, name, key, value) for key, value in args.items()}
         published = pretrained and not ckp_path and source.publishes_weights
         with at("weights"):
-            tag = _weights_tag(source, name, weights, published, asked=pretrained and not ckp_path)
+            tag = _weights_tag(source, name, weights, published, requested=pretrained and not ckp_path)
         checked = source.implied_arguments(name, tag) | checked
         args_in_order = tuple(sorted(checked.items()))
         return cls(source.name, name, pretrained, ckp_path, args_in_order, tag, source.version(name))
@@ -100,15 +100,15 @@ class ModelSpec:
 
     @property
     def takes_published(self) -> bool:
-        """Whether it is built with weights that somebody has published."""
+        """Whether it is built with published weights."""
         return self.pretrained and not self.ckp_path and self.source.publishes_weights
 
 
 def published_as(part: ModelFields) -> tuple[str, str | None]:
-    """The name of a part's model, and that of its published weights if it takes them: in one spelling each.
+    """The normalised names of a part's model and of its published weights, if it loads them.
 
-    timm's weights are named by the tag behind the dot, torchvision's by their `weights`. Where that is left out, they
-    are the default's. A user's own model is named by the digest of its code.
+    timm's weights are named by the tag after the dot, torchvision's by `weights`; by default those of the default. A
+    user's own model is named by the digest of its code.
     """
     try:
         spec = ModelSpec.of(part)
@@ -117,9 +117,11 @@ def published_as(part: ModelFields) -> tuple[str, str | None]:
     return spec.source.identity(spec.name, spec.weights, spec.takes_published)
 
 
-def _weights_tag(source: ModelSource, name: str, weights: str | None, published: bool, *, asked: bool) -> str | None:
-    """The name of the published weights that the model is to take, where its own name does not say it."""
-    if weights is not None and not asked:
+def _weights_tag(
+    source: ModelSource, name: str, weights: str | None, published: bool, *, requested: bool
+) -> str | None:
+    """The name of the published weights to load, unless the model's own name contains it."""
+    if weights is not None and not requested:
         raise UserError(
             f"weights: {weights} of {source.title(name)}, which takes no published weights",
             allowed=source.weights_key, do=source.weights_hint,

@@ -1,4 +1,4 @@
-"""Models that parts of networks name, with their graphs; the newest few are kept."""
+"""Models that parts of networks name, with their graphs; the most recent are cached."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def model_spec(part: ModelFields) -> ModelSpec:
 
 
 def first_model(part: BasePart) -> ModelSpec | None:
-    """The model that the images go into first; None if it is something else, or several side by side."""
+    """The model that takes the images; None if another part does, or several side by side."""
     first = part.first_part()
     return model_spec(first) if isinstance(first, ModelFields) else None
 
 
 def traced_model(spec: ModelSpec, seed: int = 0, meta: bool = False, images: Shape3 | None = None) -> TracedModel:
-    """A model and its graphs; the newest few are kept, as a network cuts the same model more than once.
+    """A model and its graphs. The most recent are cached, as a network cuts the same model more than once.
 
     Args:
         spec, seed: which model, with which random weights.
-        meta: for its shapes only.
-        images: (C, H, W) of the data, for a model that does not say which images it is made for.
+        meta: build it for its shapes only.
+        images: (C, H, W) of the data, for a model that does not state its own.
     """
     return _traced(spec, seed, meta, images if input_shape(spec) is None else None)
 
@@ -45,5 +45,5 @@ def _traced(spec: ModelSpec, seed: int, meta: bool, images: Shape3 | None) -> Tr
 
 
 def forget_models() -> None:
-    """Let go of the models that `traced_model` keeps."""
+    """Clear the cache of `traced_model`."""
     _traced.cache_clear()

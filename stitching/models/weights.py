@@ -17,28 +17,28 @@ from stitching.config.paths import check_regular_file
 __all__ = ["load_weights", "read_weights"]
 
 _WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the weights
-_PREFIXES = ("", "module.", "net.", "parts.0.net.")  # DataParallel's, a wrapper's, and ours for a whole model
+_PREFIXES = ("", "module.", "net.", "parts.0.net.")  # of DataParallel, of a wrapper, and ours for a whole model
 
 
 def load_weights(model: nn.Module, path: str | Path, title: str) -> None:
     """Load a state dict into `model`; no code in the file is run.
 
     The file holds a state dict, or a dict with one under `model` or `state_dict`. A leading `module.` or `net.` of its
-    keys is taken off where that makes them match.
+    keys is removed if they match then.
 
     Raises:
         UserError: if the file cannot be read or does not fit; names the file, how many keys differ and the first few.
     """
     state = read_weights(path)
-    wanted = model.state_dict()
+    model_state = model.state_dict()
     candidates = [{key.removeprefix(prefix): value for key, value in state.items()} for prefix in _PREFIXES]
-    state = max(candidates, key=lambda found: len(found.keys() & wanted.keys()))
-    missing = [key for key in wanted if key not in state]
-    unknown = [key for key in state if key not in wanted]
+    state = max(candidates, key=lambda candidate: len(candidate.keys() & model_state.keys()))
+    missing = [key for key in model_state if key not in state]
+    unknown = [key for key in state if key not in model_state]
     other_shape = [
-        f"{key} ({_size(state[key])} in the file, {_size(wanted[key])} in the model)"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
+        f"{key} ({_size(state[key])} in the file, {_size(model_state[key])} in the model)"
+        for key in model_state
+        if key in state and state[key].shape != model_state[key].shape
     ]
     differences = {"missing from the file": missing, "unknown to the model": unknown, "of another shape": other_shape}
     if any(differences.values()):
@@ -64,7 +64,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a damaged file can raise anything
         words = getattr(error, "strerror", None) or first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
+        if isinstance(error, pickle.UnpicklingError):  # torch's message advises to trust the file
             words = "it is damaged, or holds more than tensors"
         raise UserError(
             f"cannot read the weights in {path}: {words}", allowed="a file that torch.save wrote from a state dict"
@@ -81,9 +81,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _check_sums(path: str | Path) -> None:
-    """Raise if a tensor is not as it was saved. torch.save writes a CRC-32 of each, and torch.load looks at none."""
+    """Raise if a tensor is damaged. torch.save writes a CRC-32 of each; torch.load does not check them."""
     with open(path, "rb") as file:
-        if file.read(2) != b"PK":  # torch's older format has no sums
+        if file.read(2) != b"PK":  # torch's older format has no checksums
             return
         try:
             with zipfile.ZipFile(file) as archive:
@@ -92,12 +92,13 @@ def _check_sums(path: str | Path) -> None:
             problem = first_line(error)
     if problem:
         raise UserError(
-            f"cannot read the weights in {path}: they are damaged ({problem})", do="Copy or train them again."
+            f"cannot read the weights in {path}: they are damaged ({problem})",
+            do="Copy it again, or train again.",
         )
 
 
 def _is_weight(name: object, value: object) -> bool:
-    """Whether it is a dense tensor with data, under a name."""
+    """Whether an entry is a dense tensor with data, under a name."""
     if not isinstance(name, str) or not isinstance(value, Tensor):
         return False
     return value.layout is torch.strided and not (value.is_meta or value.is_quantized)

@@ -95,7 +95,7 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
         if source is None:
             continue
         name, tag = published_as(part)
-        path = source.found() or Path("missing")
+        path = source.cached_path() or Path("missing")
         file = {"file": path.name, "sha256": file_digest(str(path))}
         record[f"{name}.{tag}"] = {**source.origin(), "tag": str(tag), **file}
     return record | {path: {"sha256": file_digest(path)} for path in checkpoints_of(job, *networks)}

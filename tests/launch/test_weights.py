@@ -58,7 +58,7 @@ def test_weights_are_fetched_once_and_before_the_runs(server, sweep, monkeypatch
 def test_without_the_weights_nothing_is_submitted(server, sweep, tmp_path) -> None:
     before = files_below(tmp_path)
     plan = plan_of(sweep)
-    with pytest.raises(UserError, match=f"cannot be had:\n  {SMALL}: .*404"):
+    with pytest.raises(UserError, match=f"cannot get pretrained weights:\n  {SMALL}: .*404"):
         go(sweep)
     assert states(plan) == {"missing"}
     assert {path for path in files_below(tmp_path) if "caches" not in path.parts} == set(before)

@@ -198,7 +198,7 @@ def test_weights_for_larger_images_make_a_model_for_larger_images() -> None:
         ("torchvision/swin_t", {"weights": "IMAGENET1K_V2"}, "did you mean 'IMAGENET1K_V1'"),
         ("torchvision/resnet50", {"weights": "DEFAULT", "ckp_path": "a.pt"}, "takes no published weights"),
         ("torchvision/resnet50", {"weights": "DEFAULT", "pretrained": False}, "takes no published weights"),
-        ("timm/resnet50", {"weights": "a1_in1k"}, "a timm model's tag stands in its name"),
+        ("timm/resnet50", {"weights": "a1_in1k"}, "a timm model's tag is part of its name"),
         (SMALL, {"weights": "DEFAULT"}, "of local/convnet"),
     ],
 )

@@ -268,7 +268,7 @@ def test_all_that_cannot_be_had_is_told_and_the_rest_is_fetched(server, monkeypa
     with pytest.raises(UserError) as error:
         fetch([ModelSpec(*title.split("/"), pretrained=True) for title in (*titles, "timm/vit_base_resnet26d_224")])
     told = str(error.value).splitlines()
-    assert told[0] == "pretrained weights cannot be had:"
+    assert told[0] == "cannot get pretrained weights:"
     for title, words in (
         ("timm/test_efficientnet.r160_in1k", "404"),
         (OTHER, "has none of model.safetensors, pytorch_model.bin"),
@@ -305,7 +305,7 @@ def test_without_a_network_it_is_told_soon(network: str, server, tmp_path, monke
             fetch([ModelSpec.parse(title, pretrained=True) for title in titles])
         assert time.monotonic() - started < 3
     told = str(error.value).splitlines()
-    assert told[0] == "pretrained weights cannot be had:"
+    assert told[0] == "cannot get pretrained weights:"
     assert told[1].startswith(f"  {', '.join(titles)}: {url} ")
     assert (
         f"{tmp_path}/hf/hub (HF_HOME moves it) and {tmp_path}/torch/hub/checkpoints (TORCH_HOME moves it)" in told[-1]
@@ -333,7 +333,7 @@ def test_a_damaged_file_is_named(kind: str, server, monkeypatch) -> None:
     title = publish(kind, server, monkeypatch)
     spec = ModelSpec.parse(title, pretrained=True)
     fetch([spec])
-    path = weights_file(spec).found()
+    path = weights_file(spec).cached_path()
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=f"weights of {title} cannot be loaded from {path}") as error:
         build(spec)

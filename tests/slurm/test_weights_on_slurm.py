@@ -57,7 +57,7 @@ def test_jobs_start_from_weights_that_submit_fetched(cli, tmp_path, monkeypatch)
         use_caches(tmp_path / "caches", monkeypatch, server.url)
         outcome = cli(*submit)
         assert outcome.code == 2
-        assert f"error: pretrained weights cannot be had:\n  {SMALL}: " in outcome.err
+        assert f"error: cannot get pretrained weights:\n  {SMALL}: " in outcome.err
         assert not runs_of(tmp_path)
         server.put_on_hub(repository_of(SMALL), "model.safetensors", as_safetensors(weights_of(SMALL)))
         server.asked.clear()
@@ -89,4 +89,4 @@ def test_a_node_that_does_not_see_the_cache_says_so(cli, tmp_path, monkeypatch) 
     for run in runs:
         known = yaml.safe_load(run.read_text())
         assert known["state"] == "failed"
-        assert f"not in {tmp_path}/node/hub, and HF_HUB_OFFLINE=1 forbids to fetch" in known["failure"]
+        assert f"not in {tmp_path}/node/hub, and HF_HUB_OFFLINE=1 forbids downloads" in known["failure"]

@@ -1,3 +1,7 @@
-"""The sources of models that are ours, a file each. Each imports its library only when a model is looked at."""
+"""Our sources of models, one file each: timm, torchvision, ours, and a user's own.
+
+Reading the registry `SOURCES` imports this package; nothing else is used from here. A source imports its library only
+when one of its models is used.
+"""
 
 from stitching.models.sources import own_models, timm_models, torchvision_models, user_models  # noqa: F401

@@ -27,7 +27,7 @@ class OwnModels(ModelSource):
         return name
 
     def keys(self, name: str) -> dict[str, Any]:
-        return {"model_name": name}  # what no backend means
+        return {"model_name": name}  # without a backend it is ours
 
     def input_shape(self, name: str) -> tuple[int, int, int] | None:
         return 3, 32, 32

@@ -1,4 +1,4 @@
-"""What the constructors of models and the functions around them take."""
+"""The arguments of models' constructors and of the functions that call them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["class_arguments", "parameters_of", "sounds_like_loading"]
 
 @lru_cache(maxsize=256)
 def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
-    """The names of a function's arguments, without what it passes on."""
+    """The names of a function's arguments, without `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
     return frozenset(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
 
 
 def class_arguments(builder: Callable[..., Any], class_name: str) -> list[str]:
-    """What the constructor of a class takes; [] if it is none of the module that `builder` stands in."""
+    """The arguments of a class's constructor; [] if `builder`'s module has no such class."""
     model_class = getattr(sys.modules[inspect.unwrap(builder).__module__], class_name, None)
     if model_class is None:
         return []
@@ -29,5 +29,5 @@ def class_arguments(builder: Callable[..., Any], class_name: str) -> list[str]:
 
 
 def sounds_like_loading(argument: str) -> bool:
-    """Whether an argument's name is one of those by which libraries take weights: `checkpoint_path` and the like."""
+    """Whether libraries load weights by an argument of this name, such as `checkpoint_path`."""
     return re.match(r"(pretrained|checkpoint|weights)_(?!window)", argument) is not None

@@ -21,7 +21,7 @@ __all__ = ["TIMM"]
 class TimmModels(ModelSource):
     name: ClassVar[str] = "timm"
     publishes_weights: ClassVar[bool] = True
-    weights_hint: ClassVar[str | None] = "a timm model's tag stands in its name, e.g. resnet50.a1_in1k"
+    weights_hint: ClassVar[str | None] = "a timm model's tag is part of its name, e.g. resnet50.a1_in1k"
 
     def build(self, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
         import timm
@@ -33,7 +33,7 @@ class TimmModels(ModelSource):
         return name
 
     def seed_name(self, name: str) -> tuple[str, str]:
-        return self.name, name.partition(".")[0]  # the tag is that of weights
+        return self.name, name.partition(".")[0]  # the tag names weights
 
     def identity(self, name: str, weights: str | None, published: bool) -> tuple[str, str | None]:
         if not published:
@@ -51,8 +51,8 @@ class TimmModels(ModelSource):
         import timm
         from timm.models._builder import build_model_with_cfg
 
-        around = parameters_of(timm.create_model) | parameters_of(build_model_with_cfg)
-        return argument in around or sounds_like_loading(argument)
+        reserved = parameters_of(timm.create_model) | parameters_of(build_model_with_cfg)
+        return argument in reserved or sounds_like_loading(argument)
 
     def constructor_arguments(self, name: str, class_name: str) -> list[str]:
         import timm
@@ -67,19 +67,19 @@ class TimmModels(ModelSource):
         from stitching.models.prefetch import HubFile, UrlFile
 
         try:
-            config = timm.get_pretrained_cfg(_today(name))
+            config = timm.get_pretrained_cfg(_current_name(name))
         except RuntimeError:  # no such tag
             config = None
-        kind, place = _resolve_pretrained_source(config.to_dict()) if config else ("", "")
+        kind, location = _resolve_pretrained_source(config.to_dict()) if config else ("", "")
         if kind == "hf-hub":
-            repository, file = (place, HF_WEIGHTS_NAME) if isinstance(place, str) else place
+            repository, file = (location, HF_WEIGHTS_NAME) if isinstance(location, str) else location
             repository, revision = hf_split(repository)
-            return HubFile(repository, revision, (*_get_safe_alternatives(file), file))  # as timm looks for them
-        if kind == "url" and isinstance(place, str):
-            return UrlFile(place)
+            return HubFile(repository, revision, (*_get_safe_alternatives(file), file))  # in timm's order
+        if kind == "url" and isinstance(location, str):
+            return UrlFile(location)
         raise UserError(
-            "there are no published weights of this model",
-            do="Name others (the tag after the dot), give a file of weights as ckp_path, or set pretrained: false.",
+            "this model has no published weights",
+            do="Name other weights (the tag after the dot), set ckp_path to a file of weights, or pretrained: false.",
         )
 
     def normalization(self, name: str, weights: str | None) -> tuple[Sequence[float], Sequence[float]] | None:
@@ -89,8 +89,8 @@ class TimmModels(ModelSource):
         return (config.mean, config.std) if config else None
 
 
-def _today(name: str) -> str:
-    """A model's name of today, where it has had another."""
+def _current_name(name: str) -> str:
+    """A model's current name, if `name` is an older one."""
     import timm
 
     return timm.models.get_deprecated_models().get(name) or name
@@ -98,10 +98,10 @@ def _today(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def _with_tag(name: str) -> str:
-    """A model's name of today, with the tag of the weights that are its default if it has none."""
+    """A model's current name, with the tag of its default weights if it has none."""
     import timm
 
-    name = _today(name)
+    name = _current_name(name)
     config = timm.get_pretrained_cfg(name)
     return f"{name.partition('.')[0]}.{config.tag}" if config and config.tag else name
 

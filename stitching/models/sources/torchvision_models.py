@@ -1,4 +1,4 @@
-"""Models of torchvision: `torchvision/swin_t`; which of several published weights is said by `weights:`."""
+"""Models of torchvision: `torchvision/swin_t`; `weights:` selects among several published weights."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class TorchvisionModels(ModelSource):
     def is_reserved(self, name: str, argument: str) -> bool:
         import torchvision
 
-        around = parameters_of(torchvision.models.get_model_builder(name))
-        return argument in around or sounds_like_loading(argument)
+        reserved = parameters_of(torchvision.models.get_model_builder(name))
+        return argument in reserved or sounds_like_loading(argument)
 
     def implied_arguments(self, name: str, weights: str | None) -> dict[str, Any]:
         if not weights or not name.startswith("vit_"):
             return {}
-        # Its position table is for one size, which torchvision takes from the weights.
+        # Its position table is for one image size, which torchvision takes from the weights.
         side = _weights(name)[weights].meta["min_size"][0]
         return {"image_size": side} if side != _SIDE else {}
 

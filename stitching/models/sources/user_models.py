@@ -1,9 +1,8 @@
 """A user's own model: `module: my_models.py:make_net`, a function (or class) of a file or of an installed module.
 
-The function is called with the part's further keys and returns an `nn.Module`, a new one each time. What else is to be
-known of the model stands in the same file, under these names, each of which may be left out:
+The function is called with the part's further keys and returns a new `nn.Module` each time. The same file may define:
 
-    default_input_shape = (1, 8, 8)      # (C, H, W) that it is made for; else it takes the data's
+    default_input_shape = (1, 8, 8)      # (C, H, W) of its images; by default those of the data
     untraced_modules = (MyAttention,)    # classes whose forward cannot be traced; they are never cut inside
 """
 
@@ -25,10 +24,10 @@ __all__ = ["USER_MODELS"]
 
 
 class UserModels(ModelSource):
-    """A name is `<file or dotted module>:<function>`; a relative file starts from the current folder."""
+    """A name is `<file or dotted module>:<function>`; a relative file is looked up in the current folder."""
 
     name: ClassVar[str] = "module"
-    weights_hint: ClassVar[str | None] = "Give a file of weights as ckp_path, or let the function load them."
+    weights_hint: ClassVar[str | None] = "Set ckp_path to a file of weights, or let the function load them."
 
     def build(self, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
         from torch import nn
@@ -41,7 +40,7 @@ class UserModels(ModelSource):
     def resolve(self, name: str) -> str:
         file, function = _split(name)
         file = resolved_code(file, Path())
-        user_code_digest(file, Path())  # raises if there is none
+        user_code_digest(file, Path())  # raises if there is no such file
         return f"{file}:{function}"
 
     def version(self, name: str) -> str | None:
@@ -60,7 +59,7 @@ class UserModels(ModelSource):
         return {"module": name}
 
     def seed_name(self, name: str) -> tuple[str, str]:
-        return self.name, _split(name)[1]  # not where the file is, nor what it is called
+        return self.name, _split(name)[1]  # neither the file's folder nor its name
 
     def identity(self, name: str, weights: str | None, published: bool) -> tuple[str, str | None]:
         return f"{self.name}/{self.version(name)}:{_split(name)[1]}", None
