@@ -1,9 +1,8 @@
 """A user's own Python files, named in a config: `module: my_models.py:make_net`, `plugins: [my_parts.py]`.
 
-A file is run once for each content that it has had, in a package of its own whose name is derived from that content:
-two versions of it can be loaded side by side, and `sys.path` stays as it is. Which modules it imports from beside it is
-read from its source, so that its digest is known without running anything, and so that nothing that it can import from
-there is missing from the digest.
+A file is run once for each version of its content, in a package named after that content: two versions can be loaded
+side by side, and `sys.path` is not changed. The modules that it imports from its own folder are read from its source,
+so that the digest covers them all and is known without running anything.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ __all__ = [
     "UserCode", "error_in_user_code", "load_user_code", "resolved_code", "user_code_digest", "user_code_files",
 ]  # fmt: skip
 
-_ROOT = "stitching_user_code"  # the package that everything loaded from a file lies in
-_NEVER_BESIDE = {"stitching", *sys.stdlib_module_names}  # a folder of this name beside the file is not meant
+_ROOT = "stitching_user_code"  # the package of all modules loaded from files
+_NEVER_BESIDE = {"stitching", *sys.stdlib_module_names}  # these are never files of the user's folder
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """A module of a user's that has been imported.
+    """An imported module of a user's.
 
     Attributes:
         module: the module.
-        digest: 12 hexadecimal digits of the hash of its source and of what it imports from beside it.
+        digest: 12 hexadecimal digits of the hash of its source and of what it imports from its folder.
         path: its file.
-        files: its file and those that it imports from beside it, by the names that tracebacks have for them: where a
-            file of this content was when it was first imported.
+        files: its file and those that it imports from its folder, by their names in tracebacks (the path at which a
+            file of this content was first imported).
     """
 
     module: ModuleType
@@ -56,7 +55,7 @@ class UserCode:
 
 @dataclass(frozen=True)
 class _Sources:
-    """A module's file and those that it imports from beside it, each by its dotted name from their common folder."""
+    """A module's file and those that it imports from its folder, by their dotted names from their common folder."""
 
     main: str
     folder: Path
@@ -77,10 +76,10 @@ def load_user_code(name: str, folder: Path) -> UserCode:
 
     Args:
         name: a .py file, relative to `folder` or absolute; or the dotted name of an installed module.
-        folder: that of the config.
+        folder: the config's folder.
 
     Raises:
-        UserError: it does not exist, is no Python, or raises while it is imported; names its file and line.
+        UserError: it does not exist, is no Python, or raises on import; names its file and line.
     """
     sources = _sources(name, folder)
     path, files = sources.files[sources.main], {str(path): path for path in sources.files.values()}
@@ -95,10 +94,10 @@ def load_user_code(name: str, folder: Path) -> UserCode:
 
 
 def resolved_code(name: str, folder: Path) -> str:
-    """What means the same code wherever it is said: an absolute path, or a dotted name as it is.
+    """The name of the same code for any folder: an absolute path, or a dotted name unchanged.
 
     Raises:
-        UserError: no path can be made of it.
+        UserError: it is no valid path.
     """
     return str(resolved_path(name, folder)) if _is_file(name) else name
 
@@ -109,7 +108,7 @@ def user_code_digest(name: str, folder: Path) -> str:
 
 
 def user_code_files(name: str, folder: Path) -> dict[str, bytes]:
-    """The content of the files that a config's code consists of, by their paths from their common folder.
+    """The contents of all files of a config's code, by their paths from their common folder.
 
     Nothing is run; raises as `load_user_code` does.
     """
@@ -147,10 +146,10 @@ def _sources(name: str, folder: Path) -> _Sources:
         contents[module], imports = _read(file)
         files[module] = file
         package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-        for wanted in _absolute(imports, package):
-            top = wanted.split(".")[0]
+        for imported in _absolute(imports, package):
+            top = imported.split(".")[0]
             if (top in tops) if tops else (top not in _NEVER_BESIDE):
-                open_names += _files_of(wanted, root)
+                open_names += _files_of(imported, root)
     return _Sources(main, root, files, contents)
 
 
@@ -223,7 +222,7 @@ def _files_of(name: str, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 class _Loader(InspectLoader):
-    """Runs a module from the source that its package's digest is of."""
+    """Runs a module from the source behind its package's digest."""
 
     def __init__(self, path: str, content: bytes, beside: frozenset[str], is_package: bool) -> None:
         self.path, self.content, self.beside, self._is_package = path, content, beside, is_package
@@ -252,7 +251,7 @@ class _Loader(InspectLoader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds what has been loaded from users' files, by the names that `_serve` gives it."""
+    """Finds modules loaded from users' files, by the names that `_serve` registers."""
 
     def __init__(self) -> None:
         self.loaders: dict[str, _Loader] = {}
@@ -275,7 +274,7 @@ def _package(sources: _Sources) -> str:
 
 
 def _serve(sources: _Sources) -> dict[str, Path]:
-    """Make a file and what lies beside it importable; returns the files by their names in tracebacks."""
+    """Make a file and its imports importable; returns the files by their names in tracebacks."""
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)
     package = _package(sources)
@@ -297,7 +296,7 @@ def error_in_user_code(error: BaseException, code: UserCode) -> UserError:
     return _user_error(error, code.path, code.files, "exits")
 
 
-def _user_error(error: BaseException, path: Path, files: Mapping[str, Path], words_for_exit: str) -> UserError:
+def _user_error(error: BaseException, path: Path, files: Mapping[str, Path], exit_words: str) -> UserError:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     where = f"{files[frames[-1].filename]}:{frames[-1].lineno}" if frames else str(path)
     if isinstance(error, SyntaxError) and error.filename:
@@ -305,7 +304,7 @@ def _user_error(error: BaseException, path: Path, files: Mapping[str, Path], wor
     if isinstance(error, UserError):  # of ours, such as a name that is registered twice
         return UserError(f"{where}: {error.problem}", allowed=error.allowed, do=error.do)
     if isinstance(error, SystemExit):
-        return UserError(f"{where}: {words_for_exit} ({error.code!r})")
+        return UserError(f"{where}: {exit_words} ({error.code!r})")
     words = reason_of(error)
     kind = type(error).__name__
     return UserError(f"{where}: {words if words.startswith(kind) else f'{kind}: {words}'}")
