@@ -1,4 +1,4 @@
-"""Cancelling what of a sweep waits in a queue or runs from one; its folder and records are all that is needed."""
+"""Cancelling the queued and running tasks of a sweep; only its folder and records are needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Cancelled:
 
     runs: list[str]
     tasks: int
-    along: list[str]  # of these runs, those that were not named but share a task with one that was
-    running_here: list[str]  # runs that a process without a queue trains: it is not for us to end
+    along: list[str]  # of these runs, those that were not named, but share a task with a named one
+    running_here: list[str]  # runs that a process outside of any queue trains: not cancelled
 
 
 def cancel(folder: Path, only: Sequence[str] = ()) -> Cancelled:

@@ -1,4 +1,4 @@
-"""How the process of a task ended that could not say so itself: from its signal or exit code, and its last words."""
+"""How a task's process ended, if it could not say so itself: from its signal or exit code, and its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stitching.runs.causes import ERROR, KILLED, OUT_OF_MEMORY
 __all__ = ["Ending", "count_oom_kills", "ending_of_log", "ending_of_process", "read_end"]
 
 # What Python, torch, CUDA, C++, the loader of libraries, the system and Slurm print where memory is short. Neither a
-# full "static TLS block" nor a disk that programs must not be run from is that.
+# full "static TLS block" nor a disk mounted `noexec` counts.
 _NO_MEMORY = re.compile(
     r"MemoryError|OutOfMemoryError|can(?:not|'t) allocate memory(?! in static TLS)|not enough memory|out of memory"
     r"|_ALLOC_FAILED|std::bad_alloc|oom[-_ ]kill|failed to map segment from shared object(?!: Operation not permitted)",
@@ -25,28 +25,28 @@ _SLURM_SIGNS = {
     "DUE TO NODE FAILURE": ("node failure", "node failure"),
 }
 _EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Exit)\b(?::.*)?")  # the last line of a traceback
-_CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")  # by its own doing
+_CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")  # crashes of the process itself
 _VMSTAT = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a process ended: one of the causes that `status` knows, and a line that says it."""
+    """Why a process ended: one of the causes that `status` knows, and a line of explanation."""
 
     cause: str
     reason: str
 
 
 def ending_of_process(code: int, output: str, *, oom_kills: int = 0) -> Ending:
-    """How a process ended that failed.
+    """How a failed process ended.
 
     Args:
-        code: its exit code; of one that a signal ended, the signal's number below zero, or 128 above it as shells do.
+        code: its exit code; if a signal ended it, minus the signal's number, or 128 plus the number as in shells.
         output: what it printed last.
-        oom_kills: how many processes the kernel killed in its time because memory was short.
+        oom_kills: how many processes the kernel killed for memory while it ran.
     """
     output = _last_lines(output)
-    last = _last_words(output)
+    last = _telling_line(output)
     no_memory = _NO_MEMORY.search(output) is not None
     number = -code if code < 0 else code - 128 if code > 128 else 0
     if not number:
@@ -66,7 +66,7 @@ def ending_of_log(output: str) -> Ending | None:
     if signs:
         return Ending(*signs[max(signs)])
     if _NO_MEMORY.search(output):
-        return Ending(OUT_OF_MEMORY, _last_words(output) or OUT_OF_MEMORY)
+        return Ending(OUT_OF_MEMORY, _telling_line(output) or OUT_OF_MEMORY)
     return None
 
 
@@ -94,11 +94,12 @@ def _last_lines(output: str) -> str:
     return "\n".join(output.splitlines()[-20:])
 
 
-def _last_words(output: str) -> str:
-    """The line that says most: the exception's behind the last traceback, else the last one that is not Slurm's."""
+def _telling_line(output: str) -> str:
+    """The most telling line: the last traceback's exception, else the last line that is not Slurm's."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
-    return next((line for line in reversed(own) if _EXCEPTION.fullmatch(line)), (own or lines or [""])[-1])
+    from_process = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
+    last_line = (from_process or lines or [""])[-1]
+    return next((line for line in reversed(from_process) if _EXCEPTION.fullmatch(line)), last_line)
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Why a run of a plan stands as it does: what of its config, its weights or the code is not as in a finished one."""
+"""Why a run of a plan has its state: what differs in config, weights or code from a finished run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["explain"]
 
 
 def explain(plan: Plan, name: str) -> list[str]:
-    """What there is to say of the run (or stitch) called `name`, a line each.
+    """Lines that explain the state of the run (or stitch) called `name`.
 
     Raises:
         UserError: the plan has no such run.
     """
-    run = next((each for each in plan.entries if each.name == name), None)
+    run = next((entry for entry in plan.entries if entry.name == name), None)
     if run is None:
         if name in forgotten_runs(plan.folder, []):
             return [f"{name} is no longer in the sweep; its folder {plan.folder / name} is left as it is"]
         raise unknown_name(
-            f"run in the sweep {plan.name}", name, [each.name for each in plan.entries], path=("--explain",)
+            f"run in the sweep {plan.name}", name, [entry.name for entry in plan.entries], path=("--explain",)
         )
     if run.declined:
         return [f"{name} is declined: {run.declined}"]
@@ -74,9 +74,9 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
     """The finished run of the same stitch from which the fewest keys differ, and these keys."""
     assert run.job is not None
     differences_of = []
-    alike = [each for each in plan.runs if each.subject == run.subject and each.name != run.name]
+    same_subject = [other for other in plan.runs if other.subject == run.subject and other.name != run.name]
     control = run.subject.get("control")
-    folders = [plan.folder_of(each) for each in alike]
+    folders = [plan.folder_of(other) for other in same_subject]
     folders += [
         RunFolder.found_in(plan.folder / name) for name in forgotten_runs(plan.folder, (r.name for r in plan.runs))
     ]
@@ -89,7 +89,7 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
 
 
 def _differences(metadata: Mapping[str, Any], job: JobSettings) -> list[str]:
-    """The keys of the resolved config that are not as in `metadata`, and the weights whose content is not."""
+    """The keys of the resolved config and the weights that differ from those in `metadata`, a line each."""
     try:
         before = identity_config(recorded_job(metadata.get("config")))
     except (ValueError, UserError):
@@ -105,8 +105,10 @@ def _differences(metadata: Mapping[str, Any], job: JobSettings) -> list[str]:
     for path in checkpoints_of(job, *kind_of(job).networks(job)):
         digest = file_digest(path)
         if recorded and digest not in recorded.values():
-            known = recorded.get(path)
-            was = f"{known[:8]} there, {digest[:8]} here" if known else "not among those it was made from"
+            before_digest = recorded.get(path)
+            was = (
+                f"{before_digest[:8]} there, {digest[:8]} here" if before_digest else "not among those it was made from"
+            )
             lines.append(f"  the weights in {Path(path)}: {was}")
     return lines
 

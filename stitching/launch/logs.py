@@ -14,12 +14,12 @@ __all__ = ["followed_log", "log_files"]
 
 
 def log_files(run: Path) -> list[Path]:
-    """The logs of the run in the folder `run` that there are: its own first, then that of its newest task.
+    """The existing logs of the run in the folder `run`: its own first, then that of its newest task.
 
     Raises:
         UserError: there is no such folder, no run in it, or no log yet.
     """
-    _is_run(run)
+    _check_run_folder(run)
     task = newest_tasks(run.parent).get(run.name)
     logs = [path for path in (*sorted(run.glob("log*.txt")), *([task.log] if task else [])) if path.is_file()]
     if not logs:
@@ -35,30 +35,30 @@ def followed_log(run: Path, every: float = 0.5) -> Iterator[str]:
 
     Args:
         run: the run's folder.
-        every: seconds between two looks.
+        every: seconds between two reads of the file.
 
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    _is_run(run)
+    _check_run_folder(run)
     folder = RunFolder.found_in(run)
-    read = 0
+    position = 0
     while True:
-        # Asked before reading: what is written between the two is read in the next round.
+        # Checked before reading: what is written in between is read in the next round.
         over = (folder.read_metadata() or {}).get("state") in ("done", "failed")
         if folder.log.is_file():
             with open(folder.log, "rb") as log:
-                log.seek(read)
+                log.seek(position)
                 new = log.read()
-            whole = new if over else new[: new.rfind(b"\n") + 1]  # a line that is being written comes when it is whole
-            read += len(whole)
+            whole = new if over else new[: new.rfind(b"\n") + 1]  # a line that is still being written comes later
+            position += len(whole)
             yield from whole.decode(errors="replace").splitlines()
         if over:
             return
         time.sleep(every)
 
 
-def _is_run(run: Path) -> None:
+def _check_run_folder(run: Path) -> None:
     if not run.is_dir():
         raise UserError(f"{run}: there is no folder here", do="`stitching status FOLDER` lists the runs of a sweep.")
     if not (run / "config.yml").is_file():

@@ -74,7 +74,7 @@ class Order:
 def load_orders(
     files: Sequence[Path], cluster: str, changes: Mapping[str, object], plan_of: Callable[[Path], Plan]
 ) -> list[Order]:
-    """The orders of sweeps, once all that can be known before anything is written is right.
+    """The orders of sweeps, after every check that can be made before anything is written.
 
     Args:
         files: of the sweeps.
@@ -83,41 +83,41 @@ def load_orders(
         plan_of: makes the plan of a sweep's file, and looks for its data sets.
 
     Raises:
-        UserError: everything that is wrong at once, with file and line; that the scheduler cannot be asked at first.
+        UserError: everything that is wrong at once, with file and line; first, that the scheduler cannot be asked.
     """
-    mistakes = ErrorCollector()
+    errors = ErrorCollector()
     clusters: dict[Path, Cluster] = {}
     for path in files:
-        with mistakes.collect():
+        with errors.collect():
             clusters[path] = load_cluster(cluster, path, changes)
-    _check_reachable(each.scheduler for each in clusters.values())
+    _check_reachable(target.scheduler for target in clusters.values())
     orders = []
     for path in files:
-        with mistakes.collect():
+        with errors.collect():
             plan = plan_of(path)
             if path in clusters:
                 orders.append(Order.of(plan, clusters[path]))
-    check_orders(orders, mistakes)
+    check_orders(orders, errors)
     return orders
 
 
-def check_orders(orders: Iterable[Order], mistakes: ErrorCollector | None = None) -> None:
+def check_orders(orders: Iterable[Order], errors: ErrorCollector | None = None) -> None:
     """Make sure that the schedulers would take what the orders ask for.
 
     Raises:
-        UserError: they would not; several errors, and those that `mistakes` has already, at once.
+        UserError: they would not; several errors, and those that `errors` has already, at once.
     """
-    mistakes = mistakes or ErrorCollector()
+    errors = errors or ErrorCollector()
     checked = set()
     for order in orders:
-        with mistakes.collect():
+        with errors.collect():
             profile = (order.cluster.name, order.cluster.profile.model_dump_json())
             queued, _ = queued_runs(order.plan.folder)
             submits = profile not in checked and any(run.name not in queued for run in order.unfinished)
             order.cluster.scheduler.check(order.cluster, order.plan.folder, submits=submits)
             if submits:
                 checked.add(profile)
-    mistakes.raise_all()
+    errors.raise_all()
 
 
 def look_for_data(plan: Plan) -> None:
@@ -126,13 +126,13 @@ def look_for_data(plan: Plan) -> None:
     Raises:
         UserError: they are not; says what was looked for and where.
     """
-    mistakes = ErrorCollector()
+    errors = ErrorCollector()
     jobs = [run.job for run in plan.runs if run.job]
     datasets = ((name, job.data_path) for job in jobs for name in kind_of(job).data_sets(job))
     for name, data_path in dict.fromkeys(datasets):
-        with mistakes.collect(), at("train_config", "dataset"):
+        with errors.collect(), at("train_config", "dataset"):
             look_for_dataset(name, data_path)
-    mistakes.raise_all()
+    errors.raise_all()
 
 
 def statuses_of(surveys: Sequence[Survey]) -> list[list[RunStatus]]:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 RECORDS = "slurm"  # within a sweep's folder: the records, and beside each a folder with the logs of its tasks
-_NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")  # other people's files in the folder have other names
+_NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")  # other files in the folder are not records
 _JOB = "stitching-"  # begins the names of our jobs
 
 
@@ -46,7 +46,7 @@ class Submitted:
     cluster: str
     scheduler: str
     runs: tuple[str, ...]
-    log: Path  # its output, once it has begun
+    log: Path  # its output, once it has started
     code: str = ""  # the digest of the snapshot that it runs
     left_behind: str = ""  # the sweep's folder when it was submitted, if it is not this one: it will not find this one
 
@@ -61,7 +61,7 @@ class Record:
     sweep: str  # the sweep's folder when it was submitted, which the tasks look for
     tasks: tuple[tuple[str, ...], ...]
     job: str | None = None  # its id in the scheduler; None until that has answered
-    scheduler: str = "slurm"  # these two are in no record of before there were others
+    scheduler: str = "slurm"  # older records have neither of these two
     log_name: str = "{id}_0_log.out"
 
     @property
@@ -165,8 +165,8 @@ def _read(folder: Path) -> tuple[list[Record], list[Path]]:
     return records, damaged
 
 
-def _same_folder(one: str, other: Path) -> bool:
+def _same_folder(recorded: str, folder: Path) -> bool:
     try:
-        return os.path.samefile(one, other)
+        return os.path.samefile(recorded, folder)
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""What of sweeps failed and is to be submitted again."""
+"""Finding the failed runs of sweeps, to submit them again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Retry", "load_retries"]
 
 @dataclass(frozen=True)
 class Retry:
-    """What there is to retry of one sweep."""
+    """The runs of one sweep to retry."""
 
     file: Path
-    order: Order | None  # None: nothing
-    diverged: int  # runs that are left out because they would diverge again
+    order: Order | None  # None: there are none
+    diverged: int  # runs left out because they would diverge again
     unknown: list[RunStatus]  # runs of which it cannot be known whether they failed
-    failed_nodes: list[str]  # which the order keeps off
+    failed_nodes: list[str]  # which the order excludes
 
 
 def load_retries(

@@ -1,6 +1,6 @@
-"""What Slurm starts: one task, which saves and goes back to the queue before its time limit.
+"""The task that Slurm starts; it saves and requeues itself before its time limit.
 
-It is given nothing but paths. Everything else is on disk, so a task that Slurm starts again does the same thing.
+Its arguments are paths only. Everything else is on disk, so a task that Slurm starts again does the same thing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run_slurm_task(folders: Sequence[str]) -> None:
     before = _steps(runs)
     with StopRequest().on_signals() as stop:
         try:
-            failures = run_task([run.path for run in runs], _tell, stop)
+            failures = run_task([run.path for run in runs], _print_progress, stop)
         except Interrupted:
             if is_first:
                 print("stopped; every run has a checkpoint", flush=True)
@@ -45,7 +45,7 @@ def run_slurm_task(folders: Sequence[str]) -> None:
 
 
 def _requeue(runs: Sequence[RunFolder], *, progress: bool) -> None:
-    """Go back to the queue, unless the task made no step and would be requeued forever."""
+    """Requeue the task, unless it made no step and would be requeued forever."""
     if not progress:
         for run in runs:
             reason = "time ran out before the first step; give the tasks more minutes"
@@ -58,10 +58,10 @@ def _requeue(runs: Sequence[RunFolder], *, progress: bool) -> None:
 
 
 def _steps(runs: Sequence[RunFolder]) -> int:
-    """How many steps all runs have made, as far as their metadata knows."""
+    """How many steps all runs have made, by their metadata."""
     return sum((run.read_metadata() or {}).get("steps", 0) for run in runs)
 
 
-def _tell(done: int, total: int, words: str) -> None:
+def _print_progress(done: int, total: int, words: str) -> None:
     if done % 100 == 0:
         print(f"{done}/{total} steps  {words}", flush=True)

@@ -29,7 +29,7 @@ _LOCK = ".lock"
 
 
 def snapshot_path(sweep: Path) -> Path:
-    """Where tasks of a sweep in the folder `sweep` find the present code once they are submitted."""
+    """Where tasks of the sweep in the folder `sweep` find the current code once they are submitted."""
     return sweep.absolute().parent / SNAPSHOTS / code_digest()
 
 
@@ -41,9 +41,9 @@ def snapshot_environment(snapshot: Path) -> dict[str, str]:
 
 @contextmanager
 def current_snapshot(sweep: Path) -> Iterator[Path]:
-    """The snapshot of the present code for the sweep in the folder `sweep`; nothing removes it within this context.
+    """The snapshot of the current code for the sweep in the folder `sweep`; nothing removes it within this context.
 
-    It is made if it is not there, and made again if it is damaged.
+    It is written if it is missing or damaged.
 
     Raises:
         UserError: it cannot be written.
@@ -58,7 +58,7 @@ def current_snapshot(sweep: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(path.parent, fcntl.LOCK_SH)
-        _make(path, files)
+        _write_snapshot(path, files)
     except OSError as error:
         raise UserError(
             f"cannot store the code that tasks run in {path.parent}: {error.strerror}",
@@ -70,7 +70,7 @@ def current_snapshot(sweep: Path) -> Iterator[Path]:
 
 @contextmanager
 def nobody_submits(snapshots: Path) -> Iterator[bool]:
-    """True while no process makes or uses a snapshot in the folder `snapshots` by `current_snapshot`."""
+    """Yields whether no process uses the folder `snapshots`; if so, none begins to within this context."""
     try:
         lock = _locked(snapshots, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -97,32 +97,32 @@ def _locked(snapshots: Path, kind: int) -> IO[str] | None:
     return lock
 
 
-def _make(path: Path, files: Mapping[str, bytes]) -> None:
-    about = git_state(PACKAGE)
-    was_there = path.exists()
+def _write_snapshot(path: Path, files: Mapping[str, bytes]) -> None:
+    record = git_state(PACKAGE)
+    existed = path.exists()
     try:
         before = read_checked_json(path / SNAPSHOT_RECORD)
         if code_files(path / PACKAGE.name) == files:
-            if before.get("modified", True) and about.get("modified") is False:
-                write_whole(path / SNAPSHOT_RECORD, lambda file: file.write(checked_json(about)))
+            if before.get("modified", True) and record.get("modified") is False:
+                write_whole(path / SNAPSHOT_RECORD, lambda file: file.write(checked_json(record)))
             return
     except (OSError, Damaged):
         pass
-    # No flush to the disk: what a crash leaves half-written does not fit the digest, and is made again.
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
+    # No flush to the disk: a half-written copy after a crash does not match its digest, and is written again.
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
     try:
         for name, content in files.items():
-            target = aside / PACKAGE.name / name
+            target = temporary / PACKAGE.name / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        (aside / SNAPSHOT_RECORD).write_bytes(checked_json(about))
-        if was_there:  # damaged
+        (temporary / SNAPSHOT_RECORD).write_bytes(checked_json(record))
+        if existed:  # damaged
             path.rename(path.with_name(f".{path.name}-{secrets.token_hex(4)}.damaged"))
         try:
-            aside.rename(path)
+            temporary.rename(path)
         except OSError:
             if not path.is_dir():  # else another submit was faster
                 raise
     finally:
         with suppress(OSError):
-            shutil.rmtree(aside)
+            shutil.rmtree(temporary)

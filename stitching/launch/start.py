@@ -1,4 +1,4 @@
-"""Where a task begins, on Slurm and on this machine: it runs the snapshot that it was submitted with, or says why not.
+"""Where a task starts, on Slurm and on this machine: it runs the snapshot that it was submitted with, or says why not.
 
 Nothing else of the package is imported before the snapshot is known to be whole.
 """
@@ -19,7 +19,7 @@ def check_code(snapshot: Path) -> None:
     """Make sure that this process runs the code in the folder `snapshot`, whose name is its digest.
 
     Raises:
-        SystemExit: it runs other code, or the snapshot is damaged; with the words for the log, and exit code 1.
+        SystemExit: it runs other code, or the snapshot is damaged; with a message for the log and exit code 1.
     """
     if snapshot.resolve() / PACKAGE.name != PACKAGE:
         sys.exit(

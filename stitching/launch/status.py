@@ -1,4 +1,4 @@
-"""The state of every run: from its folder, and for those that are not done, from one question to their scheduler."""
+"""The state of every run: from its folder and, for unfinished runs, from one question to their scheduler."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ STATES = ("done", "running", "pending", "stopped", "failed", "stale", "missing",
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: its state (one of `STATES`), and what there is to say of it."""
+    """One run: its state (one of `STATES`), and details."""
 
     name: str
     state: str
-    words: str = ""  # of a done one: blank, or which check has failed
+    words: str = ""  # the reason of the state; of a finished run blank, or the check that failed
     cause: str | None = None  # of a failed or stopped run, one of `CAUSES`
     epoch: int | None = None
     accuracy: float | None = None  # of the newest test, 0 to 1
-    seconds_left: float | None = None  # of a running one, if it goes on as it did
+    seconds_left: float | None = None  # of a running one, at its pace so far
     job: str | None = None  # its task in the scheduler
     code: str | None = None  # the digest of the code that trained it or, while it waits, that will
     commit: str | None = None  # that this code was checked out at, where it is known
@@ -196,10 +196,12 @@ def _stale(status: RunStatus, run: ExpectedRun, held: TaskState | None, metadata
 
 def _failed_check(control: str | None, final: dict[str, float]) -> str:
     """What is wrong with a self-stitch: cut and joined by an identity, it is the network that it was."""
-    alike = final.get("Overall/Test Agreement", 1.0)
-    if control != "self" or alike == 1.0:
+    agreement = final.get("Overall/Test Agreement", 1.0)
+    if control != "self" or agreement == 1.0:
         return ""
-    return f"CHECK FAILED: it should be the network that it was cut from, and predicts the same for {alike:.4%} only"
+    return (
+        f"CHECK FAILED: it should be the network that it was cut from, and predicts the same for {agreement:.4%} only"
+    )
 
 
 def _with_newest_epoch(status: RunStatus, run: ExpectedRun, metadata: dict[str, Any]) -> RunStatus:
@@ -232,7 +234,7 @@ def _total(metadata: dict[str, Any]) -> int:
 
 
 def _cause(metadata: dict[str, Any], failure: str) -> str:
-    """The cause on record; that of a run that has none, as older ones, is read off the words."""
+    """The recorded cause; for older runs without one, by the words of the failure."""
     if metadata.get("cause") in CAUSES:
         return str(metadata["cause"])
     if "OutOfMemory" in failure or "not enough memory" in failure:

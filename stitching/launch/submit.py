@@ -1,4 +1,4 @@
-"""Submitting orders: run folders with their configs, and handing the tasks to a scheduler."""
+"""Submitting orders: writing run folders with their configs, and handing the tasks to a scheduler."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from stitching.sweeps.plan import Plan, PlannedRun
 
 __all__ = ["Submission", "state_of", "submit", "submit_all"]
 
-ShowProgress = Callable[[str], AbstractContextManager[ProgressCallback]]  # given the unit of what is counted
+ShowProgress = Callable[[str], AbstractContextManager[ProgressCallback]]  # its argument is the unit of what is counted
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of an order."""
+    """What submitting an order did."""
 
     order: Order
     ended: list[PlannedRun]  # those that were run here, `failures` included
@@ -52,10 +52,10 @@ def submit_all(
     Args:
         orders: what to submit.
         pack: runs that share one pass over the data, at most.
-        show_progress: makes a progress bar that counts in the given unit.
+        show_progress: shows a progress bar that counts in a unit.
 
     Raises:
-        UserError: weights cannot be had, or as `submit` does.
+        UserError: weights cannot be downloaded, or as `submit` does.
     """
     with show_progress("weights") as on_progress:
         fetch_weights([run for order in orders for run in order.unfinished], on_progress)
@@ -66,7 +66,7 @@ def submit_all(
 
 
 def submit(order: Order, *, pack: int, on_progress: ProgressCallback = lambda *_: None) -> Submission:
-    """Start what of an order is neither done nor in a queue.
+    """Start the runs of an order that are neither done nor in a queue.
 
     Runs made with another config are moved to the folder `stale` beside them and run again: an old result never stands
     for a new config, and none is lost. Two of these at once take turns, so that no run is queued twice.

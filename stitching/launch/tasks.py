@@ -30,9 +30,9 @@ __all__ = ["main", "note_failure", "run_task"]
 def run_task(
     folders: Sequence[Path], progress: ProgressCallback | None = None, stop: StopRequest | None = None
 ) -> dict[str, str]:
-    """Run the jobs whose configs lie in `folders`, going on from checkpoints; returns the failures by folder name.
+    """Run the jobs whose configs lie in `folders`, resuming from checkpoints; returns the failures by folder name.
 
-    What is wrong with one run stays with it: the reason is put on record, and the others go on. Runs that take too much
+    What is wrong with one run stays with it: the reason is recorded, and the others continue. Runs that take too much
     memory together are run each for itself. Where several processes share the work, all call this alike, and what goes
     wrong in the midst of it ends all runs.
 
@@ -40,7 +40,7 @@ def run_task(
         Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
     """
     failures: dict[str, str] = {}
-    packs: dict[type[JobKind[Any]], list[RunRequest[Any]]] = {}  # one, but for folders that were put together by hand
+    packs: dict[type[JobKind[Any]], list[RunRequest[Any]]] = {}  # one, unless folders were put together by hand
     for path in folders:
         try:
             request = _request_of(path)
@@ -106,7 +106,7 @@ def _failed(folder: RunFolder, error: Exception) -> dict[str, str]:
 
 
 def _note(folder: RunFolder, words: str) -> None:
-    """Say something in the run's log and in the task's output."""
+    """Write a note into the run's log and the task's output."""
     if process_rank().rank != 0:
         return
     print(f"{folder.path.name}: {words}", file=sys.stderr, flush=True)
@@ -115,7 +115,7 @@ def _note(folder: RunFolder, words: str) -> None:
 
 
 def note_failure(folder: RunFolder, reason: str, details: str = "", *, cause: str = ERROR) -> None:
-    """Put on record why a run is not done, in its metadata and its log; not if another process is at it.
+    """Record why a run is not done, in its metadata and its log, unless another process is training it.
 
     Args:
         folder: the run's.
@@ -125,8 +125,8 @@ def note_failure(folder: RunFolder, reason: str, details: str = "", *, cause: st
     """
     try:
         with folder.locked():
-            known = folder.read_metadata() or {}
-            write_yaml(folder.metadata, known | {"state": "failed", "failure": reason, "cause": cause})
+            metadata = folder.read_metadata() or {}
+            write_yaml(folder.metadata, metadata | {"state": "failed", "failure": reason, "cause": cause})
             with open(folder.log, "a", encoding="utf-8") as log:
                 log.write(f"failed: {reason}\n{details}")
     except FolderBusy:
@@ -139,18 +139,18 @@ def main(arguments: list[str]) -> int:
     """Run a task; each line printed is a JSON object about its progress."""
     stop = StopRequest()
 
-    def tell(done: int, total: int, words: str) -> None:
-        _say(stop, {"done": done, "total": total, "words": words})
+    def print_progress(done: int, total: int, words: str) -> None:
+        _print_event(stop, {"done": done, "total": total, "words": words})
 
     try:
-        failures = run_task([Path(name) for name in arguments], tell, stop)
+        failures = run_task([Path(name) for name in arguments], print_progress, stop)
     except Interrupted:
         return 130
-    _say(stop, {"failures": failures})
+    _print_event(stop, {"failures": failures})
     return 1 if failures else 0
 
 
-def _say(stop: StopRequest, event: dict[str, object]) -> None:
+def _print_event(stop: StopRequest, event: dict[str, object]) -> None:
     try:
         print(json.dumps(event), flush=True)
     except BrokenPipeError:

@@ -72,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Started:
-    """What became of tasks: those that are in a queue now, or a function that runs them here until their end."""
+    """Started tasks: those that are in a queue now, or a function that runs them here until their end."""
 
     tasks: list[Submitted] = field(default_factory=list)
     run: Callable[[], dict[str, str]] = dict  # returns the reasons of failures, by the names of the runs
@@ -172,7 +172,7 @@ def load_cluster(name: str, sweep: Path, changes: Mapping[str, object]) -> Clust
         return _cluster(name, name, ClustersFile.empty(), changes)
     file = ClustersFile.of_project(sweep.parent)
     file.load_plugins()
-    without_profile = [known for known, scheduler in SCHEDULERS.items() if not scheduler.needs_profile]
+    without_profile = [other for other, scheduler in SCHEDULERS.items() if not scheduler.needs_profile]
     if name in file.profiles:
         return _cluster(name, file.scheduler_of(name), file, changes)
     if name in without_profile:

@@ -74,7 +74,7 @@ class QueueScheduler(Scheduler, ABC):
         except UserError:
             with suppress(UserError):
                 settle_records(folder)  # it may have given up waiting for an answer, and the queue have taken the job
-            settled = next((each for each in read_records(folder) if each.name == record.name and each.job), None)
+            settled = next((other for other in read_records(folder) if other.name == record.name and other.job), None)
             if settled is None:
                 raise
             return settled

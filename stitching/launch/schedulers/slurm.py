@@ -115,7 +115,7 @@ _ONE_TASK = Batch("dry-run", Path("/NAME"), ((),), Path("/"))  # any folder: it 
 
 def _test_submission(cluster: Cluster, script: str) -> None:
     try:
-        ask_slurm(["sbatch", "--test-only"], given=script)
+        ask_slurm(["sbatch", "--test-only"], stdin=script)
     except UserError as error:
         if not error.problem.startswith("sbatch --test-only failed"):
             raise
@@ -129,8 +129,8 @@ def _test_submission(cluster: Cluster, script: str) -> None:
 
 def largest_array() -> int:
     """How many tasks an array may have: the limit is on the index, which begins at 0."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm(["scontrol", "show", "config"]), re.MULTILINE)
-    return int(found[1]) if found else 1001
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_slurm(["scontrol", "show", "config"]), re.MULTILINE)
+    return int(match[1]) if match else 1001
 
 
 def _check_path(folder: Path) -> None:
@@ -182,7 +182,7 @@ def _executor(batch: Batch, profile: Profile) -> Any:
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Without what the job in which we may be has in its environment: a new one would inherit it, and take it as said.
+    """Hide the variables of the job in which this process may run: a new job would inherit them as its own settings.
 
     submitit's clean_env also takes SLURM_CONF away, which says where Slurm is, and the user's own SBATCH_ defaults.
     """

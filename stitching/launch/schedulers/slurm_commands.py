@@ -14,12 +14,12 @@ PATIENCE = 60  # seconds that a command of Slurm's may take
 PING_PATIENCE = 10  # seconds for the question whether its controller is there
 
 
-def ask_slurm(command: list[str], given: str | None = None, patience: int | None = None) -> str:
+def ask_slurm(command: list[str], stdin: str | None = None, patience: int | None = None) -> str:
     """What a command of Slurm's prints.
 
     Args:
         command: the program and its arguments.
-        given: its standard input.
+        stdin: its standard input.
         patience: seconds that it may take; None: `PATIENCE`.
 
     Raises:
@@ -28,15 +28,15 @@ def ask_slurm(command: list[str], given: str | None = None, patience: int | None
     patience = PATIENCE if patience is None else patience
     need_program(command[0])
     try:
-        whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # else sacct cuts long lists of tasks off
-        done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=patience, check=False, env=whole
+        environment = os.environ | {"SLURM_BITSTR_LEN": "0"}  # else sacct cuts long lists of tasks off
+        process = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=patience, check=False, env=environment
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"Slurm does not answer: {' '.join(command[:2])} took more than {patience} s") from None
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:3])} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    if process.returncode:
+        raise UserError(f"{' '.join(command[:3])} failed: {process.stderr.strip() or process.stdout.strip()}")
+    return process.stdout
 
 
 def need_program(program: str) -> None:

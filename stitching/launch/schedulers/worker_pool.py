@@ -29,7 +29,7 @@ ProgressCallback = Callable[[int, int, str], None]
 
 
 def run_locally(tasks: list[list[RunFolder]], *, jobs: int, on_progress: ProgressCallback) -> dict[str, str]:
-    """Run every task in a process of its own, so that none can take its neighbours along.
+    """Run every task in a process of its own, so that a crash ends no other task.
 
     Ctrl-C and SIGTERM are passed on: every process saves a checkpoint of its runs and ends. A second one ends them at
     once.
@@ -68,12 +68,12 @@ def _signals_as_ctrl_c() -> Iterator[None]:
         yield
         return
     # SIGINT too: a shell without job control starts what is in its background with SIGINT ignored.
-    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Pool:
@@ -134,7 +134,7 @@ class _Pool:
                 self._note_failure(folder, ending, output)
 
     def _listen(self, number: int, process: subprocess.Popen[str]) -> dict[str, str]:
-        """Pass a task's progress on; returns the failures that it tells of at its end."""
+        """Pass a task's progress on; returns the failures that it reports at its end."""
         failures: dict[str, str] = {}
         for line in process.stdout or []:
             try:
@@ -153,7 +153,7 @@ class _Pool:
         return failures
 
     def _note_failure(self, folder: RunFolder, ending: Ending, output: str = "") -> None:
-        """Put on record why a run is not done whose process ended without saying so."""
+        """Record why a run is not done whose process ended without saying so."""
         try:
             metadata = folder.read_metadata() or {}
         except UserError as error:
