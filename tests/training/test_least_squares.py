@@ -28,12 +28,12 @@ def fitted(front: str = "layer1", back: str = "layer2", adapter: dict = FITTED, 
     return stitched(front, back, adapter, checkpoint_initial_model=True, **settings)
 
 
-@pytest.fixture
-def base(tmp_path) -> dict:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> dict:
     """A job's keys that start every subnet from a ResNet that has learned something, and what it got right."""
     whole = {"model": {"Net": dict(NARROW_RESNET)}, "save_checkpoints": True}
     whole["train_config"] = {**stitched("layer1", "layer2")["train_config"], "epochs": 6}
-    (run,) = trained(whole, tmp_path / "base")
+    (run,) = trained(whole, tmp_path_factory.mktemp("base"))
     return {"ckp_path": str(run.folder.checkpoint), "accuracy": run.final["Overall/Test Accuracy"]}
 
 
