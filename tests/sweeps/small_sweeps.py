@@ -53,7 +53,7 @@ def write_sweep(path: Path, **keys: Any) -> Path:
     return path
 
 
-KNOWN = PlanCache()  # a plan is the same with it: test_plan_cache.py
+KNOWN = PlanCache()  # a plan is the same with it, as tests/launch/test_what_is_left.py holds
 
 
 def plan_of(path: Path) -> Plan:

@@ -24,10 +24,12 @@ from small_sweeps import (
 from told import files_below
 
 from stitching.config.errors import UserError
+from stitching.config.yaml import load_yaml
 from stitching.models import building, traced_models
 from stitching.models.spec import ModelSpec
 from stitching.nets.parts import trained
 from stitching.sweeps.plan import PlannedRun
+from stitching.sweeps.studies import make_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -320,8 +322,8 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "load", forbidden)
     traced_models.forget_models()
     state = torch.get_rng_state()
-    first = plan_of(path)
-    second = plan_of(path)
+    first = make_plan(load_yaml(path))
+    second = make_plan(load_yaml(path))
     assert [run.as_json() for run in first.entries] == [run.as_json() for run in second.entries]
     assert all(run.identity for run in first.runs)
     assert torch.equal(torch.get_rng_state(), state)
