@@ -232,7 +232,7 @@ def test_wrong_options_of_submit(cli, write, folder, options, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["resnet18"], "timm/NAME, torchvision/NAME, local/NAME"),
+        (["resnet18"], "local/NAME, timm/NAME, torchvision/NAME, module:FILE:FUNCTION"),
         (["tim/resnet18"], "did you mean 'timm'"),
         (["timm/resnet81"], "there is no model in timm 'resnet81'"),
         (["timm/resnet50.a1_in2k"], "did you mean 'resnet50.a1_in1k'"),
