@@ -31,8 +31,9 @@ PAGE_WIDTH = 7.0  # inches: the text of most journals; figures are made at the s
 # What the intervals of `summarize` cover in a gap study and in a grid study.
 GAP_INTERVALS = "95% intervals over seeds of the adapter (Student's t), base networks fixed"
 GRID_INTERVALS = "95% intervals over seeds (Student's t)"
-# Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
+# Okabe and Ito's palette, which people with any colour vision can tell apart; the markers repeat what it says. Black is
+# for the networks alone and grey for controls.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES = ("-", "--", ":", "-.")
 _LEGEND = 7.5  # points
@@ -83,9 +84,9 @@ def adapter_look(name: str) -> Look:
     common = (
         "downsample_then_linear",
         "downsample_then_3x3conv",
-        "downsample_then_block",
-        "affine",
+        "affine_least_squares",
         "downsample_then_bottleneck",
+        "affine",
         "finetune",
     )
     order = [*common, *(other for other in STITCHERS if other not in common)]
@@ -96,7 +97,7 @@ def adapter_look(name: str) -> Look:
 def series_look(series: Series) -> Look:
     """A series' look: its adapter's, with a line for each choice of settings; in a grid study it goes by its number."""
     if series.adapter is None:
-        look = _numbered(series.label, series.number, is_filled=series.number % 16 < 8)
+        look = _numbered(series.label, series.number, is_filled=series.number % (2 * len(_COLOURS)) < len(_COLOURS))
         return Look(look.label, look.colour, look.marker, look.is_filled, "-")
     look = adapter_look(series.adapter)
     line = _LINES[series.number % len(_LINES)]
