@@ -202,5 +202,5 @@ def test_convnet_can_be_traced():
 
 
 def test_convnet_without_blocks():
-    with pytest.raises(UserError, match="0 blocks"):
+    with pytest.raises(UserError, match="num_blocks is 0"):
         ConvNet(num_blocks=0)
