@@ -6,6 +6,7 @@ results do, loads none.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SOURCES", "ModelSource"]
 
 
-class ModelSource:
+class ModelSource(ABC):
     """One place that models come from; a subclass's only instance is registered in `SOURCES`.
 
     A config names a model of it by `backend: <source>` and `model_name: <name>`, or by the title `<source>/<name>`.
@@ -38,6 +39,7 @@ class ModelSource:
     )
     weights_hint: ClassVar[str | None] = None
 
+    @abstractmethod
     def build(self, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
         """The model, built under the default device: the CPU, or the meta device for shapes only.
 
@@ -49,7 +51,6 @@ class ModelSource:
         Raises:
             Exception: any. `ValueError`, `TypeError` and so on of a constructor are told as one message.
         """
-        raise NotImplementedError(f"{type(self).__name__}.build")
 
     def resolve(self, name: str) -> str:
         """The name in the spelling that everything else here is given.

@@ -5,6 +5,7 @@ The objectives themselves are in `stitching.training.objectives`, each with its 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -45,6 +46,7 @@ class Objective(Schema):
         """How much the job's own loss for the labels counts beside `loss`."""
         return 1.0
 
+    @abstractmethod
     def loss(self, scores: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         """The loss of each image of a batch; its mean is added to the job's own loss times `label_weight`.
 
@@ -56,7 +58,6 @@ class Objective(Schema):
         Returns:
             (N).
         """
-        raise NotImplementedError
 
     @model_serializer(mode="plain")
     def _as_yaml(self) -> dict[str, Any]:

@@ -59,11 +59,13 @@ class Registry(Generic[T]):
             origin: the module that the entry comes from; by default the one that defines the entry.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, or the entry is a class that lacks methods.
         """
 
         def add(entry: T) -> T:
             module = str(origin or getattr(entry, "__module__", "?"))
+            if lacking := getattr(entry, "__abstractmethods__", None):
+                raise UserError(f"the {self.kind} {name!r} lacks the method {min(lacking)}")
             if not _is_ours(module):
                 self._fill()  # a name of ours is taken, whoever comes first
             if name in self._entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -51,13 +52,13 @@ class BuildablePart(BasePart):
         """The format that the module takes: `works_on`, unless a subclass derives it from its arguments."""
         return Format(self.works_on, prefix=int(self.works_on == "bert")) if self.works_on else None
 
+    @abstractmethod
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         """The module, for inputs of the fully sized format `input_format`.
 
         Its output is assumed to have the kind of its input if it has as many dimensions, else to be a vector. Other
         modules have an attribute `out_kind` (and for bert `out_prefix`, the number of prefix tokens).
         """
-        raise NotImplementedError(f"{type(self).__name__}.build")
 
     def in_front_of(self, following: Sequence[BasePart], input_format: Format, options: BuildOptions) -> BasePart:
         """The part as it is built when the parts of `following` come after it in a row."""

@@ -202,7 +202,6 @@ def read_job(document: Document) -> Any:
     Raises:
         UserError: with file, line and key, if anything is wrong with it.
     """
-    load_plugins(document)  # a kind of the user's own, too
     return marked_kind(document).read(document)
 
 

@@ -216,12 +216,22 @@ def _sized(dest: Format, size: tuple[int, int]) -> Format:
     return replace(dest, size=size if dest.kind in ("img", "bhwc") else size[0] * size[1])
 
 
-def _downsample_then(layer: Layer) -> Recipe:
+def _unstrided(layer: Layer, size: Callable[[Step], tuple[int, int]]) -> Recipe:
+    """An adapter without a stride for each step; `size` is the spatial size it works at, resized to before or after."""
+
     def recipe(interface: Interface) -> AdapterPlan:
-        parts = [layer(interface, step, step.size_out, 1) for step in adapter_steps(interface)]
+        parts = [layer(interface, step, size(step), 1) for step in adapter_steps(interface)]
         return AdapterPlan(parts, interface.dest)
 
     return recipe
+
+
+def _downsample_then(layer: Layer) -> Recipe:
+    return _unstrided(layer, lambda step: step.size_out)
+
+
+def _post_downsample(layer: Layer) -> Recipe:
+    return _unstrided(layer, lambda step: step.size_in)
 
 
 def _with_downsample(layer: Layer) -> Recipe:
@@ -235,14 +245,6 @@ def _with_downsample(layer: Layer) -> Recipe:
             strides = interface.num_downsamples and step.size_in != step.size_out
             shrinks = strides and all(n >= end for n, end in zip(half, step.size_out, strict=True))
             parts.append(layer(interface, step, step.size_in, 2 if shrinks else 1))
-        return AdapterPlan(parts, interface.dest)
-
-    return recipe
-
-
-def _post_downsample(layer: Layer) -> Recipe:
-    def recipe(interface: Interface) -> AdapterPlan:
-        parts = [layer(interface, step, step.size_in, 1) for step in adapter_steps(interface)]
         return AdapterPlan(parts, interface.dest)
 
     return recipe

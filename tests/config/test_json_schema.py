@@ -71,7 +71,8 @@ def test_names_of_plugins_are_in_the_schema(write):
     path = write(
         "mine.py",
         "from stitching.nets.parts import PARTS, ChannelsPart\n"
-        "@PARTS.register('PartInSchema')\nclass Mine(ChannelsPart):\n    '''Of my own.'''\n    strength: int = 1\n",
+        "@PARTS.register('PartInSchema')\nclass Mine(ChannelsPart):\n    '''Of my own.'''\n    strength: int = 1\n"
+        "    def build(self, input_format, options): ...\n",
     )
     result = CliRunner().invoke(app, ["schema", "job", "--plugin", str(path)], catch_exceptions=False)
     part = json.loads(result.stdout)["$defs"]["part.PartInSchema"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 
 import pytest
 
@@ -29,6 +30,17 @@ def test_a_name_is_registered_once():
     with pytest.raises(UserError, match=f"'square' is registered twice: by {__file__} and by"):
         shapes.register("square")(type("Other", (), {}))
     assert shapes["square"] is Square
+
+
+def test_a_class_that_lacks_a_method_is_not_registered():
+    class Shape(ABC):
+        @abstractmethod
+        def area(self): ...
+
+    shapes: Registry[type] = Registry("shape")
+    with pytest.raises(UserError, match="the shape 'blob' lacks the method area"):
+        shapes.register("blob")(type("Blob", (Shape,), {}))
+    assert "blob" not in shapes
 
 
 def test_the_home_is_imported_when_the_registry_is_read_and_not_before(tmp_path, monkeypatch):

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from sized_formats import SIZED, C
 
 from stitching.config.errors import UserError
 from stitching.cutting.formats import Format, converted
-
-C = 6
-SIZED = {
-    "img": Format("img", C, (4, 4)),
-    "bhwc": Format("bhwc", C, (4, 4)),
-    "token": Format("token", C, 16),
-    "bert": Format("bert", C, 16, 1),
-    "bert+3": Format("bert", C, 16, 3),
-    "vector": Format("vector", C),
-}
 
 
 @pytest.mark.parametrize(

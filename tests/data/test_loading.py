@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import forked
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_batches import pets, same
 from torch import Tensor
 
 from stitching.config.errors import UserError
@@ -28,26 +20,6 @@ from stitching.data.datasets import open_dataset
 from stitching.data.loading import Batches, derive_seed
 
 Epoch = list[tuple[Tensor, Tensor]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of 2 x 9 training and 2 x 3 test images, all different."""
-    root = tmp_path_factory.mktemp("pets")
-    values = np.random.default_rng(0)
-    for part, each in (("train", 9), ("test", 3)):
-        for label in ("cat", "dog"):
-            (root / part / label).mkdir(parents=True)
-            for i in range(each):
-                noise = values.integers(0, 256, (24, 30, 3), dtype=np.uint8)
-                Image.fromarray(noise).save(root / part / label / f"{i}.png")
-    return root
-
-
-def pets(folder: Path, train: bool = True, augment: bool = True, **arguments: object) -> Batches:
-    settings = {"batch_size": 4, "seed": 1, **arguments}
-    preprocessing = Preprocessing(image_size=16, data_augmentation=augment, train_crop="pad" if augment else None)
-    return Batches("image_folder", folder, preprocessing=preprocessing, split="train" if train else "test", **settings)  # type: ignore[arg-type]
 
 
 def digits(train: bool = True, **arguments: object) -> Batches:
@@ -61,12 +33,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     original = loading._Images.__getitem__
     monkeypatch.setattr(loading._Images, "__getitem__", lambda self, key: keys.append(key) or original(self, key))
     return keys
-
-
-def same(one: Epoch, other: Epoch) -> bool:
-    return len(one) == len(other) and all(
-        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(one, other, strict=True)
-    )
 
 
 def error_of(call: Callable[[], object]) -> Exception:
@@ -319,88 +285,3 @@ def test_wrong_settings_name_their_key() -> None:
     with pytest.raises(UserError) as told:
         Batches("digit", None, preprocessing=Preprocessing(), batch_size=1, seed=0, split="train")
     assert told.value.path == ("dataset",)
-
-
-def test_workers_leave_signals_to_the_parent(folder: Path) -> None:
-    expected = list(pets(folder).epoch(0))
-    others = multiprocessing.active_children()
-    batches = pets(folder, workers=2)
-    epoch = batches.epoch(0)
-    seen = [next(epoch)]
-    workers = [child for child in multiprocessing.active_children() if child not in others]
-    assert len(workers) == 2
-    for name in ("INT", "USR2", "TERM"):  # from another process, as Slurm's are
-        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
-    time.sleep(0.2)
-    seen += list(epoch)
-    assert same(seen, expected)
-    assert all(worker.is_alive() for worker in workers)
-
-
-def test_workers_obey_their_parent_only_from_the_very_start() -> None:
-    go, ready, forever = (multiprocessing.Event() for _ in range(3))
-    worker = multiprocessing.Process(target=_stuck_worker, args=(go, ready, forever))
-    with loading._delayed_signals():
-        worker.start()
-    for name in ("INT", "USR2", "TERM"):
-        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
-    go.set()
-    assert ready.wait(20)
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
-    worker.join(timeout=0.5)
-    assert worker.is_alive()
-    worker.terminate()
-    worker.join(timeout=20)
-    assert worker.exitcode == 0
-
-
-def _stuck_worker(go: Event, ready: Event, forever: Event) -> None:
-    go.wait()
-    loading._start_worker(0)
-    ready.set()
-    forever.wait()
-
-
-def test_workers_end_with_a_killed_parent(folder: Path) -> None:
-    script = f"""
-import multiprocessing, os, signal
-from stitching.data.loading import Batches
-from stitching.config.train_config import Preprocessing
-batches = Batches("image_folder", {str(folder)!r}, preprocessing=Preprocessing(image_size=16), batch_size=4, seed=0,
-                  split="train", workers=2)
-next(batches.epoch(0))
-print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert _ends_of_children(script, folder, 2)
-
-
-def test_a_worker_that_begins_after_its_parent_was_killed_ends_too(tmp_path: Path) -> None:
-    script = """
-import multiprocessing, os, signal, time
-from stitching.data import loading
-def begin_late(parent=os.getpid()):
-    while os.getppid() == parent:
-        time.sleep(0.01)
-    loading._start_worker(0)
-    signal.pause()
-worker = multiprocessing.get_context("fork").Process(target=begin_late)
-worker.start()
-print(worker.pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert _ends_of_children(script, tmp_path, 1)
-
-
-def _ends_of_children(script: str, folder: Path, count: int) -> bool:
-    """Whether the children whose pids the script prints are gone soon after it was killed."""
-    output = folder / "output.txt"  # not a pipe, which they would hold open
-    with output.open("w") as out:
-        forked.popen([sys.executable, "-c", script], stdout=out.fileno()).wait(timeout=60)
-    ends = []
-    pids = output.read_text().split()
-    assert len(pids) == count
-    for pid in pids:
-        with suppress(ProcessLookupError):  # it is gone already
-            ends.append(os.pidfd_open(int(pid)))
-    return all(select.select([end], [], [], 30)[0] for end in ends)

@@ -7,21 +7,13 @@ from itertools import product
 
 import pytest
 import torch
+from sized_formats import SIZED, C
 from torch.nn import functional as F
 
 from stitching.config.errors import UserError
 from stitching.cutting.formats import CLASS_TOKENS, Format, converted
 from stitching.nets.conversions import Reformat
 
-C = 6
-SIZED = {
-    "img": Format("img", C, (4, 4)),
-    "bhwc": Format("bhwc", C, (4, 4)),
-    "token": Format("token", C, 16),
-    "bert": Format("bert", C, 16, 1),
-    "bert+3": Format("bert", C, 16, 3),
-    "vector": Format("vector", C),
-}
 PAIRS = list(product(SIZED, repeat=2))
 
 

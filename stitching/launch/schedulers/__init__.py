@@ -7,6 +7,7 @@ A scheduler is one file: a class that is registered in `SCHEDULERS`. One with a 
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ class Cluster:
     profile: ClusterProfile
 
 
-class Scheduler:
+class Scheduler(ABC):
     """Where tasks run. It keeps nothing itself: what it needs to know is in the sweep's folder, or its own queue."""
 
     profile: ClassVar[type[ClusterProfile]] = ClusterProfile  # the keys of its profiles in sbatch/clusters.yml
@@ -98,10 +99,10 @@ class Scheduler:
     def __init__(self, name: str) -> None:
         self.name = name  # that it is registered with
 
-    def check_reachable(self) -> None:
+    def check_reachable(self) -> None:  # noqa: B027 - a scheduler may have nothing to do here
         """Make sure at once that it can be asked at all. Raises `UserError`."""
 
-    def check(self, cluster: Cluster, folder: Path, *, submits: bool) -> None:
+    def check(self, cluster: Cluster, folder: Path, *, submits: bool) -> None:  # noqa: B027 - a scheduler may have nothing to do here
         """Make sure, before anything is written, that it would take a task.
 
         Args:
@@ -113,6 +114,7 @@ class Scheduler:
             UserError: it would not; in its own words.
         """
 
+    @abstractmethod
     def start(
         self, tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: Cluster, on_progress: ProgressCallback
     ) -> Started:
@@ -121,7 +123,6 @@ class Scheduler:
         Raises:
             UserError: it takes none of them, or no more of them; in its own words.
         """
-        raise NotImplementedError
 
     def scripts(self, tasks: Sequence[Sequence[RunFolder]], folder: Path, cluster: Cluster) -> list[str]:
         """What `start` would hand over, as text; nothing is written. Raises `UserError` if there is no such thing."""
@@ -137,7 +138,7 @@ class Scheduler:
         """How tasks ended that it no longer holds, by id, as far as it knows."""
         return {}
 
-    def settle(self, folder: Path) -> None:
+    def settle(self, folder: Path) -> None:  # noqa: B027 - a scheduler may have nothing to do here
         """Find out what became of submissions that were cut off; `folder` is the one of the records.
 
         Raises:
@@ -148,10 +149,10 @@ class Scheduler:
         """The ids of the jobs that it holds, by the names that they were given. Raises `UserError` as `states` does."""
         return {}
 
-    def complete(self, batch: Batch, job: str) -> None:
+    def complete(self, batch: Batch, job: str) -> None:  # noqa: B027 - a scheduler may have nothing to do here
         """Write what a submission was killed before writing, for a job that it holds all the same."""
 
-    def cancel(self, ids: Sequence[str]) -> None:
+    def cancel(self, ids: Sequence[str]) -> None:  # noqa: B027 - a scheduler may have nothing to do here
         """Cancel tasks, which save and end if they run. Raises `UserError` if it cannot be asked."""
 
     def without_nodes(self, profile: Any, nodes: Sequence[str]) -> Any:
