@@ -111,10 +111,11 @@ def wait_for_all(processes: Sequence[ForkedProcess], *, timeout: float) -> int:
     running = list(processes)
     failed = False
     while running:
-        ready, _, _ = select.select([process.connection for process in running], [], [], deadline - time.monotonic())
-        if not ready:
-            raise subprocess.TimeoutExpired(running[0].args, timeout)
-        ended = [process for process in running if process.connection in ready]
+        if not any(process.returncode is not None for process in running):  # as terminating one finds out, too
+            ends = [process.connection for process in running]
+            if not select.select(ends, [], [], max(0, deadline - time.monotonic()))[0]:
+                raise subprocess.TimeoutExpired(running[0].args, timeout)
+        ended = [process for process in running if process.poll() is not None]
         running = [process for process in running if process not in ended]
         codes = [process.wait() for process in ended]
         if any(codes) and not failed:

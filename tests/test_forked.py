@@ -93,6 +93,24 @@ def test_signals_reach_what_a_stand_in_stands_for(tmp_path, number):
         assert select.select([end], [], [], 20)[0]
 
 
+@pytest.mark.parametrize(("codes", "expected"), [((0, 0, 0), 0), ((0, 3, 0), 1), ((3, 3, 3), 1)])
+def test_processes_that_end_at_the_same_time_are_waited_for(codes, expected):
+    processes = [forked.popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in codes]
+    for process in processes:
+        assert select.select([process.connection], [], [], 20)[0]
+    assert processes[-1].poll() == codes[-1]  # whoever sends a signal looks first
+    assert forked.wait_for_all(processes, timeout=20) == expected
+    assert [process.returncode for process in processes] == list(codes)
+
+
+def test_a_failure_of_one_ends_those_that_work_with_it():
+    failing, waiting = (
+        forked.popen([sys.executable, "-c", code]) for code in ("raise SystemExit(3)", "import signal; signal.pause()")
+    )
+    assert forked.wait_for_all([waiting, failing], timeout=20) == 1
+    assert waiting.returncode == -signal.SIGTERM
+
+
 def test_an_environment_that_libraries_have_read_already_is_refused(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/elsewhere")
     with pytest.raises(ValueError, match=r"HF_HOME.* takes a fresh interpreter"):
