@@ -36,7 +36,7 @@ _COUNTS = ("first_deleted_block", "last_deleted_block", "dropped_blocks", "num_d
 def load_results(folders: Folders, *, steps: bool = False) -> pd.DataFrame:
     """Everything that the runs below one or several folders have logged, finished or not, as one tidy dataframe.
 
-    A row for each run and epoch (or step), with
+    A row for each run and epoch (or step; and for each `Variant`, in runs that measure several networks), with
 
     - the run: `run` (the path of its result), `folder`, `name`, `seed`, `state` (`done`, `running`, `stopped`,
       `failed` as the folder says; `stitching status` asks Slurm, too);

@@ -25,7 +25,7 @@ from stitching.config.parts import ModelFields
 from stitching.runs.code import package_digest
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import LEFT_OUT
-from stitching.runs.step_log import TIMING_COLUMNS, read_steps
+from stitching.runs.step_log import TIMING_COLUMNS, VARIANT, read_steps
 from stitching.text import printable
 from stitching.user_cache import cache_folder, read_cached, write_cached
 
@@ -59,8 +59,8 @@ def read_runs(folder: str | Path, *, steps: bool = False) -> tuple[list[RunOnDis
     metadata nor its result has changed on disk. With `steps` nothing is cached: it would be a copy of the results.
 
     Returns:
-        The runs, and a row for each run and epoch (with the last value of each column in it), or step; its column `RUN`
-        is an index into the list of runs.
+        The runs, and a row for each run and epoch (with the last value of each column in it), or step; of a run that
+        measures several networks (`VARIANT`), for each of them. Its column `RUN` is an index into the list of runs.
 
     Raises:
         UserError: there is no such folder.
@@ -116,7 +116,9 @@ def _read(folder: RunFolder, steps: bool) -> tuple[RunOnDisk, pd.DataFrame | Non
     except UserError as error:
         run.problem = error.problem
         return run, None
-    return run, rows if steps else rows.drop_duplicates("Epoch", keep="last")
+    if not steps:
+        rows = rows.drop_duplicates([name for name in (VARIANT, "Epoch") if name in rows], keep="last")
+    return run, rows
 
 
 def _as_cached(data: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from stitching.config.bounds import Count, Epochs, PathText, Workers
 from stitching.config.format_syntax import ReformatOptions
 from stitching.config.objective_schema import ObjectiveField
 from stitching.config.parts import PARTS, BasePart, PartField
+from stitching.config.registries import NameIn
 from stitching.config.schema import Schema, complaint
 from stitching.config.train_config import LRSchedulerArgs, TrainConfig
 
@@ -20,7 +21,7 @@ __all__ = ["Job", "JobSettings", "Metric"]
 class Metric(Schema):
     """A metric of the network's output, or of the output of a module inside it."""
 
-    metric_fn: str
+    metric_fn: Annotated[str, NameIn("stitching.training.metrics:METRICS")]
     """Name of the metric, one of ours or of a plugin."""
     metric_fn_args: dict[str, Any] = {}
     """Its arguments, such as `topk: [1, 5]`."""

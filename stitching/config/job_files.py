@@ -11,7 +11,7 @@ from stitching.config.job_config import JobSettings
 from stitching.config.objective_schema import Objective
 from stitching.config.parts import BasePart, ModelFields
 from stitching.config.paths import resolved_path
-from stitching.config.schema import validated
+from stitching.config.schema import Schema, validated
 from stitching.config.user_code import resolved_code
 from stitching.config.yaml import Document, Keys
 
@@ -19,7 +19,7 @@ __all__ = ["checkpoints_of", "model_parts", "override", "project_root", "read_se
 
 S = TypeVar("S", bound=JobSettings)
 
-# Keys that may stand in two places. What is said in one of them from outside the file wins over both.
+# Keys that may be written in two places. A value from outside the file, for either of them, overrides both.
 _TWINS: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]] = [
     (("train_config", "lr"), ("train_config", "optimizer_args", "lr")),
     (("train_config", "data_augmentation"), ("train_config", "data_preprocessing", "data_augmentation")),
@@ -29,10 +29,10 @@ _TWINS: list[tuple[tuple[str | int, ...], tuple[str | int, ...]]] = [
 def override(document: Document, dotted: str, value: object, origin: str) -> None:
     """Set a job's key such as `train_config.epochs` from outside its file: the command line, or a sweep's grid."""
     keys = tuple(dotted.split("."))
-    for one, other in _TWINS:
-        if keys in (one, other):
-            document.remove(one)
-            document.remove(other)
+    for twins in _TWINS:
+        if keys in twins:
+            for twin in twins:
+                document.remove(twin)
     document.override(keys, value, origin)
 
 
@@ -49,12 +49,9 @@ def project_root(folder: Path) -> Path:
     """The checkout that `folder` lies in: the nearest folder above it with `.git` or `experiments`; else itself."""
     folder = folder.resolve()
     return next(
-        (at for at in (folder, *folder.parents) if (at / ".git").exists() or (at / "experiments").is_dir()),
+        (path for path in (folder, *folder.parents) if (path / ".git").exists() or (path / "experiments").is_dir()),
         folder,
     )
-
-
-_NETWORKS = ("model", "assembly", "head", "reference", "objective", "models", "stages", "src_stages", "dest_stages")
 
 
 def with_paths(settings: S, document: Document) -> S:
@@ -69,18 +66,16 @@ def with_paths(settings: S, document: Document) -> S:
         resolved_code(name, document.folder_of(("plugins", i))) for i, name in enumerate(settings.plugins)
     ]
     settings.data_path = settings.data_path or str(project_root(document.folder) / "data")
-    places: list[tuple[Keys, Any]] = [
-        ((name,), settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
+    paths: list[tuple[Keys, str, Any]] = [
+        ((), name, settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
     ]
-    for name in _NETWORKS:
-        for keys, part in _placed_models(getattr(settings, name, None), (name,)):
-            places += [((*keys, "ckp_path"), part), ((*keys, "module"), part)]
-    for keys, holder in places:
-        name = str(keys[-1])
-        if value := getattr(holder, name):
+    for keys, part in _models_in(settings, ()):
+        paths += [(keys, "ckp_path", part), (keys, "module", part)]
+    for keys, name, schema in paths:
+        if value := getattr(schema, name):
             try:
-                with at(*keys):
-                    setattr(holder, name, _absolute(name, value, document.folder_of(keys)))
+                with at(*keys, name):
+                    setattr(schema, name, _absolute(name, value, document.folder_of((*keys, name))))
             except UserError as error:
                 raise document.locate(error) from None
     return settings
@@ -101,22 +96,21 @@ def checkpoints_of(job: JobSettings, *networks: Any) -> list[str]:
 
 def model_parts(*values: Any) -> list[Any]:
     """Every part that names a model, however deeply nested in `values`: parts, lists of them, objectives, or None."""
-    return [part for value in values for _, part in _placed_models(value, ())]
+    return [part for value in values for _, part in _models_in(value, ())]
 
 
-def _placed_models(value: Any, keys: Keys) -> Iterator[tuple[Keys, ModelFields]]:
+def _models_in(value: Any, keys: Keys) -> Iterator[tuple[Keys, ModelFields]]:
     """The parts that name a model, each with the keys that lead to it in YAML, where `keys` lead to `value`."""
     if isinstance(value, list):
         for i, item in enumerate(value):
-            yield from _placed_models(item, (*keys, i))
+            yield from _models_in(item, (*keys, i))
+    if not isinstance(value, Schema):
         return
-    if isinstance(value, Objective):
-        for name, item in value:
-            yield from _placed_models(item, (*keys, value.registered_name, name))
-        return
-    below = (*keys, value.kind) if isinstance(value, BasePart) else keys
+    if isinstance(value, BasePart):
+        keys = (*keys, value.kind)
+    elif isinstance(value, Objective):
+        keys = (*keys, value.registered_name)
     if isinstance(value, ModelFields):
-        yield below, value
-    for name in ("parts", "head"):
-        if inner := getattr(value, name, None):
-            yield from _placed_models(inner, (*below, name))
+        yield keys, value
+    for name, item in value:
+        yield from _models_in(item, (*keys, name))

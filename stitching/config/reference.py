@@ -107,6 +107,8 @@ def _words(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].removeprefix("#/$defs/")
         return "[part](#parts)" if name == "part" else f"[{name}](#{name.lower()})"
+    if "$comment" in schema:  # in place of names that depend on a library's version
+        return str(schema["$comment"])
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{_yaml(value)}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":

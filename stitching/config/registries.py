@@ -115,16 +115,20 @@ class NameIn:
 
     Args:
         registry: `module:NAME`. It is imported when the schema is made.
+        library: where the names are from, if they are not ours: they depend on its version, so the configuration
+            reference does not list them.
     """
 
-    def __init__(self, registry: str) -> None:
+    def __init__(self, registry: str, *, library: str | None = None) -> None:
         self._registry = registry
+        self._library = library
 
     def __get_pydantic_json_schema__(
         self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]
     ) -> dict[str, Any]:
         module, _, name = self._registry.partition(":")
-        return {**handler(core_schema), "enum": list(getattr(import_module(module), name))}
+        comment = {"$comment": f"class of `{self._library}`"} if self._library else {}
+        return {**handler(core_schema), "enum": list(getattr(import_module(module), name)), **comment}
 
 
 def _is_ours(module: str) -> bool:

@@ -13,6 +13,7 @@ from stitching.config.errors import UserError, shortened
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import project_root, read_settings
 from stitching.config.parts import ModelFields, PartField
+from stitching.config.registries import NameIn
 from stitching.config.schema import OrText, Schema, complaint, one_of
 from stitching.config.script_text import ScriptText
 from stitching.config.yaml import Document
@@ -22,6 +23,7 @@ __all__ = ["Gap", "ModelEntry", "StudyKeys", "Sweep", "folder_of", "read_sweep"]
 PairField = Annotated[list[str], Field(min_length=2, max_length=2)]
 T = TypeVar("T")
 Several = Annotated[list[T], Field(min_length=1)]
+StitcherName = Annotated[str, NameIn("stitching.sweeps.stitchers:STITCHERS")]
 
 
 MOST_COMBINATIONS = 10_000  # of seeds and values of the grid
@@ -133,7 +135,7 @@ class Sweep(JobSettings, StudyKeys):
     """Where models are cut: into stages of a resolution, into blocks, or at the modules of a list."""
     gaps: one_of(text=Literal["all"], mapping=GapRule, list=Several[Gap]) = "all"  # type: ignore[valid-type]
     """Which blocks are dropped."""
-    stitchers: one_of(text=Literal["default", "all"], list=Several[str]) = "default"  # type: ignore[valid-type]
+    stitchers: one_of(text=Literal["default", "all"], list=Several[StitcherName]) = "default"  # type: ignore[valid-type]
     """Recipes that bridge the gaps, by name."""
     controls: list[Literal["self", "random_source", "random_dest", "adapter_only"]] = []
     """Networks to compare with: a model stitched to itself by the identity, a random source, a random destination, and

@@ -12,6 +12,10 @@ from stitching.config.schema import Neutral, Schema, complaint
 
 __all__ = ["MONITORS", "LRSchedulerArgs", "LossTerm", "Preprocessing", "TaskConfig", "TrainConfig", "Validation"]
 
+LossName = Annotated[str, NameIn("stitching.training.losses:LOSSES")]
+OptimizerName = Annotated[str, NameIn("stitching.training.optim:OPTIMIZERS", library="torch.optim")]
+SchedulerName = Annotated[str, NameIn("stitching.training.schedules:LR_SCHEDULERS", library="torch.optim.lr_scheduler")]
+
 
 class Preprocessing(Schema):
     """How images become tensors. What is left out is as suits the data set."""
@@ -77,7 +81,7 @@ class LossTerm(Schema):
 
     output: str
     """Name of the module, such as `parts.0.net`."""
-    loss_fn: str = "cross_entropy"
+    loss_fn: LossName = "cross_entropy"
     """Name of the loss."""
     loss_fn_args: dict[str, Any] = {}
     """Its arguments."""
@@ -88,8 +92,8 @@ class LossTerm(Schema):
 class NestedScheduler(Schema):
     """One of the schedulers that SequentialLR or ChainedScheduler is made of."""
 
-    lr_scheduler: str
-    """Class of `torch.optim.lr_scheduler`."""
+    lr_scheduler: SchedulerName
+    """The scheduler."""
     lr_scheduler_args: LRSchedulerArgs | None = None
     """Its arguments."""
 
@@ -105,9 +109,9 @@ class LRSchedulerArgs(Schema):
 
     cadence: Literal["epochs", "steps"] = "epochs"
     """Whether it steps after every epoch or every training step."""
-    monitor: str | None = None
-    """What ReduceLROnPlateau watches: `Train Loss`, `Train Accuracy`, `Val Loss` or `Val Accuracy`. By default the
-    validation loss where there is one after every epoch, else the training loss (of several tasks, the sum).
+    monitor: Annotated[str, Field(json_schema_extra={"enum": list(MONITORS)})] | None = None
+    """What ReduceLROnPlateau watches. By default the validation loss where there is one after every epoch, else the
+    training loss (of several tasks, the sum).
     """
     schedulers: list[NestedScheduler] | None = None
     """Those that SequentialLR or ChainedScheduler is made of; they have the outer one's cadence."""
@@ -163,7 +167,7 @@ class TrainConfig(Schema):
     """Images in a batch, of all processes together."""
     max_grad_norm: Positive | None = None
     """Clip the norm of the gradient to this."""
-    loss_fn: str = "cross_entropy"
+    loss_fn: LossName = "cross_entropy"
     """Name of the loss, one of ours or of a plugin."""
     loss_fn_args: dict[str, Any] = {}
     """Its arguments, such as `label_smoothing` or `weight` (one number for each class). They are for training alone:
@@ -171,8 +175,8 @@ class TrainConfig(Schema):
     """
     aux_losses: list[LossTerm] = []
     """Further losses, on outputs of modules inside the network; for training alone."""
-    optimizer: str = "AdamW"
-    """Class of `torch.optim`."""
+    optimizer: OptimizerName = "AdamW"
+    """The optimizer."""
     optimizer_args: dict[str, Any] = {}
     """Its arguments, such as `lr` and `weight_decay`."""
     weight_decay_on: Literal["all", "matrices"] = "all"
@@ -181,8 +185,8 @@ class TrainConfig(Schema):
     """
     lr: Positive | None = None
     """Learning rate; short for `optimizer_args: {lr: ...}`."""
-    lr_scheduler: str | None = None
-    """Class of `torch.optim.lr_scheduler`; without one the learning rate is constant."""
+    lr_scheduler: SchedulerName | None = None
+    """Schedule of the learning rate; without one it is constant."""
     lr_scheduler_args: Annotated[LRSchedulerArgs | None, Neutral(LRSchedulerArgs())] = None
     """Its arguments."""
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml
-from stitching.runs.kinds import JobKind, ProgressCallback, RunRequest, kind_of, load_job
+from stitching.runs.kinds import ProgressCallback, RunOptions, RunRequest, kind_of, load_job
 from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.failures import cause_of, failure_reason, free_memory
 
@@ -40,21 +41,25 @@ def run_task(
         Interrupted: SIGINT, SIGTERM or SIGUSR2 came, or `stop` was asked for; every run has a checkpoint.
     """
     failures: dict[str, str] = {}
-    packs: dict[type[JobKind[Any]], list[RunRequest[Any]]] = {}  # one, unless folders were put together by hand
+    packs: dict[object, list[RunRequest[Any]]] = {}  # one, unless folders were put together by hand
     for path in folders:
         try:
             request = _request_of(path)
-            packs.setdefault(type(kind_of(request.job)), []).append(request)
+            kind = kind_of(request.job)
+            packs.setdefault((kind.name, kind.share_key(request.job) or path), []).append(request)
         except UserError as error:
             failures |= _failed(RunFolder.found_in(path), error)
     with (stop or StopRequest()).on_signals() as asked:
+        options = RunOptions(resume=True, skip_busy=True, stop=asked)
+        if progress:
+            options = replace(options, on_progress=progress)
         for pack in packs.values():
-            failed, alone = _run_pack(pack, progress, asked)
+            failed, alone = _run_pack(pack, options)
             failures |= failed
             for request, reason in alone:
                 free_memory()  # of the pack, and of the run before
                 _note(request.folder, f"this run is tried for itself; in a pack of {len(pack)}: {reason}")
-                failures |= _run_pack([request], progress, asked)[0]
+                failures |= _run_pack([request], options)[0]
     return failures
 
 
@@ -72,12 +77,12 @@ def _request_of(path: Path) -> RunRequest[Any]:
 
 
 def _run_pack(
-    pack: list[RunRequest[Any]], progress: ProgressCallback | None, stop: StopRequest
+    pack: list[RunRequest[Any]], options: RunOptions
 ) -> tuple[dict[str, str], list[tuple[RunRequest[Any], str]]]:
     """Run jobs together; returns the failures by name, and the runs to try each for itself with what stopped them."""
     one_process = process_rank().size == 1
     try:
-        runs = kind_of(pack[0].job).run(pack, resume=True, skip_busy=True, progress=progress, stop=stop)
+        runs = kind_of(pack[0].job).run(pack, options)
     except Interrupted:
         raise
     except Exception as error:

@@ -16,42 +16,63 @@ from stitching.config.paths import check_regular_file
 
 __all__ = ["load_weights", "read_weights"]
 
+CHECK_MODEL = "Check that the file is of this model, with the same arguments (num_classes, img_size, ...)."
 _WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the weights
-_PREFIXES = ("", "module.", "net.", "parts.0.net.")  # of DataParallel, of a wrapper, and ours for a whole model
+_FIRST_PART = "parts.0.net."  # of the keys of a network's first part, which may be a whole model
+_PREFIXES = ("module.", "net.", _FIRST_PART)  # of DataParallel, of a wrapper, and ours
 
 
-def load_weights(model: nn.Module, path: str | Path, title: str) -> None:
-    """Load a state dict into `model`; no code in the file is run.
+def load_weights(
+    module: nn.Module, path: str | Path, title: str, *, strict: bool = True, do: str | None = CHECK_MODEL
+) -> str:
+    """Load a state dict into a model, or into a network; no code in the file is run.
 
-    The file holds a state dict, or a dict with one under `model` or `state_dict`. A leading `module.` or `net.` of its
-    keys is removed if they match then.
+    The file holds a state dict, or a dict with one under `model` or `state_dict`. Its keys may begin with `module.` or
+    `net.`, or be those of the model that is a network's first part.
+
+    Args:
+        module: the model or network.
+        path: of the file.
+        title: what messages call the module.
+        strict: all weights must be there and fit; else those that fit are loaded, of which there must be some.
+        do: what the user can do where they do not fit.
+
+    Returns:
+        A line for the log: how much was loaded, and what was not.
 
     Raises:
         UserError: if the file cannot be read or does not fit; names the file, how many keys differ and the first few.
     """
-    state = read_weights(path)
-    model_state = model.state_dict()
-    candidates = [{key.removeprefix(prefix): value for key, value in state.items()} for prefix in _PREFIXES]
-    state = max(candidates, key=lambda candidate: len(candidate.keys() & model_state.keys()))
-    missing = [key for key in model_state if key not in state]
-    unknown = [key for key in state if key not in model_state]
-    other_shape = [
-        f"{key} ({_size(state[key])} in the file, {_size(model_state[key])} in the model)"
-        for key in model_state
-        if key in state and state[key].shape != model_state[key].shape
+    expected = module.state_dict()
+    weights = _with_keys_of(expected, read_weights(path))
+    other_shape = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    differences = {
+        "missing from the file": [key for key in expected if key not in weights],
+        "unknown to the model": [key for key in weights if key not in expected],
+        "of another shape": [
+            f"{key} ({_size(weights[key])} in the file, {_size(expected[key])} in the model)" for key in other_shape
+        ],
+    }
+    listed = "; ".join(
+        f"{len(keys)} {words}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for words, keys in differences.items()
+        if keys
+    )
+    fitting = {key: value for key, value in weights.items() if key in expected and key not in other_shape}
+    if listed and (strict or not fitting):
+        raise UserError(f"the weights in {path} do not fit {title}: {listed}", do=do)
+    module.load_state_dict(fitting, strict=False)
+    return f"loaded {len(fitting)} of {len(expected)} tensors from {path}" + (f"; {listed}" if listed else "")
+
+
+def _with_keys_of(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, with a prefix added to or removed from their keys where more of them are expected ones then."""
+    candidates = [
+        dict(weights),
+        {f"{_FIRST_PART}{key}": value for key, value in weights.items()},
+        *({key.removeprefix(prefix): value for key, value in weights.items()} for prefix in _PREFIXES),
     ]
-    differences = {"missing from the file": missing, "unknown to the model": unknown, "of another shape": other_shape}
-    if any(differences.values()):
-        listed = "; ".join(
-            f"{len(keys)} {words}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-            for words, keys in differences.items()
-            if keys
-        )
-        raise UserError(
-            f"the weights in {path} do not fit {title}: {listed}",
-            do="Check that the file is of this model, with the same arguments (num_classes, img_size, ...).",
-        )
-    model.load_state_dict(state)
+    return max(candidates, key=lambda candidate: len(candidate.keys() & expected.keys()))
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -31,6 +31,7 @@ __all__ = [
     "Pace",
     "ProgressCallback",
     "Remember",
+    "RunOptions",
     "RunRequest",
     "kind_of",
     "load_job",
@@ -58,6 +59,33 @@ class RunRequest(Generic[J]):
     job: J
     folder: RunFolder
     hold: Callable[[], AbstractContextManager[RunFolder]] | None = None
+
+    def locked(self) -> AbstractContextManager[RunFolder]:
+        """Lock the run's folder within the body, and yield it. Raises `FolderBusy` if another process holds it."""
+        return (self.hold or self.folder.locked)()
+
+
+def _no_progress(done: int, total: int, words: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the runs of one call of `JobKind.run` start, report and stop.
+
+    Attributes:
+        resume: resume from the checkpoint in a run's folder where there is one.
+        overwrite: remove the files of an earlier run, once everything is set up.
+        skip_busy: skip runs that another process is training, and those that are done; else they are errors.
+        on_progress: called after every step.
+        stop: checked at every step boundary.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    skip_busy: bool = False
+    on_progress: ProgressCallback = _no_progress
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 class EndedRun(Protocol):
@@ -125,42 +153,31 @@ class JobKind(ABC, Generic[J]):
             UserError: with the keys that lead to what is wrong.
         """
 
-    def share_key(self, job: J) -> str:
-        """Equal for jobs that may run as a pack; by default none may."""
-        return self.identity(job)
+    def share_key(self, job: J) -> str | None:
+        """Equal for jobs that may run as a pack; None, the default, for a job that runs alone."""
+        return None
 
     @abstractmethod
-    def run(
-        self,
-        requests: Sequence[RunRequest[J]],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        skip_busy: bool = False,
-        progress: ProgressCallback | None = None,
-        stop: StopRequest | None = None,
-    ) -> Sequence[EndedRun]:
-        """Run jobs whose `share_key` is equal.
+    def run(self, requests: Sequence[RunRequest[J]], options: RunOptions) -> Sequence[EndedRun]:
+        """Run one job, or several whose `share_key` is equal.
 
         A result is the same whether a job is run alone or in a pack, and whether or not it was stopped and resumed on
-        the way. Each run holds its folder (`RunFolder.locked`) while it works. It writes a metadata.yml there with what
-        was in it before, `identity`, `state` (running, stopped, failed, done) and, when done, `final` and the `digests`
-        of its result (`StepLog.save`).
+        the way. Each run holds its folder (`RunRequest.locked`) while it works. It writes a metadata.yml there with
+        what was in it before, `identity`, `state` (running, stopped, failed, done); with `stopped` and `failed` the
+        `steps` made so far, by which a launcher sees that another start gets further; and, when done, `final` and the
+        `digests` of its result (`StepLog.save`). A run that measures several networks logs a row for each, told apart
+        by the column `VARIANT` of `stitching.runs.step_log`.
 
         Args:
             requests: the jobs, each with a folder of its own.
-            resume: resume from the checkpoint in a run's folder where there is one.
-            overwrite: remove the files of an earlier run, once everything is set up.
-            skip_busy: skip runs that another process is training, and those that are done; else they are errors.
-            progress: called after every step.
-            stop: checked at every step boundary.
+            options: how they start, report and stop.
 
         Returns:
             How each of the runs ended, in the order of `requests`.
 
         Raises:
             UserError: a job cannot be set up; nothing was run then.
-            Interrupted: `stop` was asked for; every run has a checkpoint.
+            Interrupted: `options.stop` was asked for; every run has a checkpoint.
         """
 
     def pace(self, job: J) -> Pace:

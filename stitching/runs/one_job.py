@@ -13,7 +13,7 @@ from stitching.config.errors import UserError
 from stitching.config.job_config import JobSettings
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
-from stitching.runs.kinds import ProgressCallback, RunRequest, kind_of, marked_kind
+from stitching.runs.kinds import ProgressCallback, RunOptions, RunRequest, kind_of, marked_kind
 from stitching.runs.locks import file_lock
 from stitching.runs.state import is_whole
 from stitching.runs.stopping import Interrupted, StopRequest
@@ -51,7 +51,8 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
         try:
             start.check()  # before setting up, which takes time
             request = RunRequest(job, start.folder, start.hold)
-            (run,) = kind.run([request], resume=start.resume, overwrite=overwrite, progress=on_progress, stop=stop)
+            options = RunOptions(resume=start.resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
+            (run,) = kind.run([request], options)
         except _NothingToDo as reason:
             return Report(f"Nothing to do: {reason.problem}")
         except Interrupted:

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import torch
-from torch import Tensor, nn
 
-from stitching.config.errors import UserError, first_line
+from stitching.config.errors import UserError, first_line, shortened
 from stitching.config.job_config import Job
 from stitching.config.paths import check_regular_file
-from stitching.models.weights import read_weights
 from stitching.runs.folder import RunFolder, write_whole
 from stitching.runs.identity import LEFT_OUT, identity
 
-__all__ = ["load_weights", "newest_whole_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["newest_whole_checkpoint", "read_checkpoint", "write_checkpoint"]
 
 # torch.load checks no sums. The comment at the end of a zip archive, which is what torch.save writes, is the one place
 # in the file that it does not look at, so the digest appears together with what it is of.
@@ -162,41 +160,4 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
         return [
             found for i, pair in enumerate(zip(old, new, strict=True)) for found in _differences(*pair, f"{key}.{i}")
         ]
-    return [] if old == new else [f"{key} ({_brief(old)} there, {_brief(new)} here)"]
-
-
-def _brief(value: Any, length: int = 60) -> str:
-    words = str(value)
-    return words if len(words) <= length else words[: length - 3] + "..."
-
-
-def load_weights(network: nn.Module, path: Path, *, strict: bool) -> list[str]:
-    """Load a file's weights into a network.
-
-    Keys may be the network's own, or those of the whole model that is its only or first part. Not strictly means: what
-    is missing keeps its values, what is of another shape or unknown is left out, but something must fit.
-
-    Returns:
-        what to tell the user: what was loaded, and what was not.
-
-    Raises:
-        UserError: the file cannot be read, or its weights do not fit.
-    """
-    weights = read_weights(path)
-    own = network.state_dict()
-    if not any(key in own for key in weights):
-        inner = {f"parts.0.net.{key}": value for key, value in weights.items()}
-        weights = inner if any(key in own for key in inner) else weights
-    missing = [key for key in own if key not in weights]
-    unknown = [key for key in weights if key not in own]
-    misshapen = [key for key, value in weights.items() if key in own and value.shape != own[key].shape]
-    wrong = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
-    said = "; ".join(f"{len(keys)} {words} ({', '.join(keys[:3])})" for words, keys in wrong.items() if keys)
-    fitting: dict[str, Tensor] = {key: weights[key] for key in weights if key in own and key not in misshapen}
-    if said and (strict or not fitting):
-        raise UserError(
-            f"the weights in {path} do not fit: {said}",
-            do="`strict_load: false` takes what fits." if strict else None,
-        )
-    network.load_state_dict(fitting, strict=False)
-    return [f"loaded {len(fitting)} of {len(own)} tensors from {path}" + (f"; {said}" if said else "")]
+    return [] if old == new else [f"{key} ({shortened(old)} there, {shortened(new)} here)"]

@@ -14,8 +14,7 @@ from stitching.config.yaml import Document
 from stitching.cutting.cost import Cost
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import network_digest
-from stitching.runs.kinds import KINDS, JobKind, Pace, ProgressCallback, Remember, RunRequest
-from stitching.runs.stopping import StopRequest
+from stitching.runs.kinds import KINDS, JobKind, Pace, ProgressCallback, Remember, RunOptions, RunRequest
 from stitching.training.distributed import process_group
 from stitching.training.job_checks import images_of, network_cost, try_names
 from stitching.training.job_data import TaskData, shared_key
@@ -49,17 +48,8 @@ class TrainKind(JobKind[Job]):
     def share_key(self, job: Job) -> str:
         return shared_key(job)
 
-    def run(
-        self,
-        requests: Sequence[RunRequest[Job]],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        skip_busy: bool = False,
-        progress: ProgressCallback | None = None,
-        stop: StopRequest | None = None,
-    ) -> list[Run]:
-        return train(requests, resume=resume, overwrite=overwrite, skip_busy=skip_busy, progress=progress, stop=stop)
+    def run(self, requests: Sequence[RunRequest[Job]], options: RunOptions) -> list[Run]:
+        return train(requests, options)
 
     def pace(self, job: Job) -> Pace:
         data = TaskData(job)
@@ -85,6 +75,7 @@ class TrainKind(JobKind[Job]):
             path = process_group().decided(lambda: own)
             job.start_epoch, job.resume_from, job.save_checkpoints = 0, None, True
             request = RunRequest(job, RunFolder(Path(path)))
-            train([request], progress=progress, max_test_batches=2)
-            (run,) = train([request], progress=progress, max_test_batches=2, resume=True)  # finds that all is done
+            train([request], RunOptions(on_progress=progress), max_test_batches=2)
+            again = RunOptions(resume=True, on_progress=progress)
+            (run,) = train([request], again, max_test_batches=2)  # loads the checkpoint, and has nothing left to do
         return f"{run.step} training steps and a test on two batches."

@@ -10,21 +10,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from stitching.config.train_config import LRSchedulerArgs, TrainConfig
+from stitching.config.train_config import TrainConfig
 from stitching.nets.network import Network
 from stitching.training.batch_norm import WholeBatchNorm
 from stitching.training.batch_values import BatchValues
 from stitching.training.loop_context import LoopContext
-from stitching.training.optim import advance
+from stitching.training.schedules import advance, cadence_of
 from stitching.training.scorer import Scorer
 from stitching.training.shared_prefixes import FrozenPrefix
 
-__all__ = ["Learner", "cadence_of"]
-
-
-def cadence_of(config: TrainConfig) -> str:
-    """When the schedule steps: after all `epochs`, or all `steps`."""
-    return (config.lr_scheduler_args or LRSchedulerArgs()).cadence
+__all__ = ["Learner"]
 
 
 @dataclass(eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
@@ -15,22 +14,23 @@ from stitching.cutting.cost import cost
 from stitching.cutting.formats import Format
 from stitching.models.building import normalization_note
 from stitching.models.traced_models import first_model
+from stitching.models.weights import load_weights
 from stitching.nets.build import BuildOptions
 from stitching.nets.network import Network
 from stitching.runs.folder import RunFolder
 from stitching.similarity.least_squares import Fit, build_stitched_network, fit_of
-from stitching.training.checkpoints import load_weights
 from stitching.training.fit_adapters import Stitched, stitched_of
 from stitching.training.job_data import TaskData, sample_of
-from stitching.training.learner import Learner, cadence_of
+from stitching.training.learner import Learner
 from stitching.training.loop_context import LoopContext
 from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs, try_outputs
 from stitching.training.objectives import TrainingLoss
-from stitching.training.optim import advance, make_optimizer, make_scheduler, try_training
+from stitching.training.optim import make_optimizer, try_training
 from stitching.training.position import Position
 from stitching.training.run import Run
+from stitching.training.schedules import advance, cadence_of, make_scheduler
 from stitching.training.scorer import AuxLoss, Scorer
 from stitching.training.shared_prefixes import front_of
 
@@ -119,7 +119,8 @@ def _load_or_fit(job: Job, network: Network, data: TaskData, notes: list[str]) -
         return fit
     fresh = fit.layer.weight.clone() if fit else None
     with at("load_from"):
-        notes += load_weights(network, Path(job.load_from), strict=job.strict_load)
+        do = "`strict_load: false` loads those that fit." if job.strict_load else None
+        notes.append(load_weights(network, job.load_from, "the network", strict=job.strict_load, do=do))
     if fit and fresh is not None and not torch.equal(fresh, fit.layer.weight):
         notes.append("the adapter is not fitted by least squares: load_from has its weights")
         return None

@@ -15,8 +15,7 @@ from stitching.config.job_config import Job
 from stitching.models.building import normalization_note
 from stitching.models.traced_models import first_model, forget_models
 from stitching.runs.folder import FolderBusy, RunFolder
-from stitching.runs.kinds import ProgressCallback, RunRequest
-from stitching.runs.stopping import StopRequest
+from stitching.runs.kinds import RunOptions, RunRequest
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint
 from stitching.training.devices import deterministic, device_of
 from stitching.training.distributed import process_group
@@ -34,14 +33,7 @@ __all__ = ["train"]
 
 
 def train(
-    requests: Sequence[RunRequest[Job]],
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    skip_busy: bool = False,
-    progress: ProgressCallback | None = None,
-    stop: StopRequest | None = None,
-    max_test_batches: int | None = None,
+    requests: Sequence[RunRequest[Job]], options: RunOptions | None = None, *, max_test_batches: int | None = None
 ) -> list[Run]:
     """Train every job; those that share data share a pass over it, and equal frozen fronts are computed once.
 
@@ -54,21 +46,18 @@ def train(
 
     Args:
         requests: jobs that may share a loop (`shared_key`), each with a folder of its own.
-        resume: resume from the checkpoint in a run's folder where there is one.
-        overwrite: remove what an earlier run left, once everything is set up.
-        skip_busy: leave out runs that another process is training, and those that are done; else they are errors.
-        progress: is called after every step.
-        stop: heeded at every step boundary.
-        max_test_batches: tests on the first few batches only; for a smoke test.
+        options: how they start, report and stop.
+        max_test_batches: test on the first few batches only; for a smoke test.
 
     Returns:
         The runs, in the order of `requests`; `failure` says which of them failed.
 
     Raises:
         UserError: a job cannot be set up; nothing was trained then.
-        Interrupted: `stop` was asked for; every run has a checkpoint.
+        Interrupted: `options.stop` was asked for; every run has a checkpoint.
     """
-    session = _Session(requests, resume=resume, overwrite=overwrite, skip_busy=skip_busy)
+    options = options or RunOptions()
+    session = _Session(requests, options)
     with session.world.together():
         session.build(max_test_batches)
     with ExitStack() as held, deterministic(requests[0].job.deterministic):
@@ -77,8 +66,7 @@ def train(
         with session.world.together():
             session.start(runs, checkpoints)
         if runs:
-            on_progress = progress if progress and session.world.is_first else (lambda done, total, words: None)
-            trainer = Trainer(runs, session.networks, session.context, on_progress, stop or StopRequest())
+            trainer = Trainer(runs, session.networks, session.context, options)
             trainer.run(raises_failure=len(requests) == 1)
     return session.runs
 
@@ -89,12 +77,10 @@ class _Session:
     context: LoopContext
     networks: SharedNetworks
 
-    def __init__(self, requests: Sequence[RunRequest[Job]], *, resume: bool, overwrite: bool, skip_busy: bool) -> None:
+    def __init__(self, requests: Sequence[RunRequest[Job]], options: RunOptions) -> None:
         assert len({shared_key(request.job) for request in requests}) == 1, "these jobs cannot share a loop"
         self.requests = requests
-        self.resume = resume
-        self.overwrite = overwrite
-        self.skip_busy = skip_busy
+        self.options = options
         self.world = process_group()
         self.runs: list[Run] = []
         self.to_fit: dict[Run, Stitched] = {}
@@ -129,7 +115,7 @@ class _Session:
         for run in self.runs:
             source = run.job.resume_from
             is_own = source and Path(source).resolve() == run.folder.checkpoint.resolve()
-            if source and not (self.resume and run.folder.has_checkpoint and is_own):
+            if source and not (self.options.resume and run.folder.has_checkpoint and is_own):
                 with at("resume_from"):
                     self.given_checkpoints[run] = read_checkpoint(Path(source), run.job)
 
@@ -145,13 +131,13 @@ class _Session:
     def _hold(self, run: Run, request: RunRequest[Job], held: ExitStack) -> RunFolder | None:
         """The run's folder, which is ours now; None if another process trains the run, or has done so."""
         try:
-            folder = held.enter_context((request.hold or request.folder.locked)())
+            folder = held.enter_context(request.locked())
         except FolderBusy as error:
-            if not self.skip_busy:
+            if not self.options.skip_busy:
                 raise
             _print_note(f"{run.name} is left out: {error.problem}")
             return None
-        if self.skip_busy:
+        if self.options.skip_busy:
             metadata = folder.read_metadata() or {}
             if metadata.get("state") == "done" and metadata.get("identity") == run.identity:
                 return None
@@ -162,10 +148,10 @@ class _Session:
         return self.world.decided(lambda: [self._checkpoint_of(run) for run in runs])
 
     def _checkpoint_of(self, run: Run) -> Path | None:
-        if self.overwrite:
+        if self.options.overwrite:
             for file in run.folder.files:
                 file.unlink(missing_ok=True)
-        if not self.resume:
+        if not self.options.resume:
             return None
         checkpoint, notes = newest_whole_checkpoint(run.folder)
         for note in notes:

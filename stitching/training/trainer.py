@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stitching.runs.kinds import ProgressCallback
-from stitching.runs.stopping import Interrupted, StopRequest
+from stitching.runs.kinds import RunOptions
+from stitching.runs.stopping import Interrupted
 from stitching.training.devices import Stopwatch
 from stitching.training.evaluation import Evaluation
 from stitching.training.failures import FailureHandler
@@ -28,23 +28,14 @@ class Trainer:
         runs: whose folders are held, and which are where they resume from.
         networks: what the runs share.
         context: their data, device and processes.
-        on_progress: is called after every step.
-        stop: is heeded at every step boundary.
+        options: how they report and stop.
     """
 
-    def __init__(
-        self,
-        runs: list[Run],
-        networks: SharedNetworks,
-        context: LoopContext,
-        on_progress: ProgressCallback,
-        stop: StopRequest,
-    ) -> None:
+    def __init__(self, runs: list[Run], networks: SharedNetworks, context: LoopContext, options: RunOptions) -> None:
         self.runs = runs
         self.networks = networks
         self.context = context
-        self.on_progress = on_progress
-        self.stop = stop
+        self.options = options
         self.failures = FailureHandler(context.world)
         self.evaluate = Evaluation(
             context, networks, self.failures, self._after_test_batch, lambda runs: self._show(runs[0], "testing")
@@ -148,7 +139,7 @@ class Trainer:
 
     def _checkpoint_or_stop(self, *, is_time_to_save: bool = False) -> None:
         """Between two steps: stop if any process was asked to; save if it is time for the first one."""
-        world, stop = self.context.world, self.stop
+        world, stop = self.context.world, self.options.stop
         stops, signal, saves = world.highest([stop.asked, stop.number or 0, is_time_to_save and world.is_first])
         if stops:
             stop.asked, stop.number = True, int(signal) or None
@@ -178,7 +169,9 @@ class Trainer:
             self._show(run, "done" if run.ended else "failed")
 
     def _show(self, run: Run, words: str) -> None:
+        if not self.context.world.is_first:
+            return
         accuracy = next((value for key, value in run.final.items() if "Test" in key and "Accuracy" in key), None)
         shown = f"{run.name}: {words}" + (f", test accuracy {accuracy:.3f}" if accuracy is not None else "")
         total = sum(run.position.total_steps for run in self.runs)
-        self.on_progress(sum(run.step for run in self.runs), total, shown)
+        self.options.on_progress(sum(run.step for run in self.runs), total, shown)

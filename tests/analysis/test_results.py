@@ -56,6 +56,16 @@ def test_a_row_for_each_run_and_epoch_with_what_tells_runs_apart(folder):
     assert not {"train_config.optimizer_args.betas", "workers", "train_config.seed"} & set(load_results(folder / "a"))
 
 
+def test_a_run_of_several_networks_has_a_row_for_each(tmp_path):
+    run = make_run(tmp_path, "supernet", 0.9)
+    rows = [(variant, epoch) for epoch in (1, 2) for variant in (0, 1, 2)]
+    log = [{"Step": 1, "Epoch": epoch, "Variant": variant, ACCURACY: variant / 10} for variant, epoch in rows]
+    StepLog(log).save(run / "result.pkl")
+    table = load_results(tmp_path)
+    assert list(zip(table["Variant"], table["Epoch"], strict=True)) == rows
+    assert list(table[ACCURACY]) == [0, 0.1, 0.2] * 2
+
+
 def test_several_folders_are_one_table_and_none_counts_twice(folder):
     make_run(folder / "one", "a", 0.5)
     make_run(folder / "two", "b", 0.6)

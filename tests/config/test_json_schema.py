@@ -51,6 +51,11 @@ def test_shipped_configs_are_valid(validators):
         ("batch_size: 256", "batch_size: 0"),
         ("dataset: digits", "dataset: digit"),
         ("image_size: 8", "imagesize: 8"),
+        ("epochs: 2", "epochs: 2\n  loss_fn: cross_entrpy"),
+        ("epochs: 2", "epochs: 2\n  optimizer: Adamw"),
+        ("epochs: 2", "epochs: 2\n  lr_scheduler: CosineAnealingLR"),
+        ("epochs: 2", "epochs: 2\n  lr_scheduler_args: {monitor: Test Loss}"),
+        ("train_config:", "metrics: [{metric_fn: acuracy}]\ntrain_config:"),
         ("train_config:", "precision: fp16\ntrain_config:"),
     ],
 )
@@ -61,7 +66,9 @@ def test_typos_in_jobs_are_invalid(validators, write, small_job, old, new):
     assert not validator.is_valid(load_yaml(write("wrong.yml", small_job.replace(old, new))).data)
 
 
-@pytest.mark.parametrize("change", [{"pairs": "slef"}, {"gaps": {"max_droped": 2}}, {"seeds": 3}, {"modles": []}])
+@pytest.mark.parametrize(
+    "change", [{"pairs": "slef"}, {"stitchers": ["finetun"]}, {"gaps": {"max_droped": 2}}, {"seeds": 3}, {"modles": []}]
+)
 def test_typos_in_sweeps_are_invalid(validators, change):
     sweep = load_yaml(SWEEPS[0]).data
     assert not validators[Document.SWEEP].is_valid(sweep | change)

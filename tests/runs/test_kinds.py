@@ -9,6 +9,10 @@ import pytest
 from yaml_files import read_yaml
 
 from stitching.config.errors import UserError
+from stitching.config.job_config import JobSettings
+from stitching.config.job_files import read_settings
+from stitching.config.parts import PartField
+from stitching.config.schema import Schema
 from stitching.config.yaml import load_yaml
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import RunFolder, write_yaml
@@ -56,26 +60,25 @@ class NearestKind(JobKind[NearestJob]):
 
             raise UserError("no image at all", path=("nearest", "images"))
 
-    def run(self, requests, *, resume=False, overwrite=False, skip_busy=False, progress=None, stop=None):
-        return [self._run(request, resume, progress, stop) for request in requests]
+    def run(self, requests, options):
+        return [self._run(request, options) for request in requests]
 
-    def _run(self, request, resume, progress, stop):
+    def _run(self, request, options):
         run = NearestRun(request)
-        with (request.hold or request.folder.locked)() as folder:
-            known = (folder.read_metadata() or {}) | {"identity": self.identity(run.job), "state": "running"}
-            log = StepLog(read_steps(folder).to_dict("records") if resume and folder.steps.exists() else [])
-            write_yaml(folder.metadata, known)
+        with request.locked() as folder:
+            metadata = (folder.read_metadata() or {}) | {"identity": self.identity(run.job), "state": "running"}
+            log = StepLog(read_steps(folder).to_dict("records") if options.resume and folder.steps.exists() else [])
+            write_yaml(folder.metadata, metadata)
             for number, images in enumerate(run.job.nearest.images[len(log.rows):], len(log.rows) + 1):
-                if stop and stop.asked:
-                    write_yaml(folder.metadata, known | {"state": "stopped"})
+                if options.stop.asked:
+                    write_yaml(folder.metadata, metadata | {"state": "stopped", "steps": len(log.rows)})
                     raise Interrupted
                 accuracy = self.accuracy(run.job, images)
                 log.add({"Step": number, "Epoch": number, "Images": images, "Overall/Test Accuracy": accuracy})
-                known["digests"] = log.save(folder.result)
-                if progress:
-                    progress(number, len(run.job.nearest.images), f"{images} images")
+                metadata["digests"] = log.save(folder.result)
+                options.on_progress(number, len(run.job.nearest.images), f"{images} images")
             run.final = {"Overall/Test Accuracy": log.rows[-1]["Overall/Test Accuracy"]}
-            write_yaml(folder.metadata, known | {"state": "done", "final": run.final, "config": run.job.to_yaml()})
+            write_yaml(folder.metadata, metadata | {"state": "done", "final": run.final, "config": run.job.to_yaml()})
         return run
 
     def accuracy(self, job, images):
@@ -143,6 +146,21 @@ def test_a_job_of_two_kinds_is_refused(write):
     with pytest.raises(UserError, match=r"keys `nearest:` and `train_config:`") as error:
         marked_kind(load_yaml(write("config.yml", JOB)))
     assert str(error.value).startswith(str(Path(error.value.place or "")))
+
+
+class Anchors(Schema):
+    anchors: list[PartField]
+
+
+class SupernetJob(JobSettings):
+    supernet: Anchors
+
+
+def test_paths_in_the_networks_of_another_kind_start_from_the_config(write):
+    anchors = "{anchors: [{Net: {model_name: convnet, ckp_path: weights.pt}}]}"
+    config = write("config.yml", f"supernet: {anchors}\ntrain_config: {{dataset: digits}}\n")
+    (anchor,) = read_settings(SupernetJob, load_yaml(config)).supernet.anchors
+    assert anchor.ckp_path == str(config.parent / "weights.pt")
 
 
 def test_a_job_without_the_key_of_another_kind_is_one_of_train(write, small_job):

@@ -10,7 +10,7 @@ import yaml
 from stitching.config.job_config import Job
 from stitching.config.yaml import Document
 from stitching.runs.folder import RunFolder
-from stitching.runs.kinds import RunRequest, read_job
+from stitching.runs.kinds import RunOptions, RunRequest, read_job
 from stitching.runs.step_log import TIMING_COLUMNS, read_result
 from stitching.training.session import train
 
@@ -51,7 +51,7 @@ def trained(data: dict | list[dict], folder: Path, **options):
     """Train one job, or several in a pack, each in a folder of its own; returns the runs."""
     several = data if isinstance(data, list) else [data]
     setups = [RunRequest(job_of(one, folder), RunFolder(folder / f"run-{i}")) for i, one in enumerate(several)]
-    return train(setups, **options)
+    return train(setups, RunOptions(**options))
 
 
 def frame_of(folder: Path) -> pd.DataFrame:

@@ -221,7 +221,7 @@ if rank == 1:
 NO_ROOM = """
 import stitching.training.checkpoints as module
 from stitching.config.errors import UserError
-def full(path, write):
+def full(path, write, **_):
     raise UserError(f"cannot write {path}: no space")
 module.write_whole = full
 """

@@ -65,9 +65,9 @@ def _short_of_memory(monkeypatch, owner: type, name: str, nth: int) -> None:
     """A memory in which there is room for one run only: several run out of it in the nth call of a method."""
     real, train, calls, runs = getattr(owner, name), training_job.train, [], []
 
-    def counting(setups, **options):
-        runs.append(len(setups))
-        return train(setups, **options)
+    def counting(requests, options):
+        runs.append(len(requests))
+        return train(requests, options)
 
     def limited(*args, **kwargs):
         calls.append(1)

@@ -9,7 +9,7 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity
-from stitching.runs.kinds import RunRequest
+from stitching.runs.kinds import RunOptions, RunRequest
 from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.session import train
 
@@ -127,9 +127,9 @@ def test_a_run_that_goes_on_is_not_fitted_again(tmp_path, monkeypatch, job_data)
     job = job_of(job_data, tmp_path)
     setup = RunRequest(job, RunFolder(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
-        train([setup], progress=stopping, stop=stop)
+        train([setup], RunOptions(on_progress=stopping, stop=stop))
     monkeypatch.setattr("stitching.training.session.fit_adapters", lambda *_: pytest.fail("fitted again"))
-    train([setup], resume=True)
+    train([setup], RunOptions(resume=True))
     same(tmp_path / "stopped", tmp_path / "whole" / "run-0")
 
 

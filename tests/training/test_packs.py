@@ -121,7 +121,7 @@ def test_a_run_whose_folder_is_removed_fails_with_that_reason_and_alone(tmp_path
             write_yaml(folder / "metadata.yml", {"name": "another", "state": "running"})
 
     with ExitStack() as held:
-        first, second = trained([job, job], tmp_path, progress=remove)
+        first, second = trained([job, job], tmp_path, on_progress=remove)
     assert "was removed while the run trained" in first.failure
     assert second.failure is None
     assert read_yaml(other / "metadata.yml")["state"] == "done"

@@ -9,10 +9,10 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
 import stitching.training.run_builder as run_builder
 from stitching.config.errors import UserError
 from stitching.config.job_config import Job
+from stitching.models.weights import load_weights
 from stitching.runs.folder import RunFolder
-from stitching.runs.kinds import RunRequest
+from stitching.runs.kinds import RunOptions, RunRequest
 from stitching.runs.stopping import Interrupted, StopRequest
-from stitching.training.checkpoints import load_weights
 from stitching.training.run_builder import build_network_of
 from stitching.training.session import train
 
@@ -91,9 +91,9 @@ def test_what_is_not_loaded_is_said(tmp_path):
     network = build_network_of(job, TaskData(job))
     state = {key: value for key, value in network.state_dict().items() if "conv1" in key}
     torch.save({**state, "nothing.here": torch.zeros(1)}, tmp_path / "some.pt")
-    (note,) = load_weights(network, tmp_path / "some.pt", strict=False)
+    note = load_weights(network, tmp_path / "some.pt", "the network", strict=False)
     assert note.startswith(f"loaded {len(state)} of {len(network.state_dict())} tensors")
-    assert "1 unknown (nothing.here)" in note
+    assert "1 unknown to the model: nothing.here" in note
 
 
 def test_frames_differ_where_weights_do(tmp_path):
@@ -133,8 +133,8 @@ def test_a_random_front_is_the_same_in_a_run_that_goes_on(tmp_path, frozen_norm)
         stop.asked = done == 3
 
     with pytest.raises(Interrupted):
-        train([setup], progress=stopping, stop=stop)
-    train([setup], resume=True)
+        train([setup], RunOptions(on_progress=stopping, stop=stop))
+    train([setup], RunOptions(resume=True))
     same(tmp_path / "stopped", tmp_path / "whole" / "run-0")
 
 

@@ -66,7 +66,7 @@ def test_no_checkpoint_has_weights_of_a_diverged_run(tmp_path, fetched_late):
 
     wild = _job(**WILD) | {"unfrozen": True}
     with pytest.raises(Interrupted):
-        trained([wild, _job()], tmp_path, progress=stops_at_once, stop=stop)
+        trained([wild, _job()], tmp_path, on_progress=stops_at_once, stop=stop)
     assert not (tmp_path / "run-0" / "checkpoint.pt").exists()
     assert (tmp_path / "run-1" / "checkpoint.pt").exists()
     trained([wild, _job()], tmp_path, resume=True)
