@@ -6,6 +6,7 @@ Every process has the whole network and a share of every batch. Only the first o
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import random
 import time
@@ -131,11 +132,17 @@ class ProcessGroup:
         return self._tells
 
     def _leave(self) -> None:
-        """At the end of the process; how long the others live does not matter if this one failed."""
+        """At the end of the process; how long the others live does not matter if this one failed.
+
+        The group's threads have to end before the interpreter does: one that drops a tensor needs the interpreter's
+        lock, and aborts the process if it waits for it when finalization begins. They end with the last reference to
+        the group, and networks, which refer to it, refer to themselves in circles.
+        """
         with suppress(Exception):
             if self._tells:
                 self._store.set("reported", "yes")
             elif self._tells is None:
+                gc.collect()
                 dist.destroy_process_group()
 
 

@@ -95,6 +95,16 @@ def _submitted(folder: Path, job: dict) -> None:
     write_yaml(folder / "metadata.yml", {"state": "submitted"})
 
 
+THREADS_AT_THE_END = """
+import atexit
+from pathlib import Path
+def threads():
+    return sorted(file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm"))
+Path(f"threads before {rank}").write_text(str(threads()))
+atexit.register(lambda: Path(f"threads after {rank}").write_text(str(threads())))
+"""
+
+
 def _trained_by(processes: int, tasks: list[list[str]], folder: Path) -> Path:
     """Train tasks of named jobs by so many processes; returns the folder of their run folders."""
     jobs = _jobs(folder / "data")
@@ -105,7 +115,7 @@ def _trained_by(processes: int, tasks: list[list[str]], folder: Path) -> Path:
             _submitted(folder / path, {"data_path": str(folder / "data"), **jobs[name]})  # a pack shares it
             arguments.append(path)
         arguments.append("+")
-    code, out, err = several.run(processes, *arguments, folder=folder)
+    code, out, err = several.run(processes, *arguments, folder=folder, sabotage=THREADS_AT_THE_END)
     assert code == 0, out + err
     return folder
 
@@ -149,6 +159,12 @@ def test_two_processes_leave_what_one_leaves(one, two, name):
 @pytest.mark.parametrize("name", PACK)
 def test_two_processes_train_a_pack(one, two, name):
     _equal(two / "pack" / name, one / name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_thread_of_the_group_is_left_when_the_interpreter_ends(two, rank):
+    """One that drops a tensor then aborts the process, which is a failed job."""
+    assert (two / f"threads after {rank}").read_text() == (two / f"threads before {rank}").read_text()
 
 
 @pytest.mark.slow
