@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stitching.analysis.selection import gaps_in, pairs_in, series_in, short_names
-from stitching.analysis.statistics import last_epoch, placed, stitched, summarize, varied_settings
+from stitching.analysis.statistics import gap_study_rows, last_epoch, stitched, summarize, varied_settings
 from stitching.analysis.tables import add_measures, base_networks
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
@@ -36,8 +36,8 @@ class GapStudy:
 
     def __init__(self, results: pd.DataFrame) -> None:
         absent = {name: np.nan for name in (ACCURACY, "control") if name not in results}
-        # `place`, a row's number, leads from a figure's mark to its run in the report's table.
-        self._results = placed(results.assign(**absent, place=np.arange(len(results))))
+        # `result_row`, a row's number, leads from a figure's mark to its run in the report's table.
+        self._results = gap_study_rows(results.assign(**absent, result_row=np.arange(len(results))))
         self.pairs = pairs_in(self._results)
         self.rows = stitched(self._results)
         self.series = series_in(self.rows)
@@ -60,7 +60,7 @@ class GapStudy:
     @cached_property
     def finished(self) -> pd.DataFrame:
         runs = stitched(self._tested)
-        keys = [*PAIR, *GAP, "adapter", *varied_settings(self.rows), *_SIZES, "penalty", "seed", "state", "place"]
+        keys = [*PAIR, *GAP, "adapter", *varied_settings(self.rows), *_SIZES, "penalty", "seed", "state", "result_row"]
         keys += ["run", "name", "base", "control", "epoch", "Epoch", "test_images"]
         numbers = [name for name in runs.columns if name.startswith("Overall/")]
         return runs[[name for name in dict.fromkeys([*keys, *numbers]) if name in runs]]  # few columns are fast

@@ -37,7 +37,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def chart_section(key: str, title: str, chart: Chart) -> str:
-    """A figure: its caption, and a place for it, which the page's script fills."""
+    """A figure: its caption, and an empty box for it, which the page's script fills."""
     return section(
         key,
         title,

@@ -105,8 +105,8 @@ class RunTable:
 
     @cached_property
     def _shown(self) -> dict[str, tuple[Column, pd.Series]]:
-        measured = add_measures(self._results.assign(place=np.arange(len(self._results))))
-        tested = last_epoch(measured[measured["state"] == "done"]).set_index("place")
+        measured = add_measures(self._results.assign(result_row=np.arange(len(self._results))))
+        tested = last_epoch(measured[measured["state"] == "done"]).set_index("result_row")
         absent = pd.Series(index=tested.index, dtype=object)
         tested = tested.assign(
             destination=tested.get("destination", absent).fillna(tested["base"]),
@@ -158,12 +158,12 @@ class RunTable:
         return f'<p class="caption">{caption}</p>' + table("runs-table", self.columns, rows)
 
     def details(self) -> dict[str, Any]:
-        """What a dot says of its run, with the name first; `rows` by the place of the run in the results."""
+        """What a dot says of its run, with the name first; `rows` by the run's row in the results."""
         columns = self.columns
         order = sorted(range(len(columns)), key=lambda number: columns[number].label != "run")
         rows = {
-            str(place): [escape(_words(columns[number], row[number])) for number in order]
-            for place, row in zip(self.frame.index, self.frame.itertuples(index=False, name=None), strict=True)
+            str(result_row): [escape(_words(columns[number], row[number])) for number in order]
+            for result_row, row in zip(self.frame.index, self.frame.itertuples(index=False, name=None), strict=True)
         }
         return {"labels": [columns[number].label for number in order], "rows": rows}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from stitching.analysis.statistics import grid_runs, placed, stitched, varied_settings
+from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched, varied_settings
 from stitching.analysis.tables import adapters_in
 from stitching.config.errors import UserError
 from stitching.text import printable
@@ -75,7 +75,7 @@ def pairs_in(results: pd.DataFrame) -> list[tuple[str, str]]:
     Raises:
         UserError: no row is of a stitched network with a stitcher.
     """
-    runs = stitched(placed(results))
+    runs = stitched(gap_study_rows(results))
     if runs.empty:
         raise UserError("there are no runs of a sweep to draw: none names a source, a destination and a stitcher")
     return list(dict.fromkeys(zip(runs["source"], runs["destination"], strict=True)))

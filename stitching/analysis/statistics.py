@@ -16,8 +16,8 @@ from stitching.runs.identity import LEFT_OUT
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
-    "best_adapters", "best_by_validation", "best_settings", "chosen_settings", "controls", "grid_runs", "last_epoch",
-    "placed", "stitch_keys", "stitched", "summarize", "varied_settings",
+    "best_adapters", "best_by_validation", "best_settings", "chosen_settings", "controls", "gap_study_rows",
+    "grid_runs", "last_epoch", "stitch_keys", "stitched", "summarize", "varied_settings",
 ]  # fmt: skip
 
 VAL_ACCURACY = "Overall/Val Accuracy"
@@ -47,10 +47,10 @@ def controls(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["control"].notna()] if "control" in results else results[:0].assign(control=None)
 
 
-def placed(results: pd.DataFrame) -> pd.DataFrame:
-    """`results` without stitched networks that do not say their pair, gap and stitcher: no figure can show them.
+def gap_study_rows(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of gap studies: whole networks, and stitched networks that say their pair, gap and stitcher.
 
-    These are single jobs, which no sweep has planned, or folders that have lost a part.
+    Others are of grid studies, of single jobs, which no sweep has planned, or of folders that have lost a file.
     """
     stitch = list(_STITCH)
     complete = results[stitch].notna().all(axis=1) if set(stitch) <= set(results.columns) else False
@@ -208,7 +208,7 @@ def best_adapters(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the runs have no validation accuracy.
     """
-    results = stitched(placed(results))
+    results = stitched(gap_study_rows(results))
     chosen = best_by_validation(results[results["state"] == "done"], ["adapter", *chosen_settings(results)])
     gap = ["gap", "first_deleted_block", "last_deleted_block"]
     return summarize(chosen, ["source", "destination", *gap, "adapter", *varied_settings(results)])

@@ -13,9 +13,9 @@ from stitching.analysis.statistics import (
     VAL_ACCURACY,
     best_by_validation,
     chosen_settings,
+    gap_study_rows,
     grid_runs,
     last_epoch,
-    placed,
     stitch_keys,
     stitched,
     summarize,
@@ -103,7 +103,7 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     Raises:
         UserError: the runs are of no sweep.
     """
-    if stitched(placed(results)).empty and not grid_runs(results).empty:
+    if stitched(gap_study_rows(results)).empty and not grid_runs(results).empty:
         return grid_table(results)
     return _by_adapter(results, "mean")
 
@@ -146,7 +146,7 @@ def missing_table(results: pd.DataFrame) -> pd.DataFrame:
 
 def _by_adapter(results: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column of `summarize`, with a column for each stitcher."""
-    runs = last_epoch(stitched(placed(results)))
+    runs = last_epoch(stitched(gap_study_rows(results)))
     if runs.empty:
         raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")

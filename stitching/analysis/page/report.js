@@ -64,7 +64,7 @@
     return [traces, layout];
   }
 
-  // A title in lines of at most so many characters, if an arrow is in the right place.
+  // A title in lines of at most so many characters, if it can be broken after its arrow.
   function wrapped(title, characters) {
     return title.split("<br>").map((line) => (line.length > characters ? line.replace(" → ", " →<br>") : line)).join("<br>");
   }
@@ -77,8 +77,8 @@
     return { ...trace, text, hovertemplate: "%{text}<extra></extra>" };
   }
 
-  function runDetails(place) {
-    const row = data.runs.rows[place];
+  function runDetails(resultRow) {
+    const row = data.runs.rows[resultRow];
     if (!row) return null;
     const lines = data.runs.labels.map((label, i) => (row[i] === "" ? null : `${label}: ${row[i]}`));
     return lines.filter(Boolean).join("<br>");
@@ -88,7 +88,7 @@
     const available = Math.floor(plot.parentElement.clientWidth);
     if (plot.dataset.drawn === String(available)) return;
     plot.dataset.drawn = String(available);
-    plot.style.height = ""; // its place was kept
+    plot.style.height = ""; // which kept its room on the page
     Plotly.react(plot, ...arranged(data.charts[plot.dataset.chart], available), config);
   }
 

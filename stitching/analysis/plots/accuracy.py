@@ -86,7 +86,7 @@ def plot_accuracy_by_source_stage(results: pd.DataFrame) -> Lines:
     for pair in study.pairs:
         for stage in stages:
             lasts = [last for first, last in gaps_in(rows_with(study.rows, PAIR, pair)) if first == stage]
-            at = _places({(stage, last): float(number) for number, last in enumerate(lasts)})
+            at = _gap_position({(stage, last): float(number) for number, last in enumerate(lasts)})
             lines = _lines(study, pair, means, at)
             ticks = [float(number) for number in range(len(lasts))]
             scale = AxisScale(
@@ -114,14 +114,14 @@ def _by_gap(study: GapStudy, value: str, label: str) -> Lines:
     for pair in study.pairs:
         gaps = gaps_in(rows_with(study.rows, PAIR, pair))
         starts = sorted({first for first, _ in gaps})
-        place = {gap: number + _APART * starts.index(gap[0]) for number, gap in enumerate(gaps)}
-        at = _places(place)
+        positions = {gap: number + _APART * starts.index(gap[0]) for number, gap in enumerate(gaps)}
+        at = _gap_position(positions)
         lines = _lines(study, pair, means, at, value)
         references = _controls(study, controls, pair, at) + (_alone(study, pair) if value == ACCURACY else [])
         labels = [f"{first}–{last}" for first, last in gaps]
-        places = list(place.values())
-        scale = AxisScale("blocks dropped (first–last)", places, labels, ends=(-0.6, max(places, default=0) + 0.6))
-        between = [(a + b) / 2 for a, b in pairwise(places) if b - a > 1]
+        ticks = list(positions.values())
+        scale = AxisScale("blocks dropped (first–last)", ticks, labels, ends=(-0.6, max(ticks, default=0) + 0.6))
+        between = [(a + b) / 2 for a, b in pairwise(ticks) if b - a > 1]
         panels.append(LinePanel(study.title(pair), scale, lines, references, between))
     note = _NOTE + (_STARTS if any(panel.separators for panel in panels) else "")
     return Lines(panels, label, note + (_CONTROLS_NOTE if len(controls) else ""))
@@ -154,7 +154,7 @@ def _lines(
     study: GapStudy, pair: tuple[str, str], means: pd.DataFrame, at: Position, value: str = ACCURACY, *,
     step: float = 1, is_joined: bool = True,
 ) -> list[Line]:  # fmt: skip
-    """The series on the panel of a pair, side by side at each place; lines join gaps that start at the same block."""
+    """The series on the panel of a pair, side by side at each gap; lines join gaps that start at the same block."""
     lines = []
     for number, series in enumerate(study.series):
         look = series_look(series) if is_joined else replace(series_look(series), line="")
@@ -164,7 +164,7 @@ def _lines(
         parts = points[GAP[0]].astype(float) if is_joined else 0
         points = points.assign(words=words, part=parts, x=_along(points, at) + beside)
         runs = finished.assign(x=_along(finished, at) + beside, y=finished.get(value, np.nan))
-        lines.append(Line(look, points.dropna(subset="x"), runs[["x", "y", "place"]].dropna()))
+        lines.append(Line(look, points.dropna(subset="x"), runs[["x", "y", "result_row"]].dropna()))
     return lines
 
 
@@ -177,9 +177,9 @@ def _along(frame: pd.DataFrame, position: Position) -> np.ndarray:
     return np.array([position(row) for row in frame[names].to_dict("records")], dtype=float)
 
 
-def _places(places: dict[tuple[int, int], float]) -> Position:
-    """Where a row's gap stands along x; NaN for a gap that has no place."""
-    return lambda row: places.get((int(row[GAP[0]]), int(row[GAP[1]])), np.nan)
+def _gap_position(positions: dict[tuple[int, int], float]) -> Position:
+    """Where a row's gap stands along x; NaN for a gap that is not in the panel."""
+    return lambda row: positions.get((int(row[GAP[0]]), int(row[GAP[1]])), np.nan)
 
 
 def _word(value: str) -> str:
@@ -194,7 +194,7 @@ def _kinds(controls: pd.DataFrame) -> list[str]:
 def _controls(
     study: GapStudy, controls: pd.DataFrame, pair: tuple[str, str], at: Position, step: float = 1
 ) -> list[Reference]:
-    """For each control a line over the place of each adapter that has it: what it reaches there."""
+    """For each control a line above each adapter that has it: the accuracy that it reaches there."""
     references = []
     for kind in _kinds(controls):
         look = control_look(kind)
@@ -214,12 +214,12 @@ def _controls(
 
 
 def _apart(study: GapStudy, step: float) -> float:
-    """How far the series stand from each other at one place; places are a `step` apart."""
+    """How far the series stand from each other at one gap; gaps are a `step` apart."""
     return step * min(0.18, 0.8 / len(study.series))
 
 
 def _beside(study: GapStudy, number: int, step: float) -> float:
-    """How far a series stands from its place, so that points of one place are beside each other."""
+    """How far a series stands from its gap's tick, so that points of one gap are beside each other."""
     return _apart(study, step) * (number - (len(study.series) - 1) / 2)
 
 

@@ -84,8 +84,8 @@ def axis_layout(scale: AxisScale) -> dict[str, Any]:
 
 def column_shape(start: float, end: float, foot: float, top: float) -> dict[str, Any]:
     """A column behind everything else."""
-    place = {"x0": start, "x1": end, "y0": foot, "y1": top}
-    return {"type": "rect", **place, "fillcolor": COLUMN, "line": {"width": 0}, "layer": "below"}
+    corners = {"x0": start, "x1": end, "y0": foot, "y1": top}
+    return {"type": "rect", **corners, "fillcolor": COLUMN, "line": {"width": 0}, "layer": "below"}
 
 
 def line_shape(x: float) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def runs_trace(look: Look, runs: pd.DataFrame) -> dict[str, Any]:
     """Small dots for single runs, which tell their details: the script takes these from the table of runs."""
     return {
         "x": [*runs["x"]], "y": [*runs["y"]], "mode": "markers", "marker": _marker(look, look.size + 0.5),
-        "opacity": 0.45, "customdata": [int(place) for place in runs["place"]], "legendgroup": escape(look.label),
+        "opacity": 0.45, "customdata": [int(row) for row in runs["result_row"]], "legendgroup": escape(look.label),
         "name": escape(look.label), "showlegend": False,
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines
 from stitching.analysis.plots.style import GAP_INTERVALS, GRID_INTERVALS, series_look
 from stitching.analysis.selection import gaps_in, pairs_in, series_in, setting_word, short_names, worded
-from stitching.analysis.statistics import grid_runs, placed, stitched, summarize, varied_settings
+from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
 from stitching.text import printable
@@ -124,7 +124,7 @@ def _intervals(results: pd.DataFrame) -> str:
     """What the intervals cover: seeds of the adapter, or of a grid study's job."""
     if grid_runs(results).empty:
         return GAP_INTERVALS
-    if stitched(placed(results)).empty:
+    if stitched(gap_study_rows(results)).empty:
         return GRID_INTERVALS
     return f"{GRID_INTERVALS}, those of adapters with base networks fixed"
 
@@ -159,7 +159,7 @@ def _subjects(results: pd.DataFrame) -> list[_Subject]:
         UserError: there is none, or more gaps than can be read beside each other.
     """
     grid = grid_runs(results)
-    stitches = stitched(placed(results))
+    stitches = stitched(gap_study_rows(results))
     if grid.empty:
         pairs_in(results)  # says what is missing
     gaps = gaps_in(stitches) if len(stitches) else []
@@ -187,7 +187,8 @@ def _subjects(results: pd.DataFrame) -> list[_Subject]:
 def _means(results: pd.DataFrame, by: str, value: str) -> pd.DataFrame:
     """`summarize` for all panels at once, in the order of `by`."""
     frames = []
-    for rows, keys in ((stitched(placed(results)), [*PAIR, *GAP, "adapter"]), (grid_runs(results), ["study", "arch"])):
+    stitches = (stitched(gap_study_rows(results)), [*PAIR, *GAP, "adapter"])
+    for rows, keys in (stitches, (grid_runs(results), ["study", "arch"])):
         if len(rows):
             keys = [*(key for key in keys if key in rows), *(key for key in varied_settings(rows) if key != by), by]
             frames.append(summarize(rows, keys, value=value))

@@ -14,7 +14,7 @@ from stitching.analysis.plots.cells import CellPanel, Cells, tint
 from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.style import CONTROLS, adapter_look
 from stitching.analysis.selection import gaps_in, pairs_in, short_names
-from stitching.analysis.statistics import VAL_ACCURACY, best_adapters, controls, grid_runs, placed, stitched
+from stitching.analysis.statistics import VAL_ACCURACY, best_adapters, controls, gap_study_rows, grid_runs, stitched
 from stitching.analysis.tables import adapters_in
 from stitching.config.errors import UserError
 
@@ -45,7 +45,7 @@ def plot_penalties(results: pd.DataFrame) -> Cells:
     panels = []
     for pair in study.pairs:
         ours = rows_with(means, PAIR, pair)
-        values = np.array([_along(series.rows(ours), GAP, study.gaps) for series in study.series]) * 100
+        values = np.array([_means_at(series.rows(ours), GAP, study.gaps) for series in study.series]) * 100
         panels.append(_panel(study.title(pair), values, ".1f", rows, columns, "points"))
     note = "Base accuracy of the destination minus stitched accuracy; means of finished runs over seeds."
     note = _with_missing(f"{note} Below 0 the stitched network is the better one.", results)
@@ -62,13 +62,13 @@ def plot_depths(results: pd.DataFrame) -> Cells:
     study = GapStudy.of(results)
     means = study.means(_DEPTHS)
     sources, dests = (sorted(means[name].unique()) for name in _DEPTHS)
-    places = [(source, dest) for source in sources for dest in dests]
+    depths = [(source, dest) for source in sources for dest in dests]
     rows, columns = [f"{depth:.2f}" for depth in sources], [f"{depth:.2f}" for depth in dests]
     panels = []
     for pair in study.pairs:
         for series in study.series:
             ours = series.rows(rows_with(means, PAIR, pair))
-            values = np.array(_along(ours, _DEPTHS, places)).reshape(len(sources), len(dests)) * 100
+            values = np.array(_means_at(ours, _DEPTHS, depths)).reshape(len(sources), len(dests)) * 100
             if np.isfinite(values).any():
                 panels.append(_panel(f"{study.title(pair)}\n{series.label}", values, ".0f", rows, columns, "%"))
     note = "Fractions of the networks' stages; means of finished runs over seeds."
@@ -138,7 +138,7 @@ def _progress_rows(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each run: `panel`, `row` and `column` where it is counted, and whether it is `done` or `failed`."""
     runs = runs.assign(done=(runs["state"] == "done") & runs["problem"].isna(), failed=runs["state"] == "failed")
     frames = []
-    stitches = placed(runs[runs["base"].isna()])
+    stitches = gap_study_rows(runs[runs["base"].isna()])
     if len(stitches):
         everything = stitches.drop(columns="control", errors="ignore")  # so that the pairs of controls are among them
         names = short_names(everything)
@@ -169,10 +169,10 @@ def _progress_rows(runs: pd.DataFrame) -> pd.DataFrame:
 # ------------------------------------------------------------------------ shared
 
 
-def _along(means: pd.DataFrame, by: Sequence[str], places: Sequence[tuple[float, ...]]) -> list[float]:
-    """The mean at each place, NaN where there is none."""
-    known = {tuple(row[:-1]): row[-1] for row in means[[*by, "mean"]].itertuples(index=False, name=None)}
-    return [float(known.get(tuple(place), np.nan)) for place in places]
+def _means_at(means: pd.DataFrame, by: Sequence[str], keys: Sequence[tuple[float, ...]]) -> list[float]:
+    """The mean for each key (values of the columns `by`), NaN where there is none."""
+    mean_of = {tuple(row[:-1]): row[-1] for row in means[[*by, "mean"]].itertuples(index=False, name=None)}
+    return [float(mean_of.get(tuple(key), np.nan)) for key in keys]
 
 
 def _panel(title: str, values: np.ndarray, form: str, rows: list[str], columns: list[str], unit: str) -> CellPanel:

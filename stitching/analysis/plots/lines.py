@@ -51,7 +51,7 @@ class Line:
         points: a row for each point: `x`, `mean`, `low` and `high` (the interval; blank for one seed), `n`, `missing`
             (finished runs without a number), `words` (for the reader who points at it), and `part`: a line joins the
             points of one part.
-        runs: the single runs, in the report only: `x`, `y`, `place` (the run's row in the report's table).
+        runs: the single runs, in the report only: `x`, `y`, `result_row` (its number in the report's table).
         is_band: the interval is an area along the line instead of bars.
     """
 
