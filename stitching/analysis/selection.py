@@ -19,10 +19,19 @@ __all__ = ["Series", "gaps_in", "pairs_in", "series_in", "setting_word", "short_
 class Series:
     """What is drawn alike: a stitcher with one choice of the varied settings; in a grid study the choice alone."""
 
-    label: str
     adapter: str | None  # None: of a grid study
     number: int  # of the choice of settings
     settings: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What a legend calls it."""
+        return ", ".join(filter(None, (self.adapter, self.choice))) or "all runs"
+
+    @property
+    def choice(self) -> str:
+        """Its settings in words: `lr=0.01, weight_decay=0.05`."""
+        return ", ".join(f"{setting_word(key)}={worded(value)}" for key, value in self.settings.items())
 
     def rows(self, results: pd.DataFrame) -> pd.DataFrame:
         """The rows of `results` that belong to it."""
@@ -45,15 +54,19 @@ def series_in(results: pd.DataFrame, *, but: str | None = None) -> list[Series]:
     series = []
     for runs, adapters in ((stitched(results), adapters_in(stitched(results))), (grid_runs(results), [None])):
         varied = [key for key in varied_settings(runs) if key != but]
-        choices = list(runs[varied].drop_duplicates().itertuples(index=False, name=None)) if varied else [()]
+        choices = _choices(runs, varied) if varied else [()]
         for adapter in adapters:
             for number, values in enumerate(choices):
-                words = [f"{setting_word(key)}={worded(value)}" for key, value in zip(varied, values, strict=True)]
-                label = ", ".join([*([adapter] if adapter else []), *words]) or "all runs"
-                candidate = Series(label, adapter, number, dict(zip(varied, values, strict=True)))
+                candidate = Series(adapter, number, dict(zip(varied, values, strict=True)))
                 if not candidate.rows(runs).empty:
                     series.append(candidate)
     return series
+
+
+def _choices(runs: pd.DataFrame, varied: list[str]) -> list[tuple[Any, ...]]:
+    """The values of the varied settings that go together, the most frequent ones first."""
+    counts = runs.groupby(varied, dropna=False, sort=False).size().sort_values(ascending=False, kind="stable")
+    return list(counts.reset_index()[varied].itertuples(index=False, name=None))
 
 
 def setting_word(key: str) -> str:

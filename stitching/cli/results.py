@@ -32,13 +32,13 @@ def results(
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.load import unfinished_runs
     from stitching.analysis.plots import FIGURES, save_figure
-    from stitching.analysis.statistics import grid_runs, placed, stitched
+    from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched
     from stitching.analysis.tables import load_bases, load_runs
 
     runs = load_runs(folder)
     if base:
         runs = pd.concat([runs, load_bases(base)], ignore_index=True)
-    if len(stitched(placed(runs))) or grid_runs(runs).empty:
+    if len(stitched(gap_study_rows(runs))) or grid_runs(runs).empty:
         _print_stitched(folder, runs)
     if len(grid_runs(runs)):
         _print_grid(folder, runs)

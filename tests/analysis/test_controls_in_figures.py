@@ -15,6 +15,7 @@ from stitching import (
     plot_accuracy_by_macs,
     stitched,
 )  # fmt: skip
+from stitching.analysis.plots.style import control_look
 from stitching.runs.step_log import ACCURACY, StepLog
 
 LR = "train_config.optimizer_args.lr"
@@ -61,7 +62,20 @@ def test_a_control_by_size_is_a_grey_mark(results):
     numbers = plot_accuracy_by_macs.numbers(results)
     (panel,) = numbers.panels
     marks = {line.look.label: list(line.points["mean"]) for line in panel.lines}
-    assert marks == {LABEL: [pytest.approx(0.3), pytest.approx(0.5)], "affine": [0.9]}
+    assert marks == {"affine": [0.9], LABEL: [pytest.approx(0.3), pytest.approx(0.5)]}
+    assert [line.is_behind for line in panel.lines] == [False, True]
+
+
+def test_controls_by_size_have_marks_of_their_own():
+    assert (
+        len(
+            {
+                (look.marker, look.is_filled)
+                for look in map(control_look, ("random_source", "random_dest", "adapter_only"))
+            }
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize("plot", [plot_accuracy_by_gap, plot_accuracy_by_depth, plot_accuracy_by_macs])

@@ -21,8 +21,7 @@ def _drawn(axis):
     drawn = {}
     for container in axis.containers:
         line, label = container.lines[0], container.get_label()
-        label = label if label != "_" else list(drawn)[-1]  # the next part of the same series
-        drawn[label] = (drawn.get(label, ([],))[0] + [round(y, 6) for y in line.get_ydata()], line.get_color())
+        drawn[label] = ([round(y, 6) for y in line.get_ydata()], line.get_color())
     return drawn
 
 
@@ -39,7 +38,7 @@ def test_it_shows_every_pair_gap_and_stitcher(tmp_path):
     assert [label.get_text() for label in first.get_xticklabels()] == ["1–2", "3–4"]
     drawn = _drawn(first)
     assert drawn["affine"][0] == [0.5, 0.7]
-    assert len(first.containers) == 3  # no line from 1–2 to 3–4
+    assert len(first.containers) == 2  # one line from 1–2 to 3–4
     assert drawn["finetune"][0] == [0.9]
     assert {line.get_ydata()[0] for line in first.lines if "alone" in line.get_label()} == {0.97, 0.95}
     assert _drawn(second)["affine"][0] == [0.3]
@@ -69,6 +68,22 @@ def test_settings_are_lines_of_their_own(tmp_path):
     }
     assert len({colour for _, colour in drawn.values()}) == 1
     assert [container.lines[0].get_linestyle() for container in axis.containers] == ["-", "--"]
+
+
+def test_a_long_legend_explains_adapters_and_settings_apart(tmp_path):
+    adapters, choices = ("affine", "finetune", "downsample_then_linear"), ((0.1, 0.0), (0.1, 0.5), (0.01, 0.0))
+    for adapter in adapters:
+        for lr, decay in choices:
+            more = {LR: lr, "train_config.optimizer_args.weight_decay": decay}
+            make_run(tmp_path, f"{adapter}-{lr}-{decay}", 0.5, adapter=adapter, **more)
+    figure = plot_accuracy_by_gap(load_results(tmp_path))
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(words) == sorted([*adapters, *(f"lr={lr:g}, weight_decay={decay:g}" for lr, decay in choices)])
+    looks = [
+        (container.lines[0].get_color(), container.lines[0].get_marker()) for container in figure.axes[0].containers
+    ]
+    assert len(set(looks)) == 9
+    assert len({colour for colour, _ in looks}) == 3
 
 
 def test_a_stitcher_has_one_look_everywhere(tmp_path):

@@ -19,7 +19,7 @@ from stitching.analysis.plots.chart import mean_words
 from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
 from stitching.analysis.plots.style import ALONE, CONTROLS, GAP_INTERVALS, control_look, series_look
-from stitching.analysis.selection import gaps_in
+from stitching.analysis.selection import Series, gaps_in
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
@@ -31,6 +31,7 @@ AGREEMENT = "Overall/Test Agreement"
 _NOTE = f"Means of finished runs over seeds. Bars, where there are several: {GAP_INTERVALS}."
 _CONTROLS_NOTE = " Grey columns: what the same adapter reaches in the control, without what was learned."
 _STARTS = " Lines join gaps that start at the same block."
+_GROUPS = " Gaps between two vertical lines start at the same block."
 _SIZES = ("destination_depth", "parameters", "macs")
 _NO_INTERVAL = {"low": np.nan, "high": np.nan, "n": 1, "missing": 0, "part": 0}
 _APART = 0.6  # between gaps that start at different blocks; gaps are 1 apart
@@ -55,7 +56,7 @@ def plot_accuracy_by_depth(results: pd.DataFrame) -> Lines:
     ends = (depths[0] - 0.6 * step, depths[-1] + 0.6 * step)
     panels = []
     for pair in study.pairs:
-        lines = _lines(study, pair, means, _depth, step=step)
+        lines = _lines(study, pair, means, _depth, step=step, parts=GAP[0])
         references = _controls(study, controls, pair, _depth, step)
         scale = AxisScale("destination depth (fraction that is left out)", ends=ends)
         panels.append(LinePanel(study.title(pair), scale, lines, references + _alone(study, pair)))
@@ -121,9 +122,10 @@ def _by_gap(study: GapStudy, value: str, label: str) -> Lines:
         labels = [f"{first}–{last}" for first, last in gaps]
         ticks = list(positions.values())
         scale = AxisScale("blocks dropped (first–last)", ticks, labels, ends=(-0.6, max(ticks, default=0) + 0.6))
-        between = [(a + b) / 2 for a, b in pairwise(ticks) if b - a > 1]
+        has_groups = len(starts) < len(gaps)
+        between = [(a + b) / 2 for a, b in pairwise(ticks) if has_groups and b - a > 1]
         panels.append(LinePanel(study.title(pair), scale, lines, references, between))
-    note = _NOTE + (_STARTS if any(panel.separators for panel in panels) else "")
+    note = _NOTE + (_GROUPS if any(panel.separators for panel in panels) else "")
     return Lines(panels, label, note + (_CONTROLS_NOTE if len(controls) else ""))
 
 
@@ -134,16 +136,13 @@ def _by_size(study: GapStudy, column: str, units: dict[float, str]) -> Lines:
     controls = study.control_means([*GAP, column])
     panels = []
     for pair in study.pairs:
-        lines = []
+        lines = _lines(study, pair, means, lambda row: row[column] / unit, step=None)
         for kind in _kinds(controls):
             frame = rows_with(controls, [*PAIR, "control"], [*pair, kind])
             if len(frame):
                 words = [f"control: {CONTROLS[kind]}\n{row.adapter}: {row.mean:.4f}" for row in frame.itertuples()]
-                frame = frame.assign(
-                    x=frame[column] / unit, low=np.nan, high=np.nan, n=1, missing=0, part=0, words=words
-                )
-                lines.append(Line(replace(control_look(kind), line="", size=3.5), frame))
-        lines += _lines(study, pair, means, lambda row: row[column] / unit, step=0, is_joined=False)
+                frame = frame.assign(x=frame[column] / unit, words=words, **_NO_INTERVAL)
+                lines.append(Line(replace(control_look(kind), line=""), frame, is_behind=True))
         lines += [_star(study, title, role, column, unit) for title, role in _roles(study, pair)]
         panels.append(LinePanel(study.title(pair), AxisScale(units[unit]), lines))
     note = _NOTE + (" Grey marks: controls." if len(controls) else "")
@@ -152,17 +151,21 @@ def _by_size(study: GapStudy, column: str, units: dict[float, str]) -> Lines:
 
 def _lines(
     study: GapStudy, pair: tuple[str, str], means: pd.DataFrame, at: Position, value: str = ACCURACY, *,
-    step: float = 1, is_joined: bool = True,
+    step: float | None = 1, parts: str | None = None,
 ) -> list[Line]:  # fmt: skip
-    """The series on the panel of a pair, side by side at each gap; lines join gaps that start at the same block."""
-    lines = []
-    for number, series in enumerate(study.series):
-        look = series_look(series) if is_joined else replace(series_look(series), line="")
-        beside = _beside(study, number, step)
+    """The series on the panel of a pair, side by side at each gap, which are a `step` apart.
+
+    Lines join all points of a series, or those with the same value in the column `parts`. Without a step there are
+    neither lines nor room for one series beside the other.
+    """
+    lines, drawn = [], _series_of(study, pair)
+    for number, series in enumerate(drawn):
+        look = series_look(series) if step else replace(series_look(series), line="")
+        beside = _beside(len(drawn), number, step or 0)
         points, finished = (series.rows(rows_with(frame, PAIR, pair)) for frame in (means, study.finished))
         words = [f"{look.label}\n{mean_words(row, _word(value))}" if row.n else "" for row in points.itertuples()]
-        parts = points[GAP[0]].astype(float) if is_joined else 0
-        points = points.assign(words=words, part=parts, x=_along(points, at) + beside)
+        part = points[parts].astype(float) if parts else 0
+        points = points.assign(words=words, part=part, x=_along(points, at) + beside)
         runs = finished.assign(x=_along(finished, at) + beside, y=finished.get(value, np.nan))
         lines.append(Line(look, points.dropna(subset="x"), runs[["x", "y", "result_row"]].dropna()))
     return lines
@@ -195,14 +198,14 @@ def _controls(
     study: GapStudy, controls: pd.DataFrame, pair: tuple[str, str], at: Position, step: float = 1
 ) -> list[Reference]:
     """For each control a line above each adapter that has it: the accuracy that it reaches there."""
-    references = []
+    references, drawn = [], _series_of(study, pair)
     for kind in _kinds(controls):
         look = control_look(kind)
         frame = rows_with(controls, [*PAIR, "control"], [*pair, kind])
         stretches, heights, words = [], [], []
-        for number, series in enumerate(study.series):
+        for number, series in enumerate(drawn):
             ours = series.rows(frame)
-            beside, half = _beside(study, number, step), 0.46 * _apart(study, step)
+            beside, half = _beside(len(drawn), number, step), 0.46 * _apart(len(drawn), step)
             for x, row in zip(_along(ours, at) + beside, ours.to_dict("records"), strict=True):
                 if np.isfinite(x):
                     stretches.append((float(x - half), float(x + half)))
@@ -213,14 +216,20 @@ def _controls(
     return references
 
 
-def _apart(study: GapStudy, step: float) -> float:
+def _series_of(study: GapStudy, pair: tuple[str, str]) -> list[Series]:
+    """The series that the panel of a pair shows."""
+    rows = rows_with(study.rows, PAIR, pair)
+    return [series for series in study.series if len(series.rows(rows))]
+
+
+def _apart(num_series: int, step: float) -> float:
     """How far the series stand from each other at one gap; gaps are a `step` apart."""
-    return step * min(0.18, 0.8 / len(study.series))
+    return step * min(0.18, 0.8 / num_series)
 
 
-def _beside(study: GapStudy, number: int, step: float) -> float:
+def _beside(num_series: int, number: int, step: float) -> float:
     """How far a series stands from its gap's tick, so that points of one gap are beside each other."""
-    return _apart(study, step) * (number - (len(study.series) - 1) / 2)
+    return _apart(num_series, step) * (number - (num_series - 1) / 2)
 
 
 def _roles(study: GapStudy, pair: tuple[str, str]) -> list[tuple[str, str]]:

@@ -65,7 +65,8 @@ class Cells:
             raise UserError("there is nothing to draw in these runs")
         words = max(map(len, self.rows), default=1) * 0.058 + (0.25 if self.y_label else 0.1)  # inches
         longest = max((len(text) for panel in self.panels for row in panel.texts for text in row), default=1)
-        width = max(len(self.columns) * max(0.3, 0.065 * longest), 1.6)
+        title = max((len(word) for panel in self.panels for word in panel.title.split()), default=1)
+        width = max(len(self.columns) * max(0.3, 0.065 * longest), 0.075 * title, 1.6)
         beside = max(1, min(len(self.panels), int((PAGE_WIDTH - words - 0.5) // (width + 0.15))))
         rows = -(-len(self.panels) // beside)
         beside = -(-len(self.panels) // rows)

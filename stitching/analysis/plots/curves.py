@@ -15,7 +15,7 @@ from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines
 from stitching.analysis.plots.style import GAP_INTERVALS, GRID_INTERVALS, series_look
 from stitching.analysis.selection import gaps_in, pairs_in, series_in, setting_word, short_names, worded
-from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched, summarize, varied_settings
+from stitching.analysis.statistics import VAL_ACCURACY, gap_study_rows, grid_runs, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
 from stitching.text import printable
@@ -26,13 +26,14 @@ MOST_GAPS = 16  # beside each other
 
 
 @figure("learning-curves", "Learning curves")
-def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Lines:
+def plot_learning_curves(results: pd.DataFrame, value: str | None = None) -> Lines:
     """A logged number against the epoch, of unfinished runs, too: means over seeds with 95% intervals.
 
     Args:
         results: as `load_results` gives them.
-        value: its column.
+        value: its column; by default the test accuracy, or the validation accuracy of runs that are tested once.
     """
+    value = value or _logged_accuracy(results)
     subjects, means = _subjects(results), _means(results, "Epoch", value)
     series, panels = series_in(results), []
     for subject in subjects:
@@ -42,15 +43,33 @@ def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Lines:
             look = series_look(shown)
             words = [f"{look.label}\nepoch {row.Epoch:g}: {mean_words(row, _word(value))}" for row in rows.itertuples()]
             lines.append(Line(look, rows.assign(x=rows["Epoch"], words=words, part=0), is_band=True))
-        panels.append(LinePanel(subject.title, AxisScale("epoch", is_whole=True), lines))
+        panels.append(LinePanel(subject.title, _epochs(means["Epoch"]), lines))
     note = f"Means over seeds, unfinished runs as far as they are. Shaded: {_intervals(results)}."
     return Lines(panels, _word(value), note, **_layout(subjects))
 
 
+def _logged_accuracy(results: pd.DataFrame) -> str:
+    """The test accuracy; the validation accuracy if only that is logged after several epochs."""
+    studied = pd.concat([stitched(gap_study_rows(results)), grid_runs(results)])
+    epochs = {
+        name: studied["Epoch"][studied[name].notna()].nunique() for name in (ACCURACY, VAL_ACCURACY) if name in studied
+    }
+    return VAL_ACCURACY if epochs.get(ACCURACY, 0) < 2 <= epochs.get(VAL_ACCURACY, 0) else ACCURACY
+
+
+def _epochs(epochs: pd.Series) -> AxisScale:
+    if epochs.nunique() > 1:
+        return AxisScale("epoch", is_whole=True)
+    return AxisScale("epoch", [*epochs.unique()], ends=(epochs.min() - 1, epochs.max() + 1))
+
+
 def _each_setting(results: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
-    words = {"lr": "learning rate"}
-    keys = [(key, setting_word(key).replace("_", " ")) for key in varied_settings(results)]
-    return [(f"Accuracy by {words.get(word, word)}", {"setting": key}) for key, word in keys]
+    return [(f"Accuracy by {_setting_name(key)}", {"setting": key}) for key in varied_settings(results)]
+
+
+def _setting_name(key: str) -> str:
+    word = setting_word(key)
+    return "learning rate" if word == "lr" else word.replace("_", " ")
 
 
 @figure("setting", "Accuracy by setting", variants=_each_setting)
@@ -73,14 +92,15 @@ def plot_setting(results: pd.DataFrame, setting: str | None = None) -> Lines:
     runs = pd.concat([subject.of(results) for subject in subjects])
     values, is_number, is_log = _values(runs, key)
     at = {value: float(value if is_number else number) for number, value in enumerate(values)}
-    scale = AxisScale(key.removeprefix("train_config."), [*at.values()], [worded(value) for value in values],
+    scale = AxisScale(_setting_name(key), [*at.values()], [worded(value) for value in values],
                       _ends([*at.values()], is_log), is_log)  # fmt: skip
     means, panels = _means(runs, key, ACCURACY), []
     for subject in subjects:
         lines = []
         for series in series_in(runs, but=key):
             rows = series.rows(subject.of(means)).dropna(subset=key)
-            rows = rows.assign(x=rows[key].map(at).astype(float), part=0).sort_values("x")
+            rows = rows.assign(x=rows[key].map(at).astype(float)).sort_values("x")
+            rows = rows.assign(part=0 if is_number else rows["x"])  # lines join numbers only
             look = series_look(series)
             words = [
                 f"{look.label}\n{setting_word(key)}={worded(value)}: {mean_words(row)}" if row.n else ""

@@ -14,7 +14,7 @@ from stitching.analysis.plots.cells import CellPanel, Cells, tint
 from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.style import CONTROLS, adapter_look
 from stitching.analysis.selection import gaps_in, pairs_in, short_names
-from stitching.analysis.statistics import VAL_ACCURACY, best_adapters, controls, gap_study_rows, grid_runs, stitched
+from stitching.analysis.statistics import best_adapters, controls, gap_study_rows, grid_runs, stitched
 from stitching.analysis.tables import adapters_in
 from stitching.config.errors import UserError
 
@@ -81,8 +81,8 @@ def plot_depths(results: pd.DataFrame) -> Cells:
 @figure("best-adapters", "Best adapter for each gap")
 def plot_best_adapters(results: pd.DataFrame) -> Cells:
     """The best adapter of each pair and gap, chosen by validation accuracy, with its test accuracy in percent."""
-    best = best_adapters(results)
     pairs, names, gaps = pairs_in(results), short_names(results), gaps_in(stitched(results))
+    best = best_adapters(results)
     adapters = adapters_in(best)
     values = np.full((len(pairs), len(gaps)), np.nan)
     texts = [[""] * len(gaps) for _ in pairs]
@@ -96,7 +96,7 @@ def plot_best_adapters(results: pd.DataFrame) -> Cells:
         words[y][x] = f"{row['adapter']}\ntest accuracy {row['mean']:.4f}, {int(row['n'])} seeds"
     colours = [tint(adapter_look(name).colour) for name in adapters]
     labels = [f"{ascii_letters[number % 52]}: {name}" for number, name in enumerate(adapters)]
-    note = f"Chosen by {VAL_ACCURACY.removeprefix('Overall/')}; the numbers are test accuracies (%)."
+    note = "Chosen by validation accuracy; the numbers are test accuracies (%)."
     return Cells(
         [CellPanel("", values, texts, words)], [_gap_words(gap) for gap in gaps],
         [f"{names[source]} → {names[dest]}" for source, dest in pairs], _GAP_LABEL, "", _with_missing(note, results),

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -22,7 +24,7 @@ from stitching.analysis.plots.chart import (
     line_trace,
     runs_trace,
 )  # fmt: skip
-from stitching.analysis.plots.style import PAGE_WIDTH, Look, finish, new_panels, styled, wrapped
+from stitching.analysis.plots.style import PAGE_WIDTH, Look, finish, legend_entries, new_panels, styled, wrapped
 from stitching.config.errors import UserError
 from stitching.text import escape
 
@@ -53,12 +55,14 @@ class Line:
             points of one part.
         runs: the single runs, in the report only: `x`, `y`, `result_row` (its number in the report's table).
         is_band: the interval is an area along the line instead of bars.
+        is_behind: it is drawn behind the others, and is after them in the legend.
     """
 
     look: Look
     points: pd.DataFrame
     runs: pd.DataFrame | None = None
     is_band: bool = False
+    is_behind: bool = False
 
 
 @dataclass
@@ -122,7 +126,23 @@ class Lines:
             axis.set_visible(False)
         for axis in axes[:, 0]:
             axis.set_ylabel(self.y_label)
-        return finish(figure, self.caption)
+        return finish(figure, self.caption, self._legend(figure))
+
+    def _legend(self, figure: Figure) -> list[Artist]:
+        """Its entries: of each adapter and of each choice of settings, if these are fewer than the series."""
+        entries = legend_entries(figure)
+        looks = [line.look for panel in self.panels for line in panel.lines]
+        series = {look.label: look for look in looks if look.choice and look.label in entries}
+        adapters = {look.adapter: look for look in series.values()}
+        choices = {look.choice: look for look in series.values()}
+        if len(adapters) + len(choices) >= len(series):
+            return [*entries.values()]
+        halves = [
+            *(replace(look, label=name, marker="s", line="") for name, look in adapters.items()),
+            *(replace(look, label=words, colour="#444444", is_filled=True) for words, look in choices.items()),
+        ]
+        others = [entry for label, entry in entries.items() if label not in series]
+        return [*map(_legend_mark, halves), *others]
 
     def plotly(self) -> Chart:
         """The figure in the report."""
@@ -131,9 +151,10 @@ class Lines:
         y = {"title": {"text": escape(self.y_label)}, "range": ends}
         for panel in self.panels:
             traces: list[dict[str, Any]] = []
-            for line in panel.lines:
+            for line in sorted(panel.lines, key=lambda line: not line.is_behind):
                 traces += area_trace(line.look, line.points) if line.is_band else []
-                traces += line_trace(line.look, line.points, bars=not line.is_band)
+                rank = {"legendrank": 1500} if line.is_behind else {}
+                traces += [trace | rank for trace in line_trace(line.look, line.points, bars=not line.is_band)]
                 traces += [runs_trace(line.look, line.runs)] if line.runs is not None and len(line.runs) else []
             traces = [
                 trace for reference in panel.references for trace in _reference_trace(reference, panel.x)
@@ -231,10 +252,17 @@ def _draw_line(axis: Axes, line: Line) -> None:
         axis.errorbar(
             part["x"].to_numpy(float), part["mean"].to_numpy(float), yerr=bars if drawn else None, color=look.colour,
             marker=look.marker, markersize=look.size, mfc=look.inside, mew=0.8, ls=look.line, lw=1, elinewidth=0.8,
-            label=look.label if not number else "_", zorder=3,
+            label=look.label if not number else "_", zorder=2.5 if line.is_behind else 3,
         )  # fmt: skip
         if line.is_band and (part["n"] > 1).any():
             axis.fill_between(part["x"], part["low"], part["high"], color=look.colour, alpha=0.13, lw=0)
+
+
+def _legend_mark(look: Look) -> Line2D:
+    return Line2D(
+        [], [], color=look.colour, marker=look.marker, markersize=look.size, mfc=look.inside, mew=0.8,
+        ls=look.line or "none", lw=1, label=look.label,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------ plotly

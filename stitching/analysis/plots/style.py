@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -22,7 +22,7 @@ from stitching.sweeps.stitchers import STITCHERS
 
 __all__ = [
     "ALONE", "CONTROLS", "GAP_INTERVALS", "GRID_INTERVALS", "PAGE_WIDTH", "Look", "adapter_look", "control_look",
-    "finish", "new_panels", "save_figure", "series_look", "styled", "wrapped",
+    "finish", "legend_entries", "new_panels", "save_figure", "series_look", "styled", "wrapped",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -54,6 +54,8 @@ class Look:
     is_filled: bool = True
     line: str = ""  # no line
     size: float = 4  # of the marker, points
+    adapter: str = ""  # where settings vary: the two halves of the label, each of which a legend may explain by itself
+    choice: str = ""
 
     @property
     def inside(self) -> str:
@@ -67,8 +69,9 @@ CONTROLS = {  # what they are called, in the order of legends
     "adapter_only": "adapter + linear head",
     "self": "self-stitch",  # a check of the code, which must give the base accuracy, and is not drawn
 }
-# Grey lines on grey columns: behind the adapters' marks, and in no adapter's colour.
+# Grey lines on grey columns: behind the adapters' marks, and in no adapter's colour. Where there are no columns, marks.
 _CONTROL_LINES = {"random_source": "-", "random_dest": ":", "adapter_only": "--"}
+_CONTROL_MARKERS = {"random_source": ("d", True), "random_dest": ("d", False), "adapter_only": ("X", True)}
 ALONE = {
     "destination": Look("destination alone", "#222222", marker="*", line="--"),
     "source": Look("source alone", "#222222", marker="*", is_filled=False, line=":"),
@@ -95,13 +98,18 @@ def adapter_look(name: str) -> Look:
 
 
 def series_look(series: Series) -> Look:
-    """A series' look: its adapter's, with a line for each choice of settings; in a grid study it goes by its number."""
+    """A series' look: its adapter's; in a grid study it goes by its number.
+
+    Where settings vary, the colour says the adapter, and line and marker say the choice of settings.
+    """
     if series.adapter is None:
         look = _numbered(series.label, series.number, is_filled=series.number % (2 * len(_COLOURS)) < len(_COLOURS))
         return Look(look.label, look.colour, look.marker, look.is_filled, "-")
     look = adapter_look(series.adapter)
-    line = _LINES[series.number % len(_LINES)]
-    return Look(series.label, look.colour, look.marker, look.is_filled, line, 4 + min(series.number, 3) * 0.8)
+    if not series.settings:
+        return replace(look, line=_LINES[0])
+    line, marker = _LINES[series.number % len(_LINES)], _MARKERS[series.number % len(_MARKERS)]
+    return replace(look, label=series.label, line=line, marker=marker, adapter=series.adapter, choice=series.choice)
 
 
 def _numbered(label: str, number: int, *, is_filled: bool) -> Look:
@@ -110,8 +118,9 @@ def _numbered(label: str, number: int, *, is_filled: bool) -> Look:
 
 
 def control_look(kind: str) -> Look:
-    """How a control is drawn: a grey line."""
-    return Look(f"control: {CONTROLS[kind]}", "#777777", line=_CONTROL_LINES[kind], marker="d", size=3.5)
+    """How a control is drawn: a grey line, or a small grey mark."""
+    marker, is_filled = _CONTROL_MARKERS[kind]
+    return Look(f"control: {CONTROLS[kind]}", "#777777", marker, is_filled, _CONTROL_LINES[kind], size=3.5)
 
 
 # ------------------------------------------------------------------------ matplotlib
@@ -142,7 +151,7 @@ def new_panels(rows: int, columns: int, width: float, height: float, sharey: boo
 
 def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Figure:
     """Put a note and one legend (of all panels, or as given) below, and make the figure higher by what they take."""
-    entries = {str(handle.get_label()): handle for handle in handles} or _legend_entries(figure)
+    entries = {str(handle.get_label()): handle for handle in handles} or legend_entries(figure)
     width, height = figure.get_size_inches()
     note = textwrap.fill(note, max(40, int(width * 17)))
     if entries:
@@ -169,7 +178,7 @@ def finish(figure: Figure, note: str = "", handles: Sequence[Artist] = ()) -> Fi
     return figure
 
 
-def _legend_entries(figure: Figure) -> dict[str, Artist]:
+def legend_entries(figure: Figure) -> dict[str, Artist]:
     """What has a label: the series first, in their order, then what they are compared with."""
     entries = {
         label: handle
@@ -183,7 +192,8 @@ def _legend_entries(figure: Figure) -> dict[str, Artist]:
 def wrapped(title: str, width: float) -> str:
     """A title in lines that fit into a panel of `width` inches."""
     characters = max(12, int(width * 14.5))
-    return "\n".join(textwrap.fill(line, characters, break_on_hyphens=False) for line in title.splitlines())
+    fill = textwrap.TextWrapper(characters, break_on_hyphens=False, break_long_words=False).fill
+    return "\n".join(map(fill, title.splitlines()))
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
