@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,9 @@ from ruamel.yaml.tag import Tag
 from stitching.config.errors import UserError, UserErrors, shortened
 from stitching.config.paths import check_regular_file
 
-__all__ = ["Document", "load_yaml", "located", "parse_assignments", "unwritable_character", "yaml_text"]
+__all__ = [
+    "Document", "load_yaml", "located", "parse_assignments", "unwritable_character", "yaml_blocks", "yaml_text",
+]  # fmt: skip
 
 Keys = tuple[str | int, ...]
 
@@ -89,6 +91,28 @@ def yaml_text(data: Any, **layout: Any) -> str:
         layout: arguments of `yaml.dump`, such as its `width`.
     """
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **layout)
+
+
+_BLOCKS: dict[tuple[str, str], str] = {}  # texts of blocks that were written lately
+_MOST_BLOCKS = 10_000
+
+
+def yaml_blocks(data: Mapping[str, Any]) -> str:
+    """As `yaml_text` for a mapping that is like many before it: the text of each key with its value is kept.
+
+    No key's block has an alias of something in another one.
+    """
+    if len(_BLOCKS) > _MOST_BLOCKS:
+        _BLOCKS.clear()
+    return "".join(_block(key, value) for key, value in data.items()) or yaml_text({})
+
+
+def _block(key: str, value: Any) -> str:
+    content = (key, repr(value))
+    text = _BLOCKS.get(content)
+    if text is None:
+        text = _BLOCKS[content] = yaml_text({key: value})
+    return text
 
 
 def unwritable_character(text: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from stitching.sweeps.plan import Plan, PlannedRun
 
 __all__ = ["Submission", "state_of", "submit", "submit_all"]
 
+_WRITERS = 8  # run folders that are written at once: most of the time goes by waiting until a disk has a file
 ShowProgress = Callable[[str], AbstractContextManager[ProgressCallback]]  # its argument is the unit of what is counted
 
 
@@ -123,13 +125,18 @@ def _prepare_all(
     """
     prepared = []
     errors: dict[str, UserError] = {}
-    for number, run in enumerate(runs):
-        on_progress(number, len(runs), "writing configs")
+    with ThreadPoolExecutor(_WRITERS) as pool:
         try:
-            if _prepare(order.plan, run):
-                prepared.append(run)
-        except UserError as error:
-            errors[run.name] = error
+            written = [pool.submit(_prepare, order.plan, run) for run in runs]
+            for number, (run, is_prepared) in enumerate(zip(runs, written, strict=True)):
+                on_progress(number, len(runs), "writing configs")
+                try:
+                    if is_prepared.result():
+                        prepared.append(run)
+                except UserError as error:
+                    errors[run.name] = error
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C
     if errors and len(errors) == len(runs):
         raise next(iter(errors.values()))
     return prepared, {name: str(error) for name, error in errors.items()}
@@ -141,11 +148,12 @@ def _prepare(plan: Plan, run: PlannedRun) -> bool:
     folder = plan.folder_of(run)
     try:
         with folder.locked():
-            state = state_of(plan, run)  # again: it may have changed before the folder was ours
+            state, metadata = state_on_disk(plan.expected(run))  # it may have changed before the folder was ours
             if state == "done":
                 return False
-            if state == "stale" or not _has_readable_metadata(folder):
-                _move_aside(plan, folder)
+            is_unreadable = metadata.keys() == {"failure"}  # so that nobody knows what the files in the folder are of
+            if state == "stale" or is_unreadable:
+                _move_aside(plan, folder, "damaged" if is_unreadable else str(metadata["identity"])[:8])
             # Written each time: a config that was damaged on disk is whole again, an old failure forgotten.
             write_yaml(folder.path / "config.yml", with_stored_code(run.job, plan.folder).to_yaml())
             write_yaml(folder.metadata, {**plan.metadata(run), "state": "submitted", "identity": run.identity})
@@ -154,21 +162,8 @@ def _prepare(plan: Plan, run: PlannedRun) -> bool:
     return True
 
 
-def _has_readable_metadata(folder: RunFolder) -> bool:
-    """Whether it is known what the files in the folder are of, if there are any."""
-    try:
-        folder.read_metadata()
-    except UserError:
-        return False
-    return True
-
-
-def _move_aside(plan: Plan, folder: RunFolder) -> None:
-    try:
-        old = str((folder.read_metadata() or {}).get("identity", "unknown"))[:8]
-    except UserError:
-        old = "damaged"
-    aside = plan.folder / "stale" / f"{folder.path.name}-{old}"
+def _move_aside(plan: Plan, folder: RunFolder, label: str) -> None:
+    aside = plan.folder / "stale" / f"{folder.path.name}-{label}"
     try:
         aside.mkdir(parents=True, exist_ok=True)
         for file in folder.path.iterdir():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from stitching.config.errors import UserError
-from stitching.config.yaml import yaml_text
+from stitching.config.yaml import yaml_blocks
 from stitching.runs.locks import Locked, file_lock, is_locked
 from stitching.runs.metadata import UnreadableMetadata, metadata_of, simple_metadata_of, text_of
 
@@ -74,9 +74,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: P
         raise
 
 
-def write_yaml(path: Path, data: Any) -> None:
+def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     """Write plain data as YAML, keys in their order, with a digest of it in a comment at the end."""
-    text = yaml_text(data)
+    text = yaml_blocks(data)
     write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
 
 

@@ -50,7 +50,7 @@ def state_on_disk(run: ExpectedRun) -> tuple[str, dict[str, Any]]:
 
     The state is `done`, `stale` (of another config), `failed`, `stopped`, `running`, `submitted` or `missing`. A run is
     done if a whole result of this very config is there, whatever a scheduler says. If its metadata cannot be read, it
-    has failed.
+    has failed, and `failure` is the only key.
     """
     try:
         metadata = run.folder.read_metadata(brief=True)

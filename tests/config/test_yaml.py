@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stitching.config.errors import UserError
-from stitching.config.yaml import load_yaml, parse_assignments, yaml_text
+from stitching.config.yaml import load_yaml, parse_assignments, yaml_blocks, yaml_text
 
 
 def test_scalars_read_as_people_mean_them(write):
@@ -64,6 +64,17 @@ def test_what_is_written_reads_back_equal(write, tmp_path):
     read = load_yaml(write("a.yml", yaml_text(data))).data
     assert read == data
     assert [type(value) for value in read["numbers"]] == [type(value) for value in numbers]
+
+
+def test_blocks_that_are_kept_are_written_as_they_are():
+    for value in (1, True, 1.0, "1", -0.0, 0.0, "true", [1], [True], {"a": 1}, {"a": 1.0}, None, []):
+        for key in ("a", "1", "true"):
+            assert yaml_blocks({key: value, "b": value}) == yaml_text({key: value}) + yaml_text({"b": value})
+    settings = [0.9, 0.95]
+    assert yaml.safe_load(yaml_blocks({"a": settings, "also": [settings]}).splitlines()[-1]) == [0.95]  # no alias
+    settings[1] = 0.99
+    assert yaml.safe_load(yaml_blocks({"a": settings})) == {"a": [0.9, 0.99]}
+    assert yaml_blocks({}) == yaml_text({})
 
 
 def test_half_a_surrogate_pair_can_be_written():

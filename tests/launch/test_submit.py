@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import forked
@@ -16,6 +18,7 @@ import torch
 import yaml
 from small_sweeps import (
     CONVNET,
+    HERE,
     ROW,
     assert_same,
     cluster_of,
@@ -34,6 +37,7 @@ from yaml_files import read_yaml
 import stitching.launch.submit as submitting
 import stitching.sweeps.studies as planning
 from stitching.config.errors import UserError
+from stitching.launch.orders import Order
 from stitching.launch.packing import packed
 from stitching.launch.schedulers import load_cluster, worker_pool
 from stitching.launch.schedulers.worker_pool import run_locally
@@ -44,6 +48,51 @@ from stitching.runs.folder import RunFolder, write_yaml
 from stitching.runs.provenance import git_state
 
 # ------------------------------------------------------------------------ once each
+
+
+def test_configs_are_on_the_disk_and_no_run_waits_for_that_of_another(sweep, monkeypatch):
+    flushed: set[int] = set()  # the threads that do
+    several = threading.Event()
+
+    def flush(file):
+        flushed.add(threading.get_ident())
+        if len(flushed) > 1:
+            several.set()
+        assert several.wait(20), "one folder is written after the other"
+
+    monkeypatch.setattr("stitching.runs.folder.os.fsync", flush)
+    plan = plan_of(sweep)
+    queue = cluster_of(lambda tasks, **_: {})
+    submission = submit(plan, queue)
+    assert not submission.refused
+    assert states(plan) == {"submitted"}
+
+
+def test_ctrl_c_while_configs_are_written_leaves_the_other_folders_alone(sweep, monkeypatch):
+    closed, begun = threading.Event(), []
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            closed.set()
+            super().shutdown()
+
+    def press_ctrl_c(done, total, words):
+        raise KeyboardInterrupt
+
+    def write(path, data):
+        begun.append(path.parent)
+        assert closed.wait(20)
+        write_yaml(path, data)
+
+    monkeypatch.setattr(submitting, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(submitting, "write_yaml", write)
+    monkeypatch.setattr(submitting, "_WRITERS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        submitting.submit(Order.of(plan_of(sweep), HERE), pack=8, on_progress=press_ctrl_c)
+    assert len(set(begun)) == 1
+    monkeypatch.undo()
+    assert len(go(sweep)[1].ended) == 5
 
 
 def test_every_run_of_the_plan_is_trained_once(cli, sweep, tmp_path, monkeypatch):
