@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ from stitching.runs.step_log import ACCURACY
 from stitching.sweeps.stitchers import STITCHERS
 
 __all__ = [
-    "accuracy_table", "adapters_in", "add_measures", "base_networks", "grid_table", "load_bases", "load_runs",
-    "missing_table",
+    "StitchedAccuracies", "accuracy_table", "adapters_in", "add_measures", "base_networks", "grid_table", "load_bases",
+    "load_runs", "stitched_accuracies",
 ]  # fmt: skip
 
 
@@ -97,15 +98,14 @@ def adapters_in(runs: pd.DataFrame) -> list[str]:
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy, the mean over seeds, for each pair, gap and varied setting (rows) and stitcher (columns).
 
-    Of finished runs, those that gave a number (`missing_table` counts the others). Where there are grid studies only,
-    it is `grid_table`.
+    Of finished runs, those that gave a number. Where there are grid studies only, it is `grid_table`.
 
     Raises:
         UserError: the runs are of no sweep.
     """
     if stitched(gap_study_rows(results)).empty and not grid_runs(results).empty:
         return grid_table(results)
-    return _by_adapter(results, "mean")
+    return stitched_accuracies(results).mean
 
 
 def grid_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -139,24 +139,53 @@ def grid_table(results: pd.DataFrame) -> pd.DataFrame:
     return table.set_index([name for name in table if name not in (*numbers, "std", "test_low", "test_high")])[numbers]
 
 
-def missing_table(results: pd.DataFrame) -> pd.DataFrame:
-    """How many finished runs gave no number (NaN) and so are not in the mean, for each mean of `accuracy_table`."""
-    return _by_adapter(results, "missing").fillna(0).astype(int)
+@dataclass(frozen=True)
+class StitchedAccuracies:
+    """Test accuracies of stitched networks: tables with the rows and columns of `accuracy_table`.
+
+    Attributes:
+        mean: over seeds.
+        low, high: its 95% interval, as `summarize` has it.
+        missing: how many finished runs gave no number (NaN) and so are not in the mean.
+        interval_over: what the intervals are over: `seeds`, blank for what has one; where nothing has several,
+            `test images`, if the runs tell how many these are; None where there are no intervals.
+    """
+
+    mean: pd.DataFrame
+    low: pd.DataFrame
+    high: pd.DataFrame
+    missing: pd.DataFrame
+    interval_over: str | None
 
 
-def _by_adapter(results: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of `summarize`, with a column for each stitcher."""
+def stitched_accuracies(results: pd.DataFrame) -> StitchedAccuracies:
+    """Test accuracy for each pair, gap and varied setting (rows) and stitcher (columns), with its interval.
+
+    Raises:
+        UserError: the runs are of no sweep over gaps.
+    """
     runs = last_epoch(stitched(gap_study_rows(results)))
     if runs.empty:
         raise UserError("these runs are not of a sweep: they name no gap and no stitcher")
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")
     rows = [key if key != "first_deleted_block" else "gap" for key in stitch_keys(runs) if key not in left_out[1:]]
     summary = summarize(runs, [*rows, "adapter"])
-    table, n = (
-        summary.pivot_table(index=rows, columns="adapter", values=name, sort=False, dropna=False, aggfunc="first")
-        for name in (column, "n")
+    low, high, interval_over = "low", "high", "seeds"
+    if summary["low"].isna().all():
+        low, high, interval_over = "test_low", "test_high", "test images"
+    if low not in summary or summary[low].isna().all():
+        low, high, interval_over = "low", "high", None
+
+    def table(column: str) -> pd.DataFrame:
+        return summary.pivot_table(
+            index=rows, columns="adapter", values=column, sort=False, dropna=False, aggfunc="first"
+        )
+
+    tested = table("n").notna().any(axis=1)
+    mean, lowest, highest, missing = (
+        table(column).reindex(columns=adapters_in(runs))[tested] for column in ("mean", low, high, "missing")
     )
-    return table.reindex(columns=adapters_in(runs))[n.notna().any(axis=1)]
+    return StitchedAccuracies(mean, lowest, highest, missing.fillna(0).astype(int), interval_over)
 
 
 def add_measures(results: pd.DataFrame) -> pd.DataFrame:

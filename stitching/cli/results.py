@@ -52,20 +52,25 @@ def results(
 def _print_stitched(folder: Path, runs: Any) -> None:
     """The accuracies of stitched networks: pairs and gaps below each other, stitchers beside each other."""
     from stitching.analysis.statistics import stitched
-    from stitching.analysis.tables import accuracy_table, base_networks, missing_table
+    from stitching.analysis.tables import base_networks, stitched_accuracies
 
     bases = base_networks(runs)["accuracy"].to_dict()
-    table, missing = accuracy_table(runs), missing_table(runs)
+    tables = stitched_accuracies(runs)
+    numbers = (table.to_numpy() for table in (tables.mean, tables.low, tables.high, tables.missing))
     rows = []
-    for place, values, counts in zip(table.index, table.to_numpy(), missing.to_numpy(), strict=True):
+    for place, *of_place in zip(tables.mean.index, *numbers, strict=True):
         source, dest, *others = place
         alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
-        numbers = map(_number, values, counts)
-        rows.append([source, alone[0], dest, alone[1], *map(str, others), *numbers])
-    columns = ["source", "alone", "destination", "alone", *table.index.names[2:], *table.columns]
+        accuracies = (_number(*of_stitcher) for of_stitcher in zip(*of_place, strict=True))
+        rows.append([source, alone[0], dest, alone[1], *map(str, others), *accuracies])
+    columns = ["source", "alone", "destination", "alone", *tables.mean.index.names[2:], *tables.mean.columns]
     seeds = stitched(runs)["seed"].nunique()
-    means = f", means over {seeds} seeds of the adapter, base networks fixed" if seeds > 1 else ""
-    print_table(f"Test accuracy of the stitched networks in {folder}{means}", columns, rows)
+    title = f"Test accuracy of the stitched networks in {folder}"
+    if seeds > 1:
+        title += f", means over {seeds} seeds of the adapter, base networks fixed"
+    if tables.interval_over:
+        title += f", with 95% intervals over {tables.interval_over}"
+    print_table(title, columns, rows)
 
 
 def _print_grid(folder: Path, runs: Any) -> None:
@@ -78,20 +83,22 @@ def _print_grid(folder: Path, runs: Any) -> None:
     keys = [name for name in table.columns if name not in numbers]
     rows = [
         [
-            *(worded(row[key]) for key in keys), _number(row["mean"], row["missing"]),
-            "" if isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}", str(row["n"]),
+            *(worded(row[key]) for key in keys), _number(row["mean"], row["low"], row["high"], row["missing"]),
+            str(row["n"]),
             "" if isnan(row["validation"]) else f"{row['validation']:.3f}", "best" if row["best"] else "",
         ]
         for row in table.to_dict("records")
     ]  # fmt: skip
     columns = ["study" if key == "arch" else setting_word(key) for key in keys]
-    columns += ["test accuracy", "95% over seeds", "seeds", "validation", "chosen"]
-    print_table(f"Test accuracy of the grid studies in {folder}, best by validation", columns, rows)
+    columns += ["test accuracy", "seeds", "validation", "chosen"]
+    intervals = ", with 95% intervals over seeds" * bool(table["low"].notna().any())
+    print_table(f"Test accuracy of the grid studies in {folder}{intervals}, best by validation", columns, rows)
 
 
-def _number(mean: float, missing: int) -> str:
-    """A mean, and of how many runs more the test gave no number."""
+def _number(mean: float, low: float, high: float, missing: int) -> str:
+    """A mean with its interval, and of how many runs more the test gave no number."""
     number = "" if isnan(mean) else f"{mean:.3f}"
+    number += "" if isnan(low) else f" [{low:.3f}, {high:.3f}]"
     return f"{number} ({missing} NaN)".strip() if missing else number
 
 

@@ -89,7 +89,8 @@ def test_results_and_report(cli, mixed):
     outcome = cli("results", mixed)
     assert outcome.code == 0, outcome
     digits = next(line for line in outcome.out.splitlines() if "digits" in line and "0.1 " in line)
-    assert digits.split() == ["lr", "digits", "0.1", "0.600", "0.575", "to", "0.625", "3", "0.500", "best"]
+    assert digits.split() == ["lr", "digits", "0.1", "0.600", "[0.575,", "0.625]", "3", "0.500", "best"]
+    assert "with 95% intervals over seeds, best by validation" in " ".join(outcome.out.split())
     assert VIT in outcome.out
     page = make_report([mixed])
     assert 'id="grid-table"' in page

@@ -17,7 +17,7 @@ from stitching import (
 )  # fmt: skip
 from stitching.analysis.checks import runs_without_accuracy
 from stitching.analysis.plots.heatmaps import best_adapters
-from stitching.analysis.tables import accuracy_table, missing_table
+from stitching.analysis.tables import accuracy_table, stitched_accuracies
 from stitching.config.errors import UserError
 from stitching.runs.step_log import StepLog
 
@@ -65,7 +65,7 @@ def test_a_finished_run_without_a_number_is_counted_and_in_no_mean(tmp_path):
     table = accuracy_table(results)
     assert table["affine"].tolist() == [pytest.approx(0.6)]
     assert table["finetune"].isna().all()
-    assert missing_table(results).to_dict("records") == [{"affine": 1, "finetune": 1}]
+    assert stitched_accuracies(results).missing.to_dict("records") == [{"affine": 1, "finetune": 1}]
 
 
 def test_what_gave_no_number_for_a_seed_is_not_chosen(tmp_path):

@@ -8,8 +8,9 @@ from made_runs import ACCURACY, RESNET, VIT, make_base, make_run
 from yaml_files import read_yaml
 
 from stitching import load_results, load_runs
+from stitching.analysis.formulas import wilson_interval
 from stitching.analysis.report import make_report
-from stitching.analysis.statistics import varied_settings
+from stitching.analysis.statistics import summarize, varied_settings
 from stitching.analysis.tables import accuracy_table, adapters_in, add_measures, base_networks, load_bases
 from stitching.config.errors import UserError
 from stitching.runs.folder import write_yaml
@@ -120,13 +121,37 @@ def test_the_command_prints_what_the_runs_left(cli, tmp_path):
     make_base(tmp_path / "base", 0.97, {"Net": {"backend": "timm", "model_name": "resnet18"}})
     outcome = cli("results", tmp_path / "sweep", "--base", tmp_path / "base", "--figure", tmp_path / "figure.pdf")
     assert outcome.code == 0, outcome.err
-    assert "means over 2 seeds of the adapter" in " ".join(
-        outcome.out.split()
-    )  # the title wraps where the path is long
+    title = " ".join(outcome.out.split())  # it wraps where the path is long
+    assert "means over 2 seeds of the adapter, base networks fixed, with 95% intervals over seeds" in title
     lines = [line.split() for line in outcome.out.splitlines()]
-    assert [RESNET, "0.970", VIT, "1-2", "0.1", "0.550"] in lines
-    assert [RESNET, "0.970", VIT, "1-2", "0.2", "0.750"] in lines
+    (low, high), *_ = summarize(load_runs(tmp_path / "sweep"))[["low", "high"]].to_numpy()
+    assert [RESNET, "0.970", VIT, "1-2", "0.1", "0.550", f"[{low:.3f},", f"{high:.3f}]"] in lines
+    assert [RESNET, "0.970", VIT, "1-2", "0.2", "0.750"] in lines  # of one seed
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_one_seed_has_the_interval_of_its_test_images(cli, tmp_path):
+    make_run(tmp_path, "a", 0.5, test_images=100)
+    make_run(tmp_path, "b", 0.75, adapter="finetune", test_images=400)
+    words = " ".join(cli("results", tmp_path).out.split())
+    assert "means over" not in words
+    assert "with 95% intervals over test images" in words
+    low, high = wilson_interval(0.5, 100)
+    assert f"1-2 0.750 [0.705, 0.790] 0.500 [{low:.3f}, {high:.3f}]" in words
+    make_run(
+        tmp_path, "c", 0.6, seed=2, test_images=100
+    )  # of two seeds now; the other one has no interval of this kind
+    words = " ".join(cli("results", tmp_path).out.split())
+    assert "with 95% intervals over seeds" in words
+    assert words.count("[") == 1
+
+
+def test_one_seed_of_unknown_images_has_a_mean_alone(cli, tmp_path):
+    make_run(tmp_path, "a", 0.5)
+    words = " ".join(cli("results", tmp_path).out.split())
+    assert "1-2 0.500" in words
+    assert "95%" not in words
+    assert "[" not in words
 
 
 def test_the_command_tells_what_is_not_in_its_means(cli, tmp_path):
