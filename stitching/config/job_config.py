@@ -185,7 +185,8 @@ class Job(JobSettings):
 
     @model_validator(mode="after")
     def _a_teacher(self) -> Self:
-        if self.objective is not None and self.objective.needs_teacher and self.teacher is None:
+        if self.lacks_teacher:
+            assert self.objective is not None
             raise complaint(
                 f"{self.objective.registered_name} has no teacher",
                 "`teacher:`, the name of a network; or a `reference:`",
@@ -197,6 +198,11 @@ class Job(JobSettings):
     def teacher(self) -> BasePart | None:
         """The network that the objective needs beside the trained one."""
         return self.objective.teacher_part(self.reference) if self.objective else None
+
+    @property
+    def lacks_teacher(self) -> bool:
+        """Whether the objective needs such a network, and there is none."""
+        return self.objective is not None and self.objective.needs_teacher and self.teacher is None
 
     @property
     def network(self) -> PartField:

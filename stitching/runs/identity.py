@@ -22,6 +22,7 @@ __all__ = [
     "identity",
     "identity_config",
     "network_digest",
+    "part_digest",
     "settings_digest",
 ]
 
@@ -52,6 +53,11 @@ def settings_digest(settings: JobSettings) -> str:
 def network_digest(job: JobSettings) -> str:
     """The digest of a job's network and of the reference that it is compared with; jobs of other kinds have none."""
     return _hash(_network_config(job))
+
+
+def part_digest(part: BasePart | None) -> str:
+    """The digest of a network beside the job's own, such as a teacher."""
+    return _hash(_canonical(part))
 
 
 def identity_config(job: JobSettings) -> dict[str, Any]:

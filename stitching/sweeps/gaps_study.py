@@ -18,7 +18,8 @@ from stitching.config.yaml import Document
 from stitching.cutting.cost import Cost, cost
 from stitching.models.building import normalization_note
 from stitching.models.traced_models import model_spec
-from stitching.runs.identity import identity, network_digest, settings_digest
+from stitching.runs.identity import identity, network_digest, part_digest, settings_digest
+from stitching.sweeps.grid_values import blamed_on_grid
 from stitching.sweeps.names import Names
 from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
 from stitching.sweeps.plan import Plan, PlannedRun, ProgressCallback, check_names
@@ -28,7 +29,14 @@ from stitching.sweeps.stitchers import STITCHERS, Declined
 from stitching.sweeps.stitches import Stitch, make_stitches
 from stitching.sweeps.studies import STUDIES, Study
 from stitching.sweeps.variants import Variant, evaluation_only, make_variants
-from stitching.training.job_checks import Images, Normalization, check_hooked_outputs, images_of, meta_network
+from stitching.training.job_checks import (
+    Images,
+    Normalization,
+    check_hooked_outputs,
+    check_teacher,
+    images_of,
+    meta_network,
+)  # fmt: skip
 
 __all__ = ["PART", "GapsStudy", "StitchRun"]
 
@@ -183,9 +191,13 @@ def _runs_of(
             continue
         job = Job.model_construct(**{**dict(variant.job), "model": model, "reference": reference})
         network = network or network_digest(job)
-        hooked = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
-        made_from = ("network", images, job.unfrozen, job.reformat_options, hooked, network, stitch.stitcher)
-        size = cache.get(made_from, lambda job=job: _size(job, stitch, images))  # type: ignore[misc]
+        with blamed_on_grid(variant.combination):
+            if job.lacks_teacher:
+                raise _no_teacher(job, stitch, images)
+            hooked = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
+            digests = network, part_digest(job.teacher)
+            made_from = ("network", images, job.unfrozen, job.reformat_options, hooked, digests, stitch.stitcher)
+            size = cache.get(made_from, lambda job=job: _size(job, stitch, images))  # type: ignore[misc]
         if isinstance(size, str):
             yield replace(run, declined=size)
             continue
@@ -215,6 +227,21 @@ def _reference(stitch: Stitch, images: Images) -> Any:
     return PART.validate_python({"Net": model})
 
 
+def _no_teacher(job: Job, stitch: Stitch, images: Images) -> UserError:
+    """Of a job that would learn from its destination, and cannot (`_reference`)."""
+    assert job.objective is not None
+    name, dest = job.objective.registered_name, stitch.dest
+    if whole_model(dest) is None:
+        reason = "its stages are not those of one whole model"
+    else:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (_taken(dest, images).shape, images.shape))
+        reason = f"it takes images of {theirs}, and these are of {ours}"
+    return UserError(
+        f"no teacher is named, and {dest.title}, the destination, cannot be it: {reason}",
+        allowed=f"`{name}: {{teacher: NAME}}`, a network for the sweep's images", path=("objective", name),
+    )  # fmt: skip
+
+
 def _of_stitches(errors: list[tuple[UserError, Stitch]]) -> UserError:
     """One error for all stitches in which the same is wrong."""
     error, stitch = errors[0]
@@ -237,6 +264,7 @@ def _size(job: Job, stitch: Stitch, images: Images) -> dict[str, int] | str:
         error.path = ("stitchers",)
         raise
     check_hooked_outputs(network, job, images)
+    check_teacher(job, network, images)
     out, classes = network.out_format, images.num_classes or 0
     if out.kind != "vector" or (out.channels or 0) < classes:
         raise UserError(

@@ -12,12 +12,25 @@ from stitching.config.parts import BasePart
 from stitching.cutting.formats import Format
 from stitching.nets.build import BuildOptions, build_network
 
-__all__ = ["FrozenNetworks", "network_key"]
+__all__ = ["FrozenNetworks", "check_classes", "network_key"]
 
 
 def network_key(part: BasePart) -> str:
     """What a network is found by among `FrozenNetworks`."""
     return part.model_dump_json()
+
+
+def check_classes(output: Format, num_classes: int | None, used_for: str) -> None:
+    """Raise `UserError` if a frozen network with this output does not tell apart the classes that another one does.
+
+    Args:
+        output: the format of what it gives.
+        num_classes: of the other network.
+        used_for: what that does with it, as `learns from it`, for the message.
+    """
+    if output.kind != "vector" or output.channels != num_classes:
+        tells = f"it tells {output.channels} classes apart" if output.kind == "vector" else f"it gives {output}"
+        raise UserError(f"{tells}, the network that {used_for} {num_classes}", allowed="a network for the same classes")
 
 
 class FrozenNetworks(nn.Module):
@@ -43,8 +56,7 @@ class FrozenNetworks(nn.Module):
 
         Args:
             part: of the config.
-            num_classes: of the network that uses its scores.
-            used_for: what the other network does with it, as `learns from it`, for a message.
+            num_classes, used_for: as for `check_classes`.
 
         Returns:
             Its key, for `forward`.
@@ -58,12 +70,7 @@ class FrozenNetworks(nn.Module):
             self._index[key] = len(self.networks)
             self._formats.append(network.out_format)
             self.networks.append(network.requires_grad_(False).eval())
-        output = self._formats[self._index[key]]
-        if output.kind != "vector" or output.channels != num_classes:
-            tells = f"it tells {output.channels} classes apart" if output.kind == "vector" else f"it gives {output}"
-            raise UserError(
-                f"{tells}, the network that {used_for} {num_classes}", allowed="a network for the same classes"
-            )
+        check_classes(self._formats[self._index[key]], num_classes, used_for)
         return key
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from stitching.config.job_config import Job
 from stitching.config.yaml import Document
 from stitching.cutting.cost import Cost
 from stitching.runs.folder import RunFolder
-from stitching.runs.identity import network_digest
+from stitching.runs.identity import network_digest, part_digest
 from stitching.runs.kinds import KINDS, JobKind, Pace, ProgressCallback, Remember, RunOptions, RunRequest
 from stitching.training.distributed import process_group
 from stitching.training.job_checks import images_of, network_cost, try_names
@@ -42,7 +42,8 @@ class TrainKind(JobKind[Job]):
         try_names(job)
         images = images_of(job)
         hooked = [m.output for m in job.metrics], [term.output for term in job.train_config.aux_losses]
-        made_from = ("job", images, job.unfrozen, job.reformat_options, hooked, network_digest(job))
+        networks = network_digest(job), part_digest(job.teacher)
+        made_from = ("job", images, job.unfrozen, job.reformat_options, hooked, job.test_only, *networks)
         return Cost(**remember(made_from, lambda: asdict(network_cost(job, images))))
 
     def share_key(self, job: Job) -> str:

@@ -11,22 +11,24 @@ import torch
 
 from stitching.config.errors import UserError, at
 from stitching.config.job_config import Job, JobSettings
+from stitching.config.parts import BasePart
 from stitching.cutting.cost import Cost, cost
 from stitching.cutting.formats import Format
 from stitching.data.datasets import dataset_info
 from stitching.data.transforms import make_transform, normalization
 from stitching.models.weights import read_weights
-from stitching.nets.buildable import BuildOptions
+from stitching.nets.build import BuildOptions, build_network
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import build_stitched_network
+from stitching.training.frozen_networks import check_classes
 from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs
 from stitching.training.optim import try_training
 
 __all__ = [
-    "Images", "Normalization", "at_network", "check_hooked_outputs", "images_of", "meta_network", "network_cost",
-    "try_names",
+    "Images", "Normalization", "at_network", "check_hooked_outputs", "check_teacher", "images_of", "meta_network",
+    "network_cost", "try_names",
 ]  # fmt: skip
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
@@ -121,11 +123,24 @@ def check_hooked_outputs(network: Network, job: Job, images: Images) -> None:
         hooked_outputs.check()
 
 
+def check_teacher(job: Job, network: Network, images: Images) -> None:
+    """Raise `UserError` if the teacher that the job names does not take the images, or has other classes."""
+    if job.objective is not None and job.teacher is not None and not job.test_only:
+        with at("objective", job.objective.registered_name, "teacher"):
+            _check_frozen(job.teacher, network, images, "learns from it")
+
+
+def _check_frozen(part: BasePart, network: Network, images: Images, used_for: str) -> None:
+    output = build_network(part, images.format, BuildOptions(meta=True)).out_format
+    check_classes(output, network.out_format.channels, used_for)
+
+
 def network_cost(job: Job, images: Images) -> Cost:
     """What the job's network costs.
 
     Raises:
-        UserError: it cannot be built, an output inside it is not there, or its outputs do not fit the data's classes.
+        UserError: it cannot be built, an output inside it is not there, its outputs do not fit the data's classes, or
+            its reference or teacher does not take the images or has other classes.
     """
     with at_network(job):
         network = meta_network(job, images)
@@ -143,4 +158,8 @@ def network_cost(job: Job, images: Images) -> Cost:
                 do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
                 path=("model" if job.model else "assembly",),
             )
+    if job.reference is not None:
+        with at("reference"):
+            _check_frozen(job.reference, network, images, "is compared with it")
+    check_teacher(job, network, images)
     return cost(network, images.format)

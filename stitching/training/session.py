@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stitching.config.errors import UserError, at
+from stitching.config.errors import at
 from stitching.config.job_config import Job
 from stitching.models.building import normalization_note
 from stitching.models.traced_models import first_model, forget_models
@@ -190,8 +190,7 @@ def _add_reference_and_teacher(run: Run, whole_networks: FrozenNetworks) -> None
     if job.objective is None or not job.objective.needs_teacher or run.only_tests:
         return
     with at("objective", job.objective.registered_name, "teacher"):
-        if job.teacher is None:
-            raise UserError("there is no teacher, and no reference that could be it", allowed="the name of a network")
+        assert job.teacher is not None, "the job's schema and the plan hold it"
         run.teacher = whole_networks.add(job.teacher, classes, "learns from it")
         if first := first_model(job.teacher):
             run.notes += normalization_note(first, *run.context.data.train[0].normalization)
