@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from stitching.runs.folder import checked_text
+from stitching.runs.folder import read_checked
 
 
 def read_yaml(path: Path) -> Any:
     """Plain data as `write_yaml` left it; the digest at its end must fit."""
-    return yaml.safe_load(checked_text(path))
+    return yaml.safe_load(read_checked(path, str))

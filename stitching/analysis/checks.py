@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from stitching.analysis.statistics import last_epoch
+from stitching.runs.self_stitch import failed_self_stitch
 from stitching.runs.step_log import ACCURACY
 
 __all__ = ["failed_checks", "missing_note", "runs_without_accuracy"]
@@ -34,27 +35,23 @@ def missing_note(results: pd.DataFrame) -> str:
 
 
 def failed_checks(results: pd.DataFrame) -> list[str]:
-    """One sentence for each self-stitch with the identity whose accuracy is not exactly that of its network.
+    """One sentence for each self-stitch with the identity that is not exactly its network (`failed_self_stitch`).
 
     Cutting a network and joining it again changes nothing, so any difference means a bug or mixed-up weights. A
-    self-stitch is compared with base networks of its own sweep (`arch`), where both name one, and skipped without any.
+    self-stitch is compared with base networks of its own sweep (`arch`), where both name one.
 
     Args:
         results: as `load_results` gives them; rows with `control` "self", and those with `base`.
     """
     if "control" not in results or ACCURACY not in results:
         return []
-    done = last_epoch(results[results["state"] == "done"]).dropna(subset=ACCURACY)
-    bases = done[done["base"].notna()]
+    done = last_epoch(results[results["state"] == "done"])
+    bases = done[done["base"].notna()].dropna(subset=ACCURACY)
     failed = []
-    for run in done[done["control"] == "self"].to_dict("records"):
+    for run in done[done["control"].notna()].to_dict("records"):
         base = bases[bases["base"] == run["source"]]
         if "arch" in done and not pd.isna(run["arch"]):
             base = base[base["arch"].isna() | (base["arch"] == run["arch"])]
-        expected = sorted(set(base[ACCURACY]))
-        if expected and run[ACCURACY] not in expected:
-            failed.append(
-                f"{run['name']}: {run['source']} stitched to itself with the identity has test accuracy "
-                f"{run[ACCURACY]:.6g}, but alone it has {' or '.join(f'{accuracy:.6g}' for accuracy in expected)}."
-            )
+        if words := failed_self_stitch(run["control"], run, set(base[ACCURACY])):
+            failed.append(f"{run['name']} ({run['source']} stitched to itself with the identity): {words}.")
     return failed

@@ -170,7 +170,8 @@ def stitched_accuracies(results: pd.DataFrame) -> StitchedAccuracies:
     left_out = ("first_deleted_block", "last_deleted_block", "adapter")
     rows = [key if key != "first_deleted_block" else "gap" for key in stitch_keys(runs) if key not in left_out[1:]]
     summary = summarize(runs, [*rows, "adapter"])
-    low, high, interval_over = "low", "high", "seeds"
+    low, high = "low", "high"
+    interval_over: str | None = "seeds"
     if summary["low"].isna().all():
         low, high, interval_over = "test_low", "test_high", "test images"
     if low not in summary or summary[low].isna().all():

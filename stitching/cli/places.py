@@ -44,9 +44,11 @@ def sweep_files(places: list[Path]) -> list[Path]:
         else:
             of_place = [place]
         if not of_place:
+            from stitching.sweeps.studies import marks_of_sweeps
+
             raise UserError(
                 f"there is no sweep in {place}",
-                allowed="a YAML file with one of the keys models, stages, src_stages, job",
+                allowed=f"a YAML file with one of the keys {', '.join(marks_of_sweeps())}",
                 do="Results are looked at with `stitching status FOLDER` and `stitching results FOLDER`.",
             )  # fmt: skip
         files += of_place
@@ -113,10 +115,9 @@ def run_folder_of(place: Path) -> Path:
 
 
 def _is_sweep(path: Path) -> bool:
-    from stitching.sweeps.studies import marks_of_sweeps
+    from stitching.sweeps.studies import is_sweep
 
     try:
-        data = load_yaml(path).data
+        return is_sweep(load_yaml(path))
     except UserError:
         return True  # reported when it is read
-    return isinstance(data, dict) and not data.keys().isdisjoint(marks_of_sweeps())

@@ -28,11 +28,15 @@ class ModelSource(ABC):
 
     Attributes:
         name: what titles begin with.
+        key: of a part, that names a model of this source instead of `model_name`; None for none.
+        is_default: whether a `model_name` without a backend is of this source.
         publishes_weights: whether its models take published weights where a config does not say.
         weights_key, weights_hint: what `weights:` is for, and how this source's weights are named instead.
     """
 
     name: ClassVar[str]
+    key: ClassVar[str | None] = None
+    is_default: ClassVar[bool] = False
     publishes_weights: ClassVar[bool] = False
     weights_key: ClassVar[str] = (
         "the name of weights of a torchvision model, without `ckp_path` and `pretrained: false`"

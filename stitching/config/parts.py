@@ -118,13 +118,14 @@ class ModelFields(Schema):
     @property
     def source_and_name(self) -> tuple[str, str]:
         """The name of the model's source, and that of the model there."""
-        if self.module is not None:
-            return "module", self.module
+        for source, entry in SOURCES.items():
+            if entry.key and (named := getattr(self, entry.key)):
+                return source, named
         assert self.model_name is not None
         if self.backend is None and "/" in self.model_name:
             source, _, name = self.model_name.partition("/")
             return source, name
-        return self.backend or "local", self.model_name
+        return self.backend or next(name for name, entry in SOURCES.items() if entry.is_default), self.model_name
 
     @property
     def source(self) -> ModelSource:

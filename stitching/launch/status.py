@@ -17,6 +17,7 @@ from stitching.launch.submitted import Held, ask_schedulers, ends_of, newest_tas
 from stitching.progress import duration
 from stitching.runs.causes import CAUSES, KILLED
 from stitching.runs.code import code_digest
+from stitching.runs.self_stitch import failed_self_stitch
 from stitching.runs.state import ExpectedRun, state_on_disk
 
 __all__ = ["STATES", "RunStatus", "other_code", "status_of_all", "summary", "sweep_status"]
@@ -133,7 +134,8 @@ def _status(on_disk: _OnDisk, answer: _Answer) -> RunStatus:
     if state == "done":
         final = metadata.get("final") or {}
         accuracy = next((value for key, value in final.items() if key.endswith("Test Accuracy")), None)
-        words = _failed_check(metadata.get("control"), final)
+        failed = failed_self_stitch(metadata.get("control"), final)
+        words = f"CHECK FAILED: {failed}" if failed else ""
         return replace(status, words=words, epoch=metadata.get("epoch"), accuracy=accuracy, job=None)
     if words := _never_started(on_disk):
         return replace(status, state="missing", words=words)
@@ -192,16 +194,6 @@ def _stale(status: RunStatus, run: ExpectedRun, held: TaskState | None, metadata
         return replace(status, state="pending" if is_waiting else "running", words=words, outdated=True)
     words = "made with another config; `plan --explain` says what differs"
     return replace(status, words=words, seconds_left=None)
-
-
-def _failed_check(control: str | None, final: dict[str, float]) -> str:
-    """What is wrong with a self-stitch: cut and joined by an identity, it is the network that it was."""
-    agreement = final.get("Overall/Test Agreement", 1.0)
-    if control != "self" or agreement == 1.0:
-        return ""
-    return (
-        f"CHECK FAILED: it should be the network that it was cut from, and predicts the same for {agreement:.4%} only"
-    )
 
 
 def _with_newest_epoch(status: RunStatus, run: ExpectedRun, metadata: dict[str, Any]) -> RunStatus:

@@ -20,7 +20,7 @@ from stitching.config.errors import UserError
 from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
-from stitching.runs.folder import FolderBusy, RunFolder, checked_text, write_yaml
+from stitching.runs.folder import FolderBusy, RunFolder, read_checked, write_yaml
 from stitching.runs.kinds import ProgressCallback, RunOptions, RunRequest, kind_of, load_job
 from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.failures import cause_of, failure_reason, free_memory
@@ -67,10 +67,10 @@ def _request_of(path: Path) -> RunRequest[Any]:
     """The job in a run's folder, if what `submit` wrote there is there as it was written."""
     config = path / "config.yml"
     try:
-        checked_text(config)
+        read_checked(config, str)
         job = load_job(config)
         folder = RunFolder(path, job.metrics_output)
-        checked_text(folder.metadata)  # which names the run
+        read_checked(folder.metadata, str)  # which names the run
     except FileNotFoundError as error:
         raise UserError(str(error), do="`stitching submit` writes it again.") from None
     return RunRequest(job, folder)

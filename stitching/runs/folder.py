@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from stitching.config.errors import UserError
 from stitching.config.yaml import yaml_blocks
 from stitching.runs.locks import Locked, file_lock, is_locked
 from stitching.runs.metadata import UnreadableMetadata, metadata_of, simple_metadata_of, text_of
 
-__all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "checked_text", "write_whole", "write_yaml"]
+__all__ = ["BRIEF_KEYS", "FolderBusy", "RunFolder", "read_checked", "write_whole", "write_yaml"]
+
+T = TypeVar("T")
 
 _DIGEST = "# sha256 of all above: "
 _REPAIR = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
@@ -80,29 +82,37 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
 
 
-def checked_text(path: Path) -> str:
-    """The text of a file that `write_yaml` wrote.
+def read_checked(path: Path, parsed: Callable[[str], T]) -> T:
+    """What `parsed` makes of the text of a file that `write_yaml` wrote.
 
     Raises:
-        UserError: it cannot be read, is damaged or was edited.
+        UserError: the file cannot be read, is damaged or was edited; if `parsed` raises `UnreadableMetadata`, with what
+            that says.
         FileNotFoundError: there is no such file.
     """
     try:
         text = text_of(path)
+        content = parsed(text)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no file {path}") from None
     except (OSError, UnreadableMetadata) as error:
         raise UserError(f"cannot read {path}: {error}", do=_REPAIR) from None
-    _check_digest(path, text)
-    return text
-
-
-def _check_digest(path: Path, text: str) -> None:
     if not _fits_digest(text):
         raise UserError(
             f"cannot read {path}: it is damaged, or was edited; the digest in its last line does not match",
             do=_REPAIR,
         )
+    return content
+
+
+def _brief_metadata(text: str) -> dict[str, Any]:
+    """The `BRIEF_KEYS` of a metadata.yml."""
+    if _fits_digest(text):  # else all of it is parsed, to say what is wrong
+        with suppress(UnreadableMetadata):  # an alias of something in another block
+            brief_text = "".join(_BRIEF.findall(text))
+            simple = simple_metadata_of(brief_text)
+            return metadata_of(brief_text) if simple is None else simple
+    return {key: value for key, value in metadata_of(text).items() if key in BRIEF_KEYS}
 
 
 def _fits_digest(text: str) -> bool:
@@ -199,21 +209,10 @@ class RunFolder:
             UserError: the file cannot be read, is damaged or was edited, or holds what no run writes
                 (`stitching.runs.metadata`).
         """
-        path = self.metadata
         try:
-            text = text_of(path)
-            if brief and _fits_digest(text):  # else all of it is read, to say what is wrong
-                with suppress(UnreadableMetadata):  # an alias of something in another block
-                    brief_text = "".join(_BRIEF.findall(text))
-                    simple = simple_metadata_of(brief_text)
-                    return metadata_of(brief_text) if simple is None else simple
-            metadata = metadata_of(text)
-        except (FileNotFoundError, NotADirectoryError):
+            return read_checked(self.metadata, _brief_metadata if brief else metadata_of)
+        except FileNotFoundError:
             return None
-        except (OSError, UnreadableMetadata) as error:
-            raise UserError(f"cannot read {path}: {error}", do=_REPAIR) from None
-        _check_digest(path, text)
-        return {key: value for key, value in metadata.items() if not brief or key in BRIEF_KEYS}
 
     def traces(self) -> Traces:
         """The files of a run in training that must stay in its folder."""

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stitching.config.errors import UserError, first_line
+from stitching.runs.columns import ACCURACY
 from stitching.runs.folder import RunFolder, write_whole
 from stitching.text import printable
 
 __all__ = ["ACCURACY", "TIMING_COLUMNS", "VARIANT", "StepLog", "read_result", "read_steps"]
 
-ACCURACY = "Overall/Test Accuracy"  # the column of the test accuracy, 0 to 1
 VARIANT = "Variant"  # the number of the network that a row is of, in runs that measure several: stitches of a supernet
 TIMING_COLUMNS = ("Time/Data", "Time/Step", "Time/Img Per Sec", "Time/Per Epoch", "Proc Mem", "GPU Mem")
 

@@ -117,6 +117,7 @@ class GapsStudy(Study):
 
     marks = ("models", "stages", "src_stages", "dest_stages")
     schema = Sweep
+    has_gaps = True
 
     def plan(self, document: Document, on_progress: ProgressCallback, cache: PlanCache) -> Plan:
         """All wrong models, gaps, names and variants are reported at once; if these are right, all wrong networks."""

@@ -35,6 +35,7 @@ from stitching.sweeps.networks import network_of
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.stitchers import LEAST_SQUARES, Declined
 from stitching.sweeps.stitches import Stitch, make_stitches
+from stitching.sweeps.studies import check_has_gaps
 from stitching.sweeps.variants import Variant, make_variants
 from stitching.training.devices import device_of
 from stitching.training.distributed import ProcessGroup
@@ -122,6 +123,7 @@ def score(
     Raises:
         UserError: the sweep does not fit the models it names, or its data or weights cannot be had.
     """
+    check_has_gaps(document)
     mistakes = ErrorCollector()
     sweep = read_sweep(document)
     variants = make_variants(sweep, document, mistakes)

@@ -18,7 +18,7 @@ from stitching.config.yaml import Document
 from stitching.sweeps.plan import Plan, ProgressCallback
 from stitching.sweeps.plan_cache import PlanCache
 
-__all__ = ["STUDIES", "Study", "make_plan", "marks_of_sweeps", "study_of"]
+__all__ = ["STUDIES", "Study", "check_has_gaps", "is_sweep", "make_plan", "marks_of_sweeps", "study_of"]
 
 
 class Study(ABC):
@@ -27,10 +27,12 @@ class Study(ABC):
     Attributes:
         marks: keys on top of the YAML, any of which says that a file is a sweep of this study.
         schema: of the file.
+        has_gaps: whether it stitches networks over gaps, which `stitching score` can rank.
     """
 
     marks: ClassVar[tuple[str, ...]]
     schema: ClassVar[type[Schema]]
+    has_gaps: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, document: Document, on_progress: ProgressCallback, cache: PlanCache) -> Plan:
@@ -73,6 +75,31 @@ def study_of(document: Document) -> Study:
 def marks_of_sweeps() -> list[str]:
     """The keys by which a YAML file is known to be a sweep."""
     return [mark for _, study in STUDIES.items() for mark in study.marks]
+
+
+def is_sweep(document: Document) -> bool:
+    """Whether a document has a key that marks a sweep, of a study of ours or of its own plugins.
+
+    Raises:
+        UserError: it names a plugin that cannot be imported.
+    """
+    if not isinstance(document.data, dict):
+        return False
+    if document.data.keys().isdisjoint(marks_of_sweeps()):
+        load_plugins(document)  # which may bring a study
+    return not document.data.keys().isdisjoint(marks_of_sweeps())
+
+
+def check_has_gaps(document: Document) -> None:
+    """Raise `UserError` if the sweep in a document is of a study without gaps."""
+    study = study_of(document)
+    if not study.has_gaps:
+        mark = next(mark for mark in study.marks if mark in document.data)
+        with_gaps = [mark for _, other in STUDIES.items() if other.has_gaps for mark in other.marks]
+        raise UserError(
+            f"a sweep with `{mark}:` has no gaps to score",
+            allowed=f"a sweep with one of the keys {', '.join(with_gaps)}", path=(mark,),
+        )  # fmt: skip
 
 
 def make_plan(document: Document, on_progress: ProgressCallback | None = None, cache: PlanCache | None = None) -> Plan:

@@ -86,7 +86,7 @@ def try_names(job: JobSettings) -> Normalization:
         # How many steps an epoch has is not known before the data is opened.
         in_epochs = config.lr_scheduler_args is None or config.lr_scheduler_args.cadence == "epochs"
         try_training(config, config.epochs if in_epochs and not config.max_steps else 1, None)
-    make_metrics(job.metrics)
+    make_metrics(job.metrics, job.monitor)
     if job.load_from:
         with at("load_from"):
             read_weights(job.load_from)

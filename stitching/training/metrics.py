@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,8 @@ class BoundMetric:
                     path=("metric_fn_args", key),
                 )  # fmt: skip
         try:
-            for name, values in self._values(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long)).items():
+            tried = self._values(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long))
+            for name, values in tried.items():
                 if values.shape != (2,):
                     raise ValueError(f"{name} has the shape {list(values.shape)} for 2 images, not a number for each")
         except UserError:
@@ -89,6 +91,7 @@ class BoundMetric:
                 f"{self.name} does not take {shortened(self._arguments, 200)}: {reason_of(error)}",
                 path=("metric_fn_args",),
             ) from None
+        self.columns = [name + self._suffix for name in tried]
 
     def _values(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return self._function(scores, labels, **self._arguments)
@@ -102,13 +105,37 @@ def _sum(values: Tensor) -> Tensor:
     return values.sum(dtype=torch.float64) if values.is_floating_point() else values.sum()
 
 
-def make_metrics(metrics: list[Metric]) -> list[BoundMetric]:
-    """The config's metrics; raises `UserError` for names and arguments that do not exist."""
+def make_metrics(metrics: list[Metric], monitor: str) -> list[BoundMetric]:
+    """The config's metrics.
+
+    Args:
+        metrics: of the config.
+        monitor: what ReduceLROnPlateau watches.
+
+    Raises:
+        UserError: for names and arguments that do not exist, or if nothing measures what the schedule watches.
+    """
     bound = []
     for i, metric in enumerate(metrics):
         with at("metrics", i):
             bound.append(BoundMetric(metric))
+    column = monitor.partition(" ")[2]
+    if column != "Loss" and not any(column in metric.columns for metric in bound):
+        raise UserError(
+            f"the schedule monitors {monitor}, and no metric has the column {column}",
+            allowed=f"`metric_fn: {_measuring(column)}` among them", path=("metrics",),
+        )  # fmt: skip
     return bound
+
+
+def _measuring(column: str) -> str:
+    """The names of the metrics that give a column without any arguments."""
+    names = []
+    for name in METRICS:
+        with suppress(UserError):
+            if column in BoundMetric(Metric(metric_fn=name)).columns:
+                names.append(name)
+    return " or ".join(names)
 
 
 def agreement(scores: Tensor, reference: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def _scorer(job: Job, network: Network, context: LoopContext) -> Scorer:
         TrainingLoss(loss, job.objective),
         loss.plain,
         aux_losses,
-        make_metrics(job.metrics),
+        make_metrics(job.metrics, job.monitor),
         HookedOutputs(network, job),
         context.data.names,
         context.world,

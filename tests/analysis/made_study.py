@@ -72,9 +72,10 @@ def _run(
     }  # fmt: skip
     # The config stands last, as a run writes it; the sweep's settings before it.
     run = make_run(folder, name, 0, pair=pair, gap=gap, adapter=adapter, **about, **{LR: lr}, config=config)
+    agreement = 1.0 if about.get("control") == "self" else accuracy * 0.9
     rows = [
         {"Step": epoch, "Epoch": epoch, "Loss": 1 / epoch, ACCURACY: accuracy * (1 - 0.5**epoch) / (1 - 0.5**epochs),
-         VAL: accuracy * (1 - 0.5**epoch), "Overall/Test Agreement": accuracy * 0.9}
+         VAL: accuracy * (1 - 0.5**epoch), "Overall/Test Agreement": agreement}
         for epoch in range(1, epochs + 1)
     ]  # fmt: skip
     rows[-1][ACCURACY] = accuracy

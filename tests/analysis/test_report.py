@@ -8,15 +8,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_runs import RESNET, VIT, make_base, make_run
+from made_runs import ACCURACY, RESNET, VIT, make_base, make_run
 from made_study import make_study
 from told import assert_told, files_below
+from yaml_files import read_yaml
 
 from stitching.analysis.checks import failed_checks
 from stitching.analysis.load import load_results
 from stitching.analysis.markup import json_in_page
 from stitching.analysis.plots.heatmaps import plot_penalties
 from stitching.analysis.report import make_report
+from stitching.launch.status import sweep_status
+from stitching.runs.folder import write_yaml
+from stitching.runs.state import expected_in
+from stitching.runs.step_log import StepLog
 
 NETS = {title: {"Net": dict(zip(("backend", "model_name"), title.split("/"), strict=True))} for title in (RESNET, VIT)}
 
@@ -94,8 +99,25 @@ def test_a_self_stitch_must_have_exactly_the_accuracy_of_its_network(tmp_path):
     assert failed_checks(load_results(tmp_path)) == []
     _self_stitch(tmp_path, 0.9 - 1e-6)
     (failed,) = failed_checks(load_results(tmp_path))
-    assert failed.startswith("self-1: timm/vit_tiny stitched to itself with the identity has test accuracy 0.899999")
+    assert failed == (
+        "self-1 (timm/vit_tiny stitched to itself with the identity): it should be the network that it was cut from, and "
+        "has test accuracy 0.899999, not 0.9."
+    )
     assert failed in make_report([tmp_path]).replace("&#x27;", "'")
+
+
+def test_a_self_stitch_must_predict_what_its_network_does(tmp_path):
+    """`status` and `results` hold the same against it, with or without the network's own run."""
+    _self_stitch(tmp_path, 0.9)
+    run = tmp_path / "self-0"
+    final = {ACCURACY: 0.9, "Overall/Test Agreement": 0.5}
+    digests = StepLog([{"Step": 1, "Epoch": 1, **final}]).save(run / "result.pkl")
+    write_yaml(run / "metadata.yml", {**read_yaml(run / "metadata.yml"), "final": final, "digests": digests})
+    (run / "config.yml").write_text("")
+    (failed,) = failed_checks(load_results(tmp_path))
+    (status,) = sweep_status(tmp_path, expected_in(tmp_path))
+    assert status.words.removeprefix("CHECK FAILED: ") in failed
+    assert "predicts the same for 50.0000% only" in failed
 
 
 def test_nothing_is_checked_without_a_network_to_compare_with(tmp_path):

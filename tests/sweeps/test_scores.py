@@ -145,6 +145,15 @@ def test_wrong_words_are_told(tmp_path):
         plan_of(write_sweep(tmp_path / "small.yml", stitchers=["affine_least_squares"], unfrozen=True))
 
 
+def test_a_sweep_without_gaps_has_nothing_to_score(tmp_path):
+    path = tmp_path / "rates.yml"
+    path.write_text("project: rates\njob: job.yml\n")
+    with pytest.raises(UserError) as error:
+        call(path)
+    assert f"{path}:2: job: a sweep with `job:` has no gaps to score" in str(error.value)
+    assert "one of the keys models, stages, src_stages, dest_stages" in str(error.value)
+
+
 def test_a_missing_data_set_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr("stitching.sweeps.scores.build_stitched_network", lambda *_: pytest.fail("built a network"))
     with pytest.raises(UserError) as error:

@@ -10,8 +10,10 @@ from small_jobs import frame_of, job_of, same, trained
 from torch import nn
 
 from stitching.config.errors import UserError
+from stitching.config.job_config import Metric
 from stitching.config.train_config import TrainConfig
 from stitching.runs.identity import identity
+from stitching.training.metrics import METRICS, make_metrics
 from stitching.training.optim import make_optimizer
 from stitching.training.run import Run
 
@@ -103,7 +105,10 @@ def test_of_several_tasks_the_sum_of_the_losses_is_watched():
         (_plateau({"monitor": "Val Accuracy", "mode": "min"}), "max, for Val Accuracy"),
         (_plateau({"monitor": "Val Loss", "mode": "max"}), "min, for Val Loss"),
         (_plateau({"monitor": "Val Loss"}) | {"eval_checkpoints": False}, "measures it at the end only"),
-        (_plateau({"monitor": "Val Accuracy"}) | {"metrics": [{"metric_fn": "topk_accuracy"}]}, "metric_fn: accuracy"),
+        (
+            _plateau({"monitor": "Val Accuracy"}) | {"metrics": [{"metric_fn": "topk_accuracy"}]},
+            "no metric has the column Accuracy\n  allowed: `metric_fn: accuracy`",
+        ),
         (_job(lr_scheduler="StepLR", lr_scheduler_args={"step_size": 1, "monitor": "Train Loss"}), "watches no number"),
     ],
 )
@@ -112,6 +117,14 @@ def test_a_monitor_that_is_not_there_is_told(tmp_path, job, words):
         trained(job, tmp_path)
     assert words in str(told.value)
     assert not (tmp_path / "run-0").exists()
+
+
+def test_a_metric_of_any_name_may_measure_what_a_schedule_watches(monkeypatch):
+    monkeypatch.setitem(METRICS._entries, "mine", METRICS["accuracy"])
+    (metric,) = make_metrics([Metric(metric_fn="mine")], "Val Accuracy")
+    assert metric.columns == ["Accuracy"]
+    with pytest.raises(UserError, match="no metric has the column Accuracy"):
+        make_metrics([Metric(metric_fn="mine", output="parts.0")], "Val Accuracy")
 
 
 def test_matrices_decay_and_nothing_else(tmp_path):

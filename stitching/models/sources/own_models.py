@@ -17,6 +17,7 @@ __all__ = ["LOCAL"]
 
 class OwnModels(ModelSource):
     name: ClassVar[str] = "local"
+    is_default: ClassVar[bool] = True
 
     def build(self, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
         return _models()[name](**args)

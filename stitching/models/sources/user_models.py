@@ -27,6 +27,7 @@ class UserModels(ModelSource):
     """A name is `<file or dotted module>:<function>`; a relative file is looked up in the current folder."""
 
     name: ClassVar[str] = "module"
+    key: ClassVar[str | None] = "module"
     weights_hint: ClassVar[str | None] = "Set ckp_path to a file of weights, or let the function load them."
 
     def build(self, name: str, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
