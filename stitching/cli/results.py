@@ -58,10 +58,10 @@ def _print_stitched(folder: Path, runs: Any) -> None:
     tables = stitched_accuracies(runs)
     numbers = (table.to_numpy() for table in (tables.mean, tables.low, tables.high, tables.missing))
     rows = []
-    for place, *of_place in zip(tables.mean.index, *numbers, strict=True):
-        source, dest, *others = place
+    for index, *of_row in zip(tables.mean.index, *numbers, strict=True):
+        source, dest, *others = index
         alone = [f"{bases[title]:.3f}" if title in bases else "" for title in (source, dest)]
-        accuracies = (_number(*of_stitcher) for of_stitcher in zip(*of_place, strict=True))
+        accuracies = (_number(*of_stitcher) for of_stitcher in zip(*of_row, strict=True))
         rows.append([source, alone[0], dest, alone[1], *map(str, others), *accuracies])
     columns = ["source", "alone", "destination", "alone", *tables.mean.index.names[2:], *tables.mean.columns]
     seeds = stitched(runs)["seed"].nunique()
