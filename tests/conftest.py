@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,10 @@ import pytest
 from guards import why_unchanged
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
+CACHE = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
+os.environ["XDG_CACHE_HOME"] = CACHE
+# A grammar of URLs that jsonschema, and so nbformat, takes seconds to build if it is installed; no schema here has any.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
     if not hasattr(config, "workerinput"):
         forked.forget()
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 
 
-def main(python: str, arguments: list[str]) -> NoReturn:
+def main(arguments: list[str]) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     folder = os.environ["STITCHING_TESTS_FORK_SERVER"].partition(":")[2]
     server = socket.socket(socket.AF_UNIX)
@@ -22,12 +22,9 @@ def main(python: str, arguments: list[str]) -> NoReturn:
     socket.send_fds(server, [b"."], [0, 1, 2])
     server.sendall(json.dumps(request).encode() + b"\n")
     answers = server.makefile()
-    answer = json.loads(answers.readline())
-    if "refused" in answer:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-        os.execv(python, [python, *arguments])
+    pid = json.loads(answers.readline())["pid"]
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: os.kill(answer["pid"], number))
+        signal.signal(number, lambda number, _: os.kill(pid, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     code = json.loads(answers.readline())["code"]
     if code < 0:

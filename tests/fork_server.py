@@ -18,11 +18,9 @@ import socket
 import sys
 import threading
 import types
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-READ_AT_IMPORT = ("HF_",)  # what of the environment counts when a library is imported, and never again
 IDLE_THREADS = {"jemalloc_bg_thd"}  # of pyarrow's allocator, which knows how to go through a fork
 
 
@@ -32,7 +30,6 @@ class Server:
     def __init__(self, path: Path, ends_with: int) -> None:
         self.path = path
         self.search_path = list(sys.path)
-        self.environment = _read_at_import(os.environ)
         self.listener = socket.socket(socket.AF_UNIX)
         self.selector = selectors.DefaultSelector()
         self.clients: dict[int, socket.socket] = {}  # by the pid of what each asked for
@@ -54,11 +51,7 @@ class Server:
             return
         with client.makefile() as lines:
             request = json.loads(lines.readline())
-        changed = sorted(dict(_read_at_import(request["env"]).items() ^ self.environment.items()))
-        if changed:
-            _tell(client, refused=f"{changed} are read when libraries are imported, which takes a fresh interpreter")
-            client.close()
-        elif (pid := os.fork()) == 0:
+        if (pid := os.fork()) == 0:
             self.selector.close()
             self.listener.close()
             client.close()
@@ -96,12 +89,7 @@ class Server:
         os._exit(0)
 
 
-def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    names = [name for name in environment if name.startswith(READ_AT_IMPORT) and name != "HF_HUB_OFFLINE"]
-    return {name: environment[name] for name in names}
-
-
-def _tell(client: socket.socket, **words: int | str) -> None:
+def _tell(client: socket.socket, **words: int) -> None:
     with suppress(OSError):  # nobody waits for it any more
         client.sendall(json.dumps(words).encode() + b"\n")
 
@@ -126,8 +114,8 @@ def _become(request: dict, fds: list[int], search_path: list[str]) -> None:
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()
         sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
-    if "huggingface_hub.constants" in sys.modules:
-        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE") == "1"
+    if "huggingface_hub.constants" in sys.modules:  # which reads the environment when it is imported, and never again
+        importlib.reload(sys.modules["huggingface_hub.constants"])
     os._exit(_ended(_exit_code([word for word in request["command"] if word != "-u"], search_path)))
 
 

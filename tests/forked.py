@@ -86,7 +86,7 @@ def interpreter(folder: Path) -> str:
     _connection().close()  # the server runs, and this session is its own
     program = folder / "python"
     code = Path(__file__).with_name("fork_client.py").read_text()
-    program.write_text(f"#!{_PYTHON} -IS\n{code}\n\nmain({_PYTHON!r}, sys.argv[1:])\n")
+    program.write_text(f"#!{_PYTHON} -IS\n{code}\n\nmain(sys.argv[1:])\n")
     program.chmod(0o755)
     return str(program)
 
@@ -160,10 +160,7 @@ class ForkedProcess:
         for fd in (nowhere, child_stdout, child_stderr):
             if fd is not None:
                 os.close(fd)
-        answer = self._read()
-        if "refused" in answer:
-            raise ValueError(answer["refused"])
-        self.pid: int = answer["pid"]
+        self.pid: int = self._read()["pid"]
 
     def _read(self) -> dict[str, Any]:
         line = b""

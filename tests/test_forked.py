@@ -111,10 +111,12 @@ def test_a_failure_of_one_ends_those_that_work_with_it():
     assert waiting.returncode == -signal.SIGTERM
 
 
-def test_an_environment_that_libraries_have_read_already_is_refused(monkeypatch):
-    monkeypatch.setenv("HF_HOME", "/elsewhere")
-    with pytest.raises(ValueError, match=r"HF_HOME.* takes a fresh interpreter"):
-        forked.run([sys.executable, "-c", "pass"])
+def test_an_environment_that_a_library_has_read_already_is_read_again():
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE, constants.ENDPOINT, constants.HF_HUB_OFFLINE)"
+    for offline in (True, False):
+        environment = {"HF_HOME": "/elsewhere", "HF_ENDPOINT": "http://here", "HF_HUB_OFFLINE": str(int(offline))}
+        done = forked.run([sys.executable, "-c", code], env=os.environ | environment)
+        assert done.stdout == f"/elsewhere/hub http://here {offline}\n"
 
 
 def test_the_server_ends_with_the_session_and_takes_what_is_left_along(tmp_path):

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,33 +108,58 @@ def test_arguments_reach_the_training_in_its_environment(script: Path, kind: str
         assert err.startswith("error: conda cannot activate STITCHING_ENV=yours")
 
 
+# It ends at the last of `count` signals, each of which it writes down.
 LISTENING = """\
 #!{python} -IS
-import signal, sys, time
+import signal, sys
+heeded = []
+def heed(number, _):
+    heeded.append(number)
+    with open("heeded", "a") as file:
+        print(number, file=file)
+    if len(heeded) == {count}:
+        sys.exit({code})
 for number in (signal.SIGUSR2, signal.SIGTERM):
-    signal.signal(number, lambda *_: (time.sleep(0.5), sys.exit({code})))
-open("said", "w").close()
-time.sleep(30)
+    signal.signal(number, heed)
+open("heeded", "w").close()
+while True:
+    signal.pause()
 """
+# What is blocked waits, ignored or not, and so its arrival can be waited for.
+STARTING = """\
+#!{python} -IS
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+open("heeded", "w").close()
+signal.sigwait([signal.SIGUSR2])
+with open("heeded", "a") as file:
+    print(signal.SIGUSR2, file=file)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+os.kill(os.getpid(), signal.SIGUSR2)
+"""
+
+
+def wait(event: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not event():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture
 def stopped(start, tmp_path):
-    """Run the preemptible script with a training that answers a signal with an exit code; returns code, output, requeues."""
+    """Run the preemptible script with a training that answers signals with an exit code; returns code, output, requeues."""
 
-    def call(answer: int, *signals: int) -> tuple[int, str, str]:
+    def call(answer: int, *signals: int, training: str = LISTENING) -> tuple[int, str, str]:
         listening = program(tmp_path / "bin" / "stitching", "")
-        listening.write_text(LISTENING.format(python=sys.executable, code=answer))
+        listening.write_text(training.format(python=sys.executable, code=answer, count=len(signals)))
         program(tmp_path / "bin" / "scontrol", f'echo "$*" >> {tmp_path}/requeues')
         process = start(PREEMPTIBLE, "-c", "config.yml")
-        said = tmp_path / "experiments" / "idea" / "said"
-        deadline = time.monotonic() + 20
-        while not said.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        for number in signals:
+        heeded = tmp_path / "experiments" / "idea" / "heeded"
+        wait(heeded.exists)
+        for count, number in enumerate(signals, 1):
             os.kill(process.pid, number)
-            time.sleep(0.1)
+            wait(lambda count=count: len(heeded.read_text().splitlines()) == count)
         out, err = process.communicate(timeout=20)
         requeues = tmp_path / "requeues"
         return process.returncode, out + err, requeues.read_text() if requeues.exists() else ""
@@ -162,10 +188,8 @@ def test_it_does_not_go_back_when_that_would_be_wrong(stopped, answer: int, sign
     assert (code, requeues) == (expected, "")
 
 
-def test_a_signal_while_the_training_starts_does_not_kill_it(stopped, monkeypatch) -> None:
-    late = LISTENING.replace("import signal, sys, time", 'import signal, sys, time; open("said", "w"); time.sleep(1)')
-    monkeypatch.setattr(sys.modules[__name__], "LISTENING", late.replace("time.sleep(30)", "sys.exit(0)"))
-    code, words, requeues = stopped(130, signal.SIGUSR2)
+def test_a_signal_while_the_training_starts_does_not_kill_it(stopped) -> None:
+    code, words, requeues = stopped(130, signal.SIGUSR2, training=STARTING)
     assert (code, words, requeues) == (0, "", "")
 
 

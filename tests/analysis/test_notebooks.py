@@ -147,7 +147,9 @@ def digits(tmp_path_factory) -> Path:
     return folder / "runs"
 
 
-@pytest.mark.parametrize("path", [PROJECT, DIGITS], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(PROJECT, marks=pytest.mark.slow), DIGITS], ids=[PROJECT.stem, DIGITS.stem]
+)
 def test_results_of_a_real_sweep(tmp_path, monkeypatch, digits, path):
     shown = _executed(path, digits, tmp_path / "figures", monkeypatch)
     wanted = {"penalties", "agreement"} | ({"gap", "best-adapters"} if path == PROJECT else {"accuracy-by-gap"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import select
+import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -28,15 +28,15 @@ def test_workers_leave_signals_to_the_parent(folder: Path) -> None:
     assert len(workers) == 2
     for name in ("INT", "USR2", "TERM"):  # from another process, as Slurm's are
         subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
-    time.sleep(0.2)
     seen += list(epoch)
     assert same(seen, expected)
+    assert len(list(batches.epoch(1))) == len(expected)  # which the same workers load
     assert all(worker.is_alive() for worker in workers)
 
 
 def test_workers_obey_their_parent_only_from_the_very_start() -> None:
-    go, ready, forever = (multiprocessing.Event() for _ in range(3))
-    worker = multiprocessing.Process(target=_stuck_worker, args=(go, ready, forever))
+    go, ready, question, answer = (multiprocessing.Event() for _ in range(4))
+    worker = multiprocessing.Process(target=_stuck_worker, args=(go, ready, question, answer))
     with loading._delayed_signals():
         worker.start()
     for name in ("INT", "USR2", "TERM"):
@@ -44,18 +44,20 @@ def test_workers_obey_their_parent_only_from_the_very_start() -> None:
     go.set()
     assert ready.wait(20)
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
-    worker.join(timeout=0.5)
-    assert worker.is_alive()
+    question.set()
+    assert answer.wait(20)
     worker.terminate()
     worker.join(timeout=20)
     assert worker.exitcode == 0
 
 
-def _stuck_worker(go: Event, ready: Event, forever: Event) -> None:
+def _stuck_worker(go: Event, ready: Event, question: Event, answer: Event) -> None:
     go.wait()
     loading._start_worker(0)
     ready.set()
-    forever.wait()
+    question.wait()
+    answer.set()
+    signal.pause()
 
 
 def test_workers_end_with_a_killed_parent(folder: Path) -> None:

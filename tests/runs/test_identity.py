@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,8 +109,12 @@ def with_new_key(value: Any, field: Any) -> Any:
     if not isinstance(value, Schema):
         return value
     own = {name: with_new_key(getattr(value, name), field) for name in type(value).model_fields}
-    later = create_model(type(value).__name__, __base__=type(value), new_key=field)
-    return later.model_construct(_fields_set=None, **own, **(value.model_extra or {}))
+    return _later(type(value), field).model_construct(_fields_set=None, **own, **(value.model_extra or {}))
+
+
+@cache
+def _later(schema: type[Schema], field: Any) -> type[Schema]:
+    return create_model(schema.__name__, __base__=schema, new_key=field)
 
 
 @pytest.mark.parametrize("field", [(int, 3), (list[int] | None, None)], ids=str)

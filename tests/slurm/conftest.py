@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import forked
+import pandas as pd
 import pytest
 import yaml
+from on_slurm import frames
 
 PROFILES = """\
 test: {partition: gpu, gpus: 1, cpus: 1, memory_gb: 1, minutes: 30}
@@ -35,20 +39,38 @@ def sweep(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "sbatch").mkdir()
     (tmp_path / "sbatch" / "clusters.yml").write_text(PROFILES)
+    return partial(_write_sweep, tmp_path)
 
-    def write(name: str = "small", **train_config) -> Path:
-        data = {
-            "project": "tests",
-            "models": [{"model_name": "convnet", "num_blocks": 4, "width": 8, "in_chans": 1}],
-            "gaps": [{"blocks_to_drop": [1, 1]}, {"blocks_to_drop": [1, 2]}],
-            "stitchers": ["affine", "downsample_then_block"],
-            "train_config": {
-                "dataset": "digits", "data_preprocessing": {"image_size": 32}, "epochs": 2, "batch_size": 128,
-                "optimizer_args": {"lr": 0.01}, **train_config,
-            },
-        }  # fmt: skip
-        path = tmp_path / f"{name}.yml"
-        path.write_text(yaml.safe_dump(data))
-        return path
 
-    return write
+@pytest.fixture(scope="session")
+def left_here(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, pd.DataFrame]]:
+    """What the runs of `sweep` leave that are trained on this machine, undisturbed; for each settings once."""
+    frames_by_settings: dict[str, dict[str, pd.DataFrame]] = {}
+
+    def train_here(**train_config: object) -> dict[str, pd.DataFrame]:
+        settings = yaml.safe_dump(train_config)
+        if settings not in frames_by_settings:
+            path = _write_sweep(tmp_path_factory.mktemp("here"), **train_config)
+            (path.parent / "experiments").mkdir()
+            command = forked.stitching("submit", path, "--cluster", "local", "--pack", "4")
+            forked.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            frames_by_settings[settings] = frames(path)
+        return frames_by_settings[settings]
+
+    return train_here
+
+
+def _write_sweep(folder: Path, name: str = "small", **train_config: object) -> Path:
+    data = {
+        "project": "tests",
+        "models": [{"model_name": "convnet", "num_blocks": 4, "width": 8, "in_chans": 1}],
+        "gaps": [{"blocks_to_drop": [1, 1]}, {"blocks_to_drop": [1, 2]}],
+        "stitchers": ["affine", "downsample_then_block"],
+        "train_config": {
+            "dataset": "digits", "data_preprocessing": {"image_size": 32}, "epochs": 2, "batch_size": 128,
+            "optimizer_args": {"lr": 0.01}, **train_config,
+        },
+    }  # fmt: skip
+    path = folder / f"{name}.yml"
+    path.write_text(yaml.safe_dump(data))
+    return path

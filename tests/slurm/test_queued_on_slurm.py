@@ -29,11 +29,11 @@ def release(folder: Path) -> None:
         subprocess.run(["scontrol", "release", task.id], check=True)
 
 
-def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path):
+def test_an_edit_while_runs_are_queued_changes_nothing(cli, sweep, tmp_path, forked_on_slurm):
     path = sweep()
     checkout = tmp_path / "checkout"
     shutil.copytree(PACKAGE, checkout / "stitching", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "stitching", "submit", str(path), *HELD]
+    command = forked.stitching("submit", path, *HELD)
     forked.run(command, env=os.environ | {"PYTHONPATH": str(checkout)}, cwd=checkout, check=True)
     for file in checkout.rglob("*.py"):
         file.write_text("raise SystemExit('edited after it was submitted')\n")
@@ -70,6 +70,7 @@ KILLED = """
 import os, signal, sys
 from submitit import SlurmExecutor
 import stitching.cli
+sys.executable = {python!r}
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 SlurmExecutor.{point} = kill
 sys.argv = ["stitching", "submit", *sys.argv[1:]]
@@ -85,7 +86,7 @@ stitching.cli.main()
 def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, point, queued, forked_on_slurm):
     path = sweep()
     before = set(held_tasks())
-    command = [sys.executable, "-c", KILLED.format(point=point), str(path), *HELD]
+    command = [sys.executable, "-c", KILLED.format(point=point, python=sys.executable), str(path), *HELD]
     assert forked.run(command).returncode == -signal.SIGKILL
     (record,) = read_records(folder_of(path) / RECORDS)
     assert record.job is None
@@ -103,7 +104,7 @@ def test_a_submit_that_is_killed_around_sbatch_queues_nothing_twice(cli, sweep, 
     assert_each_ran_once(path)
 
 
-def test_a_moved_folder_keeps_its_logs_and_does_not_count_on_its_queued_jobs(cli, sweep):
+def test_a_moved_folder_keeps_its_logs_and_does_not_count_on_its_queued_jobs(cli, sweep, forked_on_slurm):
     path = sweep()
     assert cli("submit", path, *HELD).code == 0
     ids = {task.id for task in submitted_tasks(folder_of(path) / RECORDS)}

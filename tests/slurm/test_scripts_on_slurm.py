@@ -50,6 +50,7 @@ class Experiments:
         path = os.pathsep.join(["/usr/bin", "/bin", "/usr/sbin"])  # nothing of what these tests run in
         command = ["sbatch", "--parsable", *options, f"../../sbatch/{script}.sbatch", "-c", "config.yml", *arguments]
         environment = {**os.environ, "PATH": path, "STITCHING_ENV": str(self.root / env), "OMP_NUM_THREADS": "1"}
+        environment["PYTHON_EXEC"] = sys.executable  # what torchrun starts
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -96,7 +97,7 @@ def assert_undisturbed(folder: Path, experiments: Experiments, **train_config: o
     pd.testing.assert_frame_equal(frame_of(folder), frame_of(alone), check_exact=True)
 
 
-def test_every_script_trains_from_an_experiments_folder(experiments) -> None:
+def test_every_script_trains_from_an_experiments_folder(forked_on_slurm, experiments) -> None:
     partitions = {"train": "gpu", "train-preemptible": "preempt", "train-debug": "debug", "train-2gpu": "gpu"}
     jobs = {}
     for script, partition in partitions.items():
@@ -116,7 +117,7 @@ def test_every_script_trains_from_an_experiments_folder(experiments) -> None:
         assert (folder / f"slurm-{job}.out").exists()
 
 
-def test_a_job_that_cannot_begin_says_why_and_ends(experiments) -> None:
+def test_a_job_that_cannot_begin_says_why_and_ends(forked_on_slurm, experiments) -> None:
     (experiments.root / "bare" / "bin").mkdir(parents=True)
     (experiments.root / "bare" / "bin" / "activate").touch()
     jobs = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,16 +34,16 @@ pytestmark = pytest.mark.usefixtures("slurm")
 
 
 @pytest.mark.slow
-def test_the_time_limit_costs_nothing(cli, sweep):
+def test_the_time_limit_costs_nothing(cli, sweep, left_here):
     path = sweep(epochs=150)
     outcome = cli("submit", path, "--cluster", "short", "--pack", "4")
     assert outcome.code == 0, outcome.err
     wait(lambda: any("resumed at epoch" in log for log in logs(path)), 200)
     wait_until_over(path, 400)
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=150))
+    assert_undisturbed(cli, path, left_here(epochs=150))
 
 
-def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
+def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep, left_here, forked_on_slurm):
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     killed = subprocess.run(["pkill", "-KILL", "-f", f"submitit.core._submit {folder_of(path)}"], check=False)
@@ -58,7 +57,7 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep):
     assert "4 runs submitted" in cli("retry", path, "--pack", "4").out
     wait_until_over(path)
     assert all("resumed at epoch" in log for log in logs(path))
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
+    assert_undisturbed(cli, path, left_here(epochs=15))
 
 
 def test_a_memory_limit_is_told_and_retry_finds_it(cli, sweep):
@@ -75,7 +74,7 @@ def test_a_memory_limit_is_told_and_retry_finds_it(cli, sweep):
     assert "#SBATCH --mem=2048M" in cli("retry", path, "--out-of-memory", "--slurm", "memory_gb=2", "--dry-run").out
 
 
-def test_cancelled_runs_are_gone_on_with(cli, sweep):
+def test_cancelled_runs_are_gone_on_with(cli, sweep, forked_on_slurm):
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     assert "4 runs in 1 tasks cancelled" in cli("cancel", path).out
@@ -88,7 +87,7 @@ def test_cancelled_runs_are_gone_on_with(cli, sweep):
     cli("cancel", path)
 
 
-def test_signals_of_slurm_reach_the_trainer(cli, sweep):
+def test_signals_of_slurm_reach_the_trainer(cli, sweep, left_here):
     """Preempted as a preempting scheduler does it, by USR2: saved, back in the queue, gone on with."""
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
@@ -96,19 +95,19 @@ def test_signals_of_slurm_reach_the_trainer(cli, sweep):
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
     wait(lambda: any("stopped at epoch" in log for log in logs(path)))
     wait_until_over(path)
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
+    assert_undisturbed(cli, path, left_here(epochs=15))
     assert all(log.count("resumed at epoch") == 1 for log in logs(path))
 
 
 @pytest.mark.slow
-def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep):
+def test_put_back_by_the_administrator_in_the_middle_of_an_epoch(cli, sweep, left_here):
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     (task,) = submitted_tasks(folder_of(path) / RECORDS)
     subprocess.run(["scontrol", "requeue", task.id], check=True)
     wait(lambda: any("resumed at epoch" in log for log in logs(path)), 240)
     wait_until_over(path, 240)
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=15))
+    assert_undisturbed(cli, path, left_here(epochs=15))
 
 
 @pytest.mark.slow
@@ -129,7 +128,8 @@ def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm, forked_on
     path = sweep(epochs=15)
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmd")
-    time.sleep(1)
+    before = logs(path)
+    wait(lambda: logs(path) != before)  # they train on
     cluster.start_node(slurm)
     wait_until_over(path)
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
@@ -137,7 +137,7 @@ def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm, forked_on
 
 
 @pytest.mark.slow
-def test_a_node_that_is_lost_is_not_the_end(cli, sweep, slurm):
+def test_a_node_that_is_lost_is_not_the_end(cli, sweep, left_here, slurm):
     """Slurm gives the node up and the job goes back to the queue, while its old process may still be at it."""
     path = sweep(epochs=150)
     submit_and_wait_for_checkpoints(cli, path)
@@ -146,7 +146,7 @@ def test_a_node_that_is_lost_is_not_the_end(cli, sweep, slurm):
     assert failed_nodes(folder_of(path)) == [socket.gethostname().partition(".")[0]]
     cluster.start_node(slurm)
     wait_until_over(path, 300)
-    assert_undisturbed(cli, path, sweep("undisturbed", epochs=150))
+    assert_undisturbed(cli, path, left_here(epochs=150))
     assert_each_ran_once(path)
 
 

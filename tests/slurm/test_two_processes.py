@@ -28,25 +28,24 @@ def two_processes(sweep, tmp_path):
     return sweep
 
 
-def _assert_as_here(cli, path: Path, here: Path) -> None:
+def _assert_as_here(cli, path: Path, theirs: dict[str, pd.DataFrame]) -> None:
     assert {run["state"] for run in status(cli, path).values()} == {"done"}
     for file in folder_of(path).glob("*/metadata.yml"):
         assert read_yaml(file)["processes"] == 2
-    assert cli("submit", here, "--cluster", "local").code == 0
-    ours, theirs = frames(path), frames(here)
+    ours = frames(path)
     assert len(ours) == 5
     assert ours.keys() == theirs.keys()
     for name, frame in ours.items():
         pd.testing.assert_frame_equal(frame, theirs[name], check_exact=False, rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_leave_what_one_leaves_here(cli, two_processes):
+def test_two_processes_leave_what_one_leaves_here(cli, two_processes, left_here, forked_on_slurm):
     path = two_processes(**TRAINED)
     outcome = cli("submit", path, "--cluster", "two", "--pack", "4")
     assert outcome.code == 0, outcome.err
     assert "5 runs submitted in 2 tasks" in outcome.out  # which may meet on the one machine that there is
     wait_until_over(path, 240)
-    _assert_as_here(cli, path, two_processes("here", **TRAINED))
+    _assert_as_here(cli, path, left_here(**TRAINED))
     assert_each_ran_once(path)
 
 
@@ -57,7 +56,7 @@ def _task_of(path: Path, names: str) -> Submitted:
 
 
 @pytest.mark.slow
-def test_a_preempted_task_goes_back_to_the_queue_once(cli, two_processes):
+def test_a_preempted_task_goes_back_to_the_queue_once(cli, two_processes, left_here):
     path = two_processes(**TRAINED | {"epochs": 40})
     assert cli("submit", path, "--cluster", "two", "--pack", "4").code == 0
     wait(lambda: len(list(folder_of(path).glob("*/checkpoint.pt"))) == 4)
@@ -66,4 +65,4 @@ def test_a_preempted_task_goes_back_to_the_queue_once(cli, two_processes):
     wait(lambda: any("stopped at epoch" in log for log in logs(path)))
     wait_until_over(path, 240)
     assert all(log.count("resumed at epoch") == 1 for log in logs(path))
-    _assert_as_here(cli, path, two_processes("here", **TRAINED | {"epochs": 40}))
+    _assert_as_here(cli, path, left_here(**TRAINED | {"epochs": 40}))

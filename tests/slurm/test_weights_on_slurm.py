@@ -50,7 +50,7 @@ def wait_for_the_queue() -> None:
         time.sleep(0.3)
 
 
-def test_jobs_start_from_weights_that_submit_fetched(cli, tmp_path, monkeypatch) -> None:
+def test_jobs_start_from_weights_that_submit_fetched(cli, tmp_path, monkeypatch, forked_on_slurm) -> None:
     path = write_project(tmp_path, "gpus: 1", monkeypatch)
     submit = ("submit", path, "--cluster", "test")
     with serving() as server:
@@ -77,7 +77,7 @@ def test_jobs_start_from_weights_that_submit_fetched(cli, tmp_path, monkeypatch)
         assert yaml.safe_load(run.read_text())["state"] == "done", (run.parent / "log.txt").read_text()
 
 
-def test_a_node_that_does_not_see_the_cache_says_so(cli, tmp_path, monkeypatch) -> None:
+def test_a_node_that_does_not_see_the_cache_says_so(cli, tmp_path, monkeypatch, forked_on_slurm) -> None:
     path = write_project(tmp_path, f"setup: [export HF_HOME={tmp_path}/node]", monkeypatch)
     with serving() as server:
         use_caches(tmp_path / "caches", monkeypatch, server.url)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal  # noqa: F401 - for sabotage
-import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -34,9 +33,11 @@ def run(
     if not with_torchrun:
         return _run_forked(processes, command, folder, environment)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
-    )
+    import forked  # the processes themselves cannot
+
+    (folder / "bin").mkdir()
+    environment["PYTHON_EXEC"] = forked.interpreter(folder / "bin")  # what torchrun starts
+    done = forked.run([sys.executable, *launcher, *command], cwd=folder, env=environment, timeout=240)
     return done.returncode, done.stdout, done.stderr
 
 

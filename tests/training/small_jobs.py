@@ -21,10 +21,10 @@ NARROW_RESNET = {
 
 
 def stitched(front: str, back: str, adapter: dict | None = None, **settings) -> dict:
-    """A job that stitches a narrow ResNet with itself; batches of 256 make six steps an epoch."""
+    """A job that stitches a narrow ResNet with itself; six small steps an epoch."""
     train_config = {
-        "dataset": "digits", "data_preprocessing": {"image_size": 16}, "seed": 3, "epochs": 2, "batch_size": 256,
-        "optimizer_args": {"lr": 0.01},
+        "dataset": "digits", "data_preprocessing": {"image_size": 16}, "seed": 3, "epochs": 2, "batch_size": 32,
+        "max_batches": 6, "optimizer_args": {"lr": 0.01},
     } | settings.pop("train_config", {})  # fmt: skip
     adapter = adapter or {"SimpleAdapter": {"num_conv": 1, "kernel_size": 1}}
     return {
@@ -40,6 +40,9 @@ def stitched(front: str, back: str, adapter: dict | None = None, **settings) -> 
         "train_config": train_config,
         **settings,
     }
+
+
+WHOLE_EPOCHS = {"batch_size": 256, "max_batches": None}  # of six batches, the last of which is smaller
 
 
 def job_of(data: dict, folder: Path) -> Job:

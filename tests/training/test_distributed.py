@@ -25,7 +25,7 @@ FITTED = {
 }  # fmt: skip
 
 
-def _small(*cut: str, adapter: dict | None = None, batch_size: int = 256, **settings) -> dict:
+def _small(*cut: str, adapter: dict | None = None, batch_size: int = 64, **settings) -> dict:
     """A job whose rounding errors do not grow: AdamW would make whole steps of gradients that are zero but for them."""
     train_config = {
         "batch_size": batch_size, "optimizer": "SGD", "optimizer_args": {"lr": 0.01, "momentum": 0.9},
@@ -336,15 +336,27 @@ def test_the_place_in_a_job_is_found(environment, place):
     [("a1", "a1"), ("a1,b2", "a1"), ("gpu[03-05,9],fat1", "gpu03"), ("n-1.x,n-2.x", "n-1.x")],
 )
 def test_the_first_host_of_a_list(tmp_path, monkeypatch, nodes, host):
-    if "[" in nodes and shutil.which("scontrol") is None:
-        pytest.skip("no Slurm here")
-    lines = ["ClusterName=x", "SlurmctldHost=localhost", "NodeName=localhost", "PartitionName=x Nodes=localhost"]
-    (tmp_path / "slurm.conf").write_text("\n".join(lines) + "\n")
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    if "[" in nodes:
+        _let_scontrol_answer(tmp_path, monkeypatch)
     assert first_host(nodes) == host
 
 
 def test_a_list_of_hosts_that_slurm_cannot_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
+    _let_scontrol_answer(tmp_path, monkeypatch)
+    with pytest.raises(OSError, match=r"scontrol cannot read the list of machines gpu\[03-x\]: .*Invalid"):
+        first_host("gpu[03-x]")
+
+
+def test_a_list_of_hosts_where_there_is_no_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OSError, match="scontrol"):
-        first_host("gpu[03-")
+        first_host("gpu[03-05]")
+
+
+def _let_scontrol_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wants a configuration, if not a Slurm that runs; without one it waits for a minute."""
+    if shutil.which("scontrol") is None:
+        pytest.skip("no Slurm here")
+    lines = ["ClusterName=x", "SlurmctldHost=localhost", "NodeName=localhost", "PartitionName=x Nodes=localhost"]
+    (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))

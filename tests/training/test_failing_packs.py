@@ -33,7 +33,7 @@ def _job(lr: float = 0.01, cut: int = 1, **train_config) -> dict:
         {"Subnet": {**net, "block_input": f"blocks.{cut}"}},
     ]
     settings = {
-        "dataset": "digits", "data_preprocessing": {"image_size": 8}, "epochs": 2, "max_batches": 2, "batch_size": 256,
+        "dataset": "digits", "data_preprocessing": {"image_size": 8}, "epochs": 2, "max_batches": 2, "batch_size": 32,
         "optimizer_args": {"lr": lr},
     }  # fmt: skip
     return {"model": {"Assembly": {"parts": parts}}, "train_config": settings | train_config}

@@ -27,7 +27,7 @@ def _job(**train_config) -> dict:
         {"Subnet": {**net, "block_input": "blocks.1"}},
     ]
     settings = {
-        "dataset": "digits", "data_preprocessing": {"image_size": 8}, "epochs": 2, "max_batches": 2, "batch_size": 256,
+        "dataset": "digits", "data_preprocessing": {"image_size": 8}, "epochs": 2, "max_batches": 2, "batch_size": 32,
         "optimizer_args": {"lr": 0.01},
     }  # fmt: skip
     return {"model": {"Assembly": {"parts": parts}}, "train_config": settings | train_config}

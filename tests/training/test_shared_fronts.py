@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained
+from small_jobs import NARROW_RESNET, WHOLE_EPOCHS, frame_of, job_of, same, stitched, trained
 
 import stitching.training.run_builder as run_builder
 from stitching.config.errors import UserError
@@ -56,7 +56,8 @@ def test_with_and_without_a_shared_front(tmp_path, monkeypatch, pieces, job):
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_loaded_weights_are_those_that_are_tested(tmp_path, strict):
-    (base,) = trained(row(piece(None, "layer4", frozen=False), HEAD, save_checkpoints=True), tmp_path / "base")
+    job = row(piece(None, "layer4", frozen=False), HEAD, save_checkpoints=True, train_config=WHOLE_EPOCHS)
+    (base,) = trained(job, tmp_path / "base")
     reached = base.final["Overall/Test Accuracy"]
     loading = {"load_from": str(base.folder.checkpoint), "strict_load": strict, "test_only": True}
     (frozen,) = trained(row(piece(None, "layer4"), HEAD, **loading), tmp_path / "frozen")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_jobs import NARROW_RESNET, frame_of, same, stitched, trained, write_config
+from small_jobs import NARROW_RESNET, WHOLE_EPOCHS, frame_of, same, stitched, trained, write_config
 
 from stitching.config.errors import UserError
 from stitching.runs.folder import RunFolder
@@ -38,7 +38,7 @@ def test_averages_count_a_batch_by_its_size(tmp_path):
     averages.add("Accuracy", 3.0, 4)
     averages.add("Accuracy", 0.0, 1)
     assert averages.means() == {"Accuracy": 3 / 5}
-    (run,) = trained(stitched("layer2", "layer3"), tmp_path)
+    (run,) = trained(stitched("layer2", "layer3", train_config=WHOLE_EPOCHS), tmp_path)
     frame = frame_of(run.folder.path)
     first = frame[frame["Epoch"] == 1]
     sizes = [256] * 5 + [1437 - 5 * 256]
