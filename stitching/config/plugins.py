@@ -15,7 +15,7 @@ from stitching.config.yaml import Document
 
 __all__ = ["load_plugins", "plugin_digests"]
 
-_LOADED: dict[str, str] = {}  # digests of what has been imported in this process
+_LOADED: dict[str, str] = {}  # digests of what has been imported in this process, by name
 
 
 def load_plugins(document: Document) -> None:
@@ -37,18 +37,13 @@ def load_plugins(document: Document) -> None:
 
 
 def _load(name: str) -> None:
-    digest = user_code_digest(name, Path())
-    if _LOADED.setdefault(name, digest) != digest:
+    if name in _LOADED and _LOADED[name] != user_code_digest(name, Path()):
         raise UserError(
             f"{name} has changed since this process imported it",
             do="Start Python again: what a plugin has registered cannot be taken back.",
         )
-    try:
-        with undo_if_it_fails():
-            load_user_code(name, Path())
-    except UserError:
-        del _LOADED[name]
-        raise
+    with undo_if_it_fails():
+        _LOADED[name] = load_user_code(name, Path()).digest
 
 
 def plugin_digests(plugins: Sequence[str]) -> list[str]:

@@ -107,13 +107,13 @@ def user_code_digest(name: str, folder: Path) -> str:
     return _sources(name, folder).digest
 
 
-def user_code_files(name: str, folder: Path) -> dict[str, bytes]:
-    """The contents of all files of a config's code, by their paths from their common folder.
+def user_code_files(name: str, folder: Path) -> tuple[str, dict[str, bytes]]:
+    """The digest of a config's code, and the contents of all its files by their paths from their common folder.
 
-    Nothing is run; raises as `load_user_code` does.
+    Both are of one reading. Nothing is run; raises as `load_user_code` does.
     """
     sources = _sources(name, folder)
-    return {
+    return sources.digest, {
         path.relative_to(sources.folder).as_posix(): sources.contents[module]
         for module, path in sources.files.items()
     }  # fmt: skip

@@ -9,7 +9,9 @@ from typing import Any
 from stitching.config.errors import UserError, unknown_name
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import checkpoints_of
+from stitching.config.plugins import plugin_digests
 from stitching.launch.status import RunStatus, sweep_status
+from stitching.launch.stored_code import user_code_of
 from stitching.runs.code import code_digest
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import file_digest, identity_config
@@ -91,26 +93,50 @@ def _nearest_finished(plan: Plan, run: PlannedRun) -> tuple[str, list[str]] | No
 def _differences(metadata: Mapping[str, Any], job: JobSettings) -> list[str]:
     """The keys of the resolved config and the weights that differ from those in `metadata`, a line each."""
     try:
-        before = identity_config(recorded_job(metadata.get("config")))
+        recorded = recorded_job(metadata.get("config"))
+        before = identity_config(recorded)
     except (ValueError, UserError):
         return ["  its config is not on record in a form that this version reads"]
     then, now = _flat(before), _flat(identity_config(job))
     lines = [
         f"  {key}: {_shown(then, key)} there, {_shown(now, key)} here"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and not key.endswith(("ckp_path", "load_from"))
+        if then.get(key) != now.get(key)
+        and not key.endswith(("ckp_path", "load_from"))
+        and not key.startswith("plugins")
     ]
+    lines += _differences_of_code(recorded, job)
     files = metadata.get("weights") or {}
-    recorded = {name: str(file.get("sha256")) for name, file in files.items() if isinstance(file, dict)}
+    digests = {name: str(file.get("sha256")) for name, file in files.items() if isinstance(file, dict)}
     for path in checkpoints_of(job, *kind_of(job).networks(job)):
         digest = file_digest(path)
-        if recorded and digest not in recorded.values():
-            before_digest = recorded.get(path)
+        if digests and digest not in digests.values():
+            before_digest = digests.get(path)
             was = (
                 f"{before_digest[:8]} there, {digest[:8]} here" if before_digest else "not among those it was made from"
             )
             lines.append(f"  the weights in {Path(path)}: {was}")
     return lines
+
+
+def _differences_of_code(recorded: JobSettings, job: JobSettings) -> Iterator[str]:
+    """The files of a user's (`plugins:`, `module:`) whose code differs, a line each."""
+    then, now = _digests_of_code(recorded), _digests_of_code(job)
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            yield f"  the code in {name}: {then.get(name, 'not used')} there, {now.get(name, 'not used')} here"
+
+
+def _digests_of_code(job: JobSettings) -> dict[str, str]:
+    """By their names, as a copy lies in another folder."""
+    digests = {}
+    for path in user_code_of(job):
+        try:
+            (digest,) = plugin_digests([path])
+        except UserError:
+            digest = "no longer here"
+        digests[Path(path).name] = digest
+    return digests
 
 
 def _flat(data: Any, key: str = "") -> dict[str, Any]:

@@ -17,26 +17,25 @@ from stitching.config.job_files import model_parts
 from stitching.config.user_code import user_code_digest, user_code_files
 from stitching.runs.kinds import kind_of
 
-__all__ = ["USER_CODE", "with_stored_code"]
+__all__ = ["USER_CODE", "user_code_of", "with_stored_code"]
 
 USER_CODE = ".user-code"  # within a project's folder
 
 
-def with_stored_code(job: Any, sweep: Path) -> Any:
+def with_stored_code(job: Any, identity: str | None, sweep: Path) -> Any:
     """The job with every file of a user's that it names replaced by a copy; the job itself if it names none.
-
-    The copies have the same content, so the job's identity stays.
 
     Args:
         job: a job of any kind.
+        identity: that it was planned with. The copies are what runs, and they must have it, too.
         sweep: the sweep's folder.
 
     Raises:
-        UserError: a file cannot be read, or its copy cannot be written.
+        UserError: a file cannot be read or was edited since the job was planned, or its copy cannot be written.
     """
-    networks = kind_of(job).networks(job)
-    if not job.plugins and not any(part.module for part in model_parts(*networks)):
+    if not user_code_of(job):
         return job
+    planned = job
     job = job.model_copy(deep=True)
     folder = sweep.absolute().parent / USER_CODE
     job.plugins = [_stored(name, folder) for name in job.plugins]
@@ -44,17 +43,28 @@ def with_stored_code(job: Any, sweep: Path) -> Any:
         if part.module:
             file, colon, function = part.module.rpartition(":")
             part.module = _stored(file, folder) + colon + function
+    if kind_of(job).identity(job) != identity:
+        raise UserError(
+            f"{' or '.join(user_code_of(planned))} was edited while the sweep was planned", do="Submit again."
+        )
     return job
+
+
+def user_code_of(job: Any) -> list[str]:
+    """The files and installed modules of a user's that a job names, each once."""
+    modules = (part.module for part in model_parts(*kind_of(job).networks(job)) if part.module)
+    return list(dict.fromkeys([*job.plugins, *(name.rpartition(":")[0] for name in modules)]))
 
 
 def _stored(name: str, folder: Path) -> str:
     if not name.endswith(".py"):
         return name
-    target = folder / user_code_digest(name, Path())
+    digest, files = user_code_files(name, Path())
+    target = folder / digest
     if not target.is_dir():
         aside = folder / f".{target.name}-{secrets.token_hex(4)}.tmp"
         try:
-            for path, content in user_code_files(name, Path()).items():
+            for path, content in files.items():
                 (aside / path).parent.mkdir(parents=True, exist_ok=True)
                 (aside / path).write_bytes(content)
             with suppress(FileExistsError):
@@ -65,6 +75,6 @@ def _stored(name: str, folder: Path) -> str:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     stored = str(target / Path(name).name)
-    if user_code_digest(stored, Path()) != target.name:
+    if user_code_digest(stored, Path()) != digest:
         raise UserError(f"{stored} is not what was stored there", do=f"Remove {target}, and submit again.")
     return stored

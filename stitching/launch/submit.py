@@ -155,7 +155,7 @@ def _prepare(plan: Plan, run: PlannedRun) -> bool:
             if state == "stale" or is_unreadable:
                 _move_aside(plan, folder, "damaged" if is_unreadable else str(metadata["identity"])[:8])
             # Written each time: a config that was damaged on disk is whole again, an old failure forgotten.
-            write_yaml(folder.path / "config.yml", with_stored_code(run.job, plan.folder).to_yaml())
+            write_yaml(folder.path / "config.yml", with_stored_code(run.job, run.identity, plan.folder).to_yaml())
             write_yaml(folder.metadata, {**plan.metadata(run), "state": "submitted", "identity": run.identity})
     except FolderBusy:
         return False

@@ -199,6 +199,10 @@ def marked_kind(document: Document) -> JobKind[Any]:
         UserError: there are keys of two kinds.
     """
     load_plugins(document)
+    return _kind_of_keys(document)
+
+
+def _kind_of_keys(document: Document) -> JobKind[Any]:
     keys = document.data if isinstance(document.data, dict) else {}
     marked_kinds = [kind for _, kind in KINDS.items() if kind.key in keys]
     if len(marked_kinds) > 1:
@@ -223,8 +227,12 @@ def read_job(document: Document) -> Any:
 
 
 def recorded_job(config: Any) -> Any:
-    """A job from the output of its `to_yaml`. Raises `ValueError` for anything else, or what another version wrote."""
-    return marked_kind(Document(Path(), config)).schema.model_validate(config)
+    """A job from the output of its `to_yaml`; plugins that it names are not imported.
+
+    Raises:
+        ValueError: it is anything else, what another version wrote, or has a part of a plugin that is not imported.
+    """
+    return _kind_of_keys(Document(Path(), config)).schema.model_validate(config)
 
 
 def load_job(path: str | Path) -> Any:

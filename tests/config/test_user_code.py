@@ -48,7 +48,9 @@ def test_what_lies_beside_it_is_imported_from_there_and_counts(tmp_path):
     assert first.module.TOTAL == 1 + (9 + 100) + 100 + 1000
     assert first.module.SAME
     assert first.module.late() == "late"
-    assert sorted(user_code_files("mine.py", tmp_path)) == [
+    digest, files = user_code_files("mine.py", tmp_path)
+    assert digest == first.digest
+    assert sorted(files) == [
         "later.py", "mine.py", "my_layers.py", "my_pkg/__init__.py", "my_pkg/deep.py", "my_pkg/more.py",
         "plain/inner.py",
     ]  # fmt: skip

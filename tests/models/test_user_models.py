@@ -154,7 +154,7 @@ def test_an_edit_does_not_reach_what_is_queued(models: Path) -> None:
     before = identity(job)
     sweep = models / "experiments" / "mine" / "sweep"
     sweep.mkdir(parents=True)
-    queued = with_stored_code(job, sweep)
+    queued = with_stored_code(job, before, sweep)
     assert identity(queued) == before
     (models / "my_layers.py").write_text("raise SystemExit\n")
     again = job_in(models, queued.to_yaml())
@@ -166,7 +166,7 @@ def test_an_edit_does_not_reach_what_is_queued(models: Path) -> None:
     (sweep.parent / USER_CODE / Path(name).parent.name / "my_layers.py").write_text("")
     (models / "my_layers.py").write_text(LAYERS)
     with pytest.raises(UserError, match="not what was stored"):
-        with_stored_code(job, sweep)
+        with_stored_code(job, before, sweep)
 
 
 @pytest.mark.parametrize(
