@@ -25,7 +25,7 @@ def process_rank(env: Mapping[str, str] = os.environ) -> ProcessRank:
     """This process's rank; that of a single process if neither torchrun nor `srun` started several.
 
     For Slurm the step counts, not the job: in a batch script, and in a shell of `srun --pty`, Slurm sets SLURM_NTASKS
-    although there is a single process. (submitit's environment goes by the job, so it is no use here.)
+    although there is a single process. (submitit's environment is that of the job.)
     """
     if "RANK" in env and "WORLD_SIZE" in env:
         rank = ProcessRank(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)), "torchrun")
@@ -46,12 +46,12 @@ def first_host(nodes: str) -> str:
     if "[" not in nodes:
         return nodes.split(",")[0]
     try:
-        answer = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=60)
+        scontrol = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         raise OSError("scontrol does not answer") from None
-    if not answer.stdout.strip():
-        raise OSError(f"scontrol cannot read the list of machines {nodes}: {answer.stderr.strip()}")
-    return answer.stdout.split()[0]
+    if not scontrol.stdout.strip():
+        raise OSError(f"scontrol cannot read the list of machines {nodes}: {scontrol.stderr.strip()}")
+    return scontrol.stdout.split()[0]
 
 
 def gpus_of_job(env: Mapping[str, str] = os.environ) -> int:
@@ -74,11 +74,11 @@ def cpus_of_process(env: Mapping[str, str] = os.environ) -> int:
     for name in ("SLURM_CPUS_PER_TASK", "STITCHING_CPUS"):
         if env.get(name, "").isdecimal():
             cpus = min(cpus, int(env[name]))
-    neighbours = 1
+    sharing = 1  # processes on this machine that share these CPUs
     launcher = process_rank(env).launcher
     if launcher == "torchrun":
-        neighbours = int(env.get("LOCAL_WORLD_SIZE", 1))
+        sharing = int(env.get("LOCAL_WORLD_SIZE", 1))
     elif launcher == "slurm" and "SLURM_CPUS_PER_TASK" not in env:
         tasks = re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", ""))
-        neighbours = int(tasks[0]) if tasks else 1
-    return max(1, cpus // neighbours)
+        sharing = int(tasks[0]) if tasks else 1
+    return max(1, cpus // sharing)

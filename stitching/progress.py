@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yields a function that shows `done` of `total` and what is being done, on standard error."""
+    """Yields a function that shows `done` of `total` and the current activity, on standard error."""
     if not console.is_terminal:
         yield _lines(console, unit)
         return

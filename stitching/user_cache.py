@@ -1,4 +1,4 @@
-"""Files in the user's cache folder: what can be found out again, with a digest so that damage is never taken for it."""
+"""Files in the user's cache folder, with a digest so that damaged ones are not used."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["cache_folder", "read_cached", "write_cached"]
 
 
 def cache_folder() -> Path:
-    """Of this program: in XDG_CACHE_HOME, or ~/.cache."""
+    """The cache folder of this program: in XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stitching"
 
 
 def read_cached(path: Path) -> bytes | None:
-    """What `write_cached` wrote; None if there is no such file, or it is not as it was written."""
+    """The data that `write_cached` wrote; None if there is no such file, or it is damaged."""
     with suppress(OSError):
-        if path.is_file():  # and no pipe, which would wait
+        if path.is_file():  # reading a pipe would wait forever
             first, _, data = path.read_bytes().partition(b"\n")
             if first.decode(errors="replace") == _digest(data):
                 return data
@@ -29,7 +29,7 @@ def read_cached(path: Path) -> bytes | None:
 
 
 def write_cached(path: Path, data: bytes) -> None:
-    """Write a file whole; without a word where that cannot be done, as all of it can be found out again."""
+    """Write a file, whole or not at all; silent where that fails, as a cache can be computed again."""
     with suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: file.write(_digest(data).encode() + b"\n" + data))

@@ -20,8 +20,8 @@ ODD = {  # and words of the reason
     "1: 2": "the key 1",
     "2001-01-01: b": "the key datetime",
     '"a\\eb": 1': "no plain text",
-    BOMB: "unfolds to more than",
-    "a: &a [*a]": "unfolds to",
+    BOMB: "expands to more than",
+    "a: &a [*a]": "expands to",
     f"a: {'[' * 200}{']' * 200}": "deep",
     "[" * 100_000: "nested too deep",  # these crash the process in libyaml
     "- " * 100_000 + "x": "nested too deep",

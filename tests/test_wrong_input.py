@@ -59,7 +59,7 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("optimizer_args: {lr: 0.01}", "optimizer_args: 3", 12, "expected a mapping"),
     ("- SimpleAdapter: {num_conv: 1, kernel_size: 1, out_channels: 8}", "- SimpleAdapter", 5, "a part is one class name"),
     ("epochs: 2", "epochs: 2\n  seed: -3", 11, "greater than or equal to 0"),
-    ("epochs: 2", "epochs: 2\n  epochs: 3", 11, "stands twice"),
+    ("epochs: 2", "epochs: 2\n  epochs: 3", 11, "is repeated"),
     # what is missing, or too much
     ("dataset: digits", "max_steps: 5", 7, "exactly one of dataset, tasks"),
     ("num_conv: 1, ", "", 5, "exactly one of num_conv, num_fc"),
@@ -130,7 +130,7 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("train_config:", "load_from: other.pt\ntrain_config:", 7, "do not fit"),
     ("train_config:", "load_from: broken.pt\ntrain_config:", 7, "broken.pt"),
     ("train_config:", "resume_from: nowhere.pt\ntrain_config:", 7, "nowhere.pt"),
-    ("train_config:", "resume_from: other.pt\ntrain_config:", 7, "no place in a training"),
+    ("train_config:", "resume_from: other.pt\ntrain_config:", 7, "no training to resume"),
     ("dataset: digits", "dataset: cifar10", 8, "cifar"),
     ("dataset: digits", "dataset: image_folder", 8, "image"),
     ("train_config:", "device: gpu\ntrain_config:", 7, "cpu, cuda"),

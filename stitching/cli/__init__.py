@@ -66,6 +66,6 @@ def _tells() -> bool:
     from stitching.training.distributed import process_group
 
     try:
-        return process_group().first_to_tell()
+        return process_group().first_to_report()
     except UserError:  # nobody else is there
         return True

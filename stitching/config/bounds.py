@@ -1,7 +1,7 @@
-"""Numbers that a config may hold: their bounds are far beyond honest use, and keep out what would fill a memory.
+"""Bounds of the numbers in a config: far beyond real use, and below what would fill the memory.
 
-A slip of the finger (`out_channels: 1e12`, a seed of 22 digits) is an error at once, with its line. Without a bound it
-comes up as an overflow somewhere in torch, as a process that the system kills, or as a loop that has no end.
+A typo (`out_channels: 1e12`, a seed of 22 digits) is an error at once, with its line. Without a bound it would become
+an overflow somewhere in torch, a process that the system kills, or an endless loop.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ Blocks = Annotated[int, Field(ge=0, le=10_000)]  # of one model
 Downsamplings = Annotated[int, Field(ge=0, le=32)]  # each halves a side
 Positive = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0.01, le=100)]
-PathText = Annotated[str, Field(min_length=1)]  # an empty one would pass for none, and weights for random ones
+PathText = Annotated[str, Field(min_length=1)]  # an empty path would count as none, and its network get random weights
 Probability = Annotated[float, Field(ge=0, lt=1)]

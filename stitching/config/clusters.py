@@ -1,4 +1,4 @@
-"""The file sbatch/clusters.yml: named profiles that say what a task asks for, and the schema of those for Slurm."""
+"""The file sbatch/clusters.yml: named profiles of the resources of a task, and their schema for Slurm."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from stitching.config.yaml import Document, load_yaml
 
 __all__ = ["ClusterProfile", "ClustersFile", "Profile"]
 
-# Options that the launcher needs for itself. With another value it would not hear of the job that it has submitted,
-# or not find its log.
+# Options that the launcher sets. With other values it could not follow the jobs that it submits, or find their logs.
 _OWN_OPTIONS = (
     "array", "clusters", "error", "help", "job-name", "open-mode", "output", "parsable", "quiet", "test-only", "usage",
     "version", "wait", "wrap",
@@ -33,7 +32,7 @@ def _check_options(options: dict[str, str | int | bool]) -> dict[str, str | int 
         name = key.replace("_", "-")  # as submitit writes it
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
             raise complaint(f"{key!r} is no option of sbatch", "a long name without its dashes, such as qos or exclude")
-        if any(own.startswith(name) for own in _OWN_OPTIONS):  # sbatch knows an option by its first letters, too
+        if any(option.startswith(name) for option in _OWN_OPTIONS):  # sbatch knows an option by its first letters, too
             raise complaint(
                 "the launcher sets this option itself", f"any option of sbatch but {', '.join(_OWN_OPTIONS)}",
                 do="array_parallelism limits how many tasks of an array run at once.", key=key,
@@ -51,7 +50,7 @@ SignalSeconds = Annotated[Count, Field(le=65_535)]  # as sbatch's --signal takes
 
 
 class ClusterProfile(Schema):
-    """What a profile of any scheduler may say."""
+    """The keys of a profile for any scheduler."""
 
     scheduler: str = "slurm"
     """What runs the tasks: `slurm`, or a scheduler that a plugin registers."""
@@ -126,8 +125,8 @@ class ClustersFile:
         """The profile `name` as a document of its own, with values of the command line; empty if there is none."""
         for key, value in changes.items():
             self.document.override((name, *key.split(".")), value, f"command line ({key})")
-        places = {keys[1:]: place for keys, place in self.document.places.items() if keys[:1] == (name,)}
-        return Document(self.path, self.document.data.get(name) or {}, places)
+        locations = {keys[1:]: location for keys, location in self.document.locations.items() if keys[:1] == (name,)}
+        return Document(self.path, self.document.data.get(name) or {}, locations)
 
     def located(self, error: UserError) -> UserError:
         """The error with the line that its path leads to."""

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and how it is shown."""
+"""The exception for mistakes that a user can correct, and its message."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = [
     "UserError",
     "UserErrors",
     "at",
+    "did_you_mean",
     "first_line",
     "nearest",
     "reason_of",
@@ -23,11 +24,11 @@ class UserError(Exception):
     """A user's mistake: shown as one message, never as a traceback.
 
     Args:
-        problem: what is wrong, in one sentence that names what was found.
+        problem: what is wrong, in one sentence that names the wrong value.
         allowed: what would have been right.
         do: what to do about it.
-        path: the keys that lead to the place in the YAML file, outermost first; `at` adds to its front while
-            the error travels up, and the document that was loaded turns it into a file and a line.
+        path: the keys that lead to the value in the YAML file, outermost first; `at` adds to its front while the error
+            travels up, and the loaded document turns it into a file and a line.
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class UserError(Exception):
         self.allowed = allowed
         self.do = do
         self.path = path
-        self.place: str | None = None  # "config.yml:12", once a document has located the path
+        self.location: str | None = None  # "config.yml:12", once a document has located the path
 
     def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
+        location = f"{self.location}: " if self.location else ""
         key = ".".join(str(part) for part in self.path)
-        lines = [f"{where}{key}: {self.problem}" if key else f"{where}{self.problem}"]
+        lines = [f"{location}{key}: {self.problem}" if key else f"{location}{self.problem}"]
         if self.allowed:
             lines.append(f"  allowed: {self.allowed}")
         if self.do:
@@ -69,7 +70,7 @@ class UserErrors(UserError):
 
 
 class ErrorCollector:
-    """Errors that are collected, so that a user hears of all of them at once.
+    """Errors that are collected, so that a user sees all of them at once.
 
     >>> mistakes = ErrorCollector()
     >>> for model in models:
@@ -83,7 +84,7 @@ class ErrorCollector:
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep a `UserError` of the body for later, and go on behind it."""
+        """Keep a `UserError` of the body for later, and continue after it."""
         try:
             yield
         except UserErrors as several:
@@ -92,7 +93,7 @@ class ErrorCollector:
             self.errors.append(error)
 
     def raise_all(self) -> None:
-        """Raise what was noted, if anything was: one `UserError`, or several as `UserErrors`."""
+        """Raise the collected errors, if there are any: one `UserError`, or several as `UserErrors`."""
         several = UserErrors(self.errors)
         if several.errors:
             raise several if len(several.errors) > 1 else several.errors[0]
@@ -100,25 +101,25 @@ class ErrorCollector:
 
 @contextmanager
 def at(*keys: str | int) -> Iterator[None]:
-    """Say where in the config the body works: a `UserError` that leaves it gets `keys` in front of its path."""
+    """Put `keys` in front of the path of a `UserError` that leaves the body."""
     try:
         yield
     except UserError as error:
-        for each in error.errors if isinstance(error, UserErrors) else [error]:
-            if each.place is None:
-                each.path = (*keys, *each.path)
+        for item in error.errors if isinstance(error, UserErrors) else [error]:
+            if item.location is None:
+                item.path = (*keys, *item.path)
         raise
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; its type where it says nothing."""
+    """The first line of an exception's message; its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception of somebody else's says, in one line; with its type where the words alone say little."""
-    words = getattr(error, "strerror", None) or str(error).strip()
-    line = words.splitlines()[0] if words else ""
+    """The message of a library's exception in one line; with its type where the message alone is unclear."""
+    message = getattr(error, "strerror", None) or str(error).strip()
+    line = message.splitlines()[0] if message else ""
     if line and not isinstance(error, LookupError | ArithmeticError | AttributeError | MemoryError | RecursionError):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
@@ -126,8 +127,8 @@ def reason_of(error: BaseException) -> str:
 
 def shortened(value: object, length: int = 60) -> str:
     """`value` as Python writes it, in at most `length` characters."""
-    words = repr(value)
-    return words if len(words) <= length else words[: length - 3] + "..."
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def nearest(name: object, choices: Iterable[str]) -> str | None:
@@ -137,19 +138,24 @@ def nearest(name: object, choices: Iterable[str]) -> str | None:
     return by_lower[matches[0]] if matches else None
 
 
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean 'x'?` with the nearest choice, or nothing."""
+    best = nearest(name, choices)
+    return f"; did you mean {best!r}?" if best else ""
+
+
 def unknown_name(kind: str, name: object, choices: Iterable[str], *, path: tuple[str | int, ...] = ()) -> UserError:
-    """A `UserError` for a name that is in no registry: names what is allowed and the nearest of it.
+    """A `UserError` for an unknown name, with the allowed names and the nearest of them.
 
     Long lists of choices are cut to the twelve that look most like `name`.
     """
     choices = sorted(map(str, choices))
-    best = nearest(name, choices)
     shown = choices
     if len(choices) > 24:
         shown = difflib.get_close_matches(str(name)[:200], choices, n=12, cutoff=0.0)
     rest = f", ... ({len(choices)} in all)" if len(shown) < len(choices) else ""
     return UserError(
-        f"there is no {kind} {shortened(str(name), 120)}" + (f"; did you mean {best!r}?" if best else ""),
+        f"there is no {kind} {shortened(str(name), 120)}{did_you_mean(name, choices)}",
         allowed=", ".join(shown) + rest,
         path=path,
     )

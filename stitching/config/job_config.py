@@ -30,7 +30,7 @@ class Metric(Schema):
 
 
 class JobSettings(Schema):
-    """Everything in a job but its network: what a sweep passes on to every job."""
+    """Everything in a job except its network: what a sweep passes on to every job."""
 
     plugins: list[PathText] = []
     """Python files of your own, relative to this file, or installed modules. They are imported first, and may register
@@ -38,7 +38,7 @@ class JobSettings(Schema):
     identity.
     """
     reformat_options: ReformatOptions = ReformatOptions()
-    """How formats are converted between parts where there is a choice."""
+    """How formats are converted between parts, where there is a choice."""
     data_path: PathText | None = None
     """Folder that data sets are in. By default data/ at the root of the checkout."""
     save_dir: PathText | None = None
@@ -50,13 +50,13 @@ class JobSettings(Schema):
     eval_checkpoints: bool = True
     """Test after every epoch; else at the end only."""
     checkpoint_initial_model: bool = False
-    """Test the network before its first step, too: step 0 of epoch 0 in the table."""
+    """Also test the network before its first step: step 0 of epoch 0 in the table."""
     checkpoint_minutes: Annotated[float, Field(ge=0, le=10**9)] = 10.0
-    """Save the state at least so often, in minutes, so that a run that is stopped resumes from there."""
+    """Minutes between checkpoints, from which a run that is killed resumes."""
     test_only: bool = False
     """Test the network, and train nothing."""
     resume_from: PathText | None = None
-    """Checkpoint of a run to go on with, at the step where it was saved."""
+    """Checkpoint of a run to resume, at the step where it was saved."""
     load_from: PathText | None = None
     """Checkpoint whose weights the network starts from."""
     strict_load: bool = True
@@ -74,9 +74,9 @@ class JobSettings(Schema):
     deterministic: bool = False
     """Use deterministic algorithms only: bit for bit the same on the same machine, and slower."""
     unfrozen: bool = False
-    """Train all parts, whatever they say of `frozen`."""
+    """Train all parts, also those with `frozen: true`."""
     verbose: bool = False
-    """Log the loss in the midst of epochs, too."""
+    """Also log the loss within epochs."""
     train_config: TrainConfig
     """Data set, loss, optimizer, schedule and length of the training."""
     objective: ObjectiveField | None = None
@@ -96,7 +96,7 @@ class JobSettings(Schema):
 
     @model_validator(mode="after")
     def _a_name(self) -> Self:
-        # Everything else in the folder (checkpoint.pt, metadata.yml, result.parquet ...) has another ending.
+        # All other files of a run (checkpoint.pt, metadata.yml, result.parquet ...) have other endings.
         if not re.fullmatch(r"(?!\.)[^/\x00-\x1f\x7f]{1,100}\.pkl", self.metrics_output):
             raise complaint(
                 f"metrics_output is {self.metrics_output!r}",

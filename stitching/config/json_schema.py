@@ -15,9 +15,9 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def json_schema(*schemas: type[Schema]) -> dict[str, Any]:
     """The JSON schema of documents of one of these schemas, with all parts that are registered by now."""
     definitions: dict[str, Any] = {}
-    tops = [_moved(schema.model_json_schema(), definitions) for schema in schemas]
+    tops = [_without_definitions(schema.model_json_schema(), definitions) for schema in schemas]
     for name, part in PARTS.items():
-        definitions[f"part.{name}"] = _moved(part.model_json_schema(), definitions)
+        definitions[f"part.{name}"] = _without_definitions(part.model_json_schema(), definitions)
     definitions["part"] = {
         "description": "A part of a network: one name with its arguments.",
         "type": "object",
@@ -30,8 +30,8 @@ def json_schema(*schemas: type[Schema]) -> dict[str, Any]:
     return {"$schema": _DIALECT, **_clean({**top, "$defs": definitions})}
 
 
-def _moved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """A schema without its own definitions, which go to those of all."""
+def _without_definitions(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A schema without its definitions, which are added to the common ones."""
     definitions.update(schema.pop("$defs", {}))
     return schema
 
@@ -43,7 +43,7 @@ def _arguments(name: str, part: type[Schema]) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    """Without the titles that pydantic makes of names, and with a reference wherever a part stands."""
+    """The schema without pydantic's titles, and with a reference in place of every part."""
     if isinstance(value, list):
         return [_clean(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Where models come from: what a source of models knows, and the registry of sources.
+"""Sources of models: their base class, and their registry.
 
 Ours are in `stitching.models.sources`. A source imports its library inside its methods: naming a model, as tables of
 results do, loads none.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from stitching.config.errors import UserError
 from stitching.config.registries import Registry
@@ -16,9 +17,38 @@ from stitching.config.registries import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-    from stitching.models.prefetch import WeightsFile
 
-__all__ = ["SOURCES", "ModelSource"]
+__all__ = ["SOURCES", "ModelSource", "WeightsFile"]
+
+
+class WeightsFile(Protocol):
+    """A file of published weights. Equal ones are the same file, so it is hashable.
+
+    Attributes:
+        moved_by: the environment variable that moves the cache.
+    """
+
+    moved_by: ClassVar[str]
+
+    @property
+    def server(self) -> str:
+        """The URL of the server that has it."""
+
+    @property
+    def cache(self) -> str:
+        """The folder that it is downloaded to."""
+
+    def cached_path(self) -> Path | None:
+        """The file in the cache, from which a model is built without a network; None if there is none."""
+
+    def origin(self) -> dict[str, str]:
+        """The source of the file, as recorded with results."""
+
+    def status(self) -> int:
+        """The HTTP status of the server; raises any exception if it does not answer."""
+
+    def download(self) -> None:
+        """Download the file to the cache; raises any exception if that fails."""
 
 
 class ModelSource(ABC):
@@ -53,11 +83,11 @@ class ModelSource(ABC):
             args: for the model's constructor; lists are tuples.
 
         Raises:
-            Exception: any. `ValueError`, `TypeError` and so on of a constructor are told as one message.
+            Exception: any. `ValueError`, `TypeError` and so on of a constructor are shown as one message.
         """
 
     def resolve(self, name: str) -> str:
-        """The name in the spelling that everything else here is given.
+        """The name in the spelling that all other methods take.
 
         Raises:
             UserError: the source has no such model; offers the nearest.
@@ -65,7 +95,7 @@ class ModelSource(ABC):
         return name
 
     def version(self, name: str) -> str | None:
-        """What tells two contents of one name apart, such as the digest of a user's code; None: there is but one."""
+        """The version of the model behind a name, such as the digest of a user's code; None if a name has only one."""
         return None
 
     def title(self, name: str) -> str:
@@ -129,7 +159,7 @@ class ModelSource(ABC):
         raise UserError(f"weights: {weights} of {self.title(name)}", allowed=self.weights_key, do=self.weights_hint)
 
     def build_error(self, name: str, error: Exception) -> UserError | None:
-        """What to tell of an error that `build` raised, if the source knows better than "cannot be built"."""
+        """The error for the user in place of one that `build` raised, if the source has a better one."""
         return None
 
     def weights_file(self, name: str, weights: str | None) -> WeightsFile | None:

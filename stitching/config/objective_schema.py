@@ -6,16 +6,14 @@ The objectives themselves are in `stitching.training.objectives`, each with its 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter, model_serializer
+from pydantic import GetCoreSchemaHandler, model_serializer
 from pydantic_core import core_schema
 
-from stitching.config.errors import nearest, shortened
+from stitching.config.errors import shortened
+from stitching.config.named_schemas import NamedSchemas
 from stitching.config.parts import BasePart
-from stitching.config.registries import Registry
 from stitching.config.schema import Schema, complaint
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ LABELS = "labels"  # the default, which needs no entry
 
 
 class Objective(Schema):
-    """What a run learns from beside the labels; a subclass's fields are the keys that it has in YAML.
+    """What a run learns from besides the labels; a subclass's fields are its keys in YAML.
 
     Attributes:
         registered_name: as in YAML.
@@ -64,28 +62,9 @@ class Objective(Schema):
         return {self.registered_name: {key: value for key, value in self if value is not None}}
 
 
-O = TypeVar("O", bound=type[Objective])  # noqa: E741
-
-
-class _Objectives(Registry[type[Objective]]):
-    """The schemas of all objectives; a schema learns its name when it is registered."""
-
-    def register(self, name: str) -> Callable[[O], O]:  # type: ignore[override]
-        def add(objective: O) -> O:
-            super(_Objectives, self).register(name)(objective)
-            objective.registered_name = name
-            return objective
-
-        return add
-
-
-OBJECTIVES = _Objectives("objective", "stitching.training.objectives")
-
-
-@lru_cache(maxsize=32)
-def _checker(schema: type[Objective]) -> TypeAdapter[dict[str, Objective]]:
-    """Validates `{name: arguments}`, so that errors have the name in their path."""
-    return TypeAdapter(dict[str, schema])  # type: ignore[valid-type]
+OBJECTIVES: NamedSchemas[Objective] = NamedSchemas(
+    "objective", "stitching.training.objectives", attribute="registered_name"
+)
 
 
 def _validated_objective(value: Any) -> Objective | None:
@@ -97,16 +76,7 @@ def _validated_objective(value: Any) -> Objective | None:
         raise complaint(
             f"an objective is one name with its arguments, found {shortened(value)}", f"{LABELS}, or `distill: {{...}}`"
         )
-    ((name, arguments),) = value.items()
-    if name not in OBJECTIVES:
-        best = nearest(name, [LABELS, *OBJECTIVES])
-        hint = f"; did you mean {best!r}?" if best else ""
-        raise complaint(
-            f"there is no objective {shortened(name)}{hint}", ", ".join([LABELS, *OBJECTIVES]), key=str(name)
-        )
-    if arguments is not None and not isinstance(arguments, dict):
-        raise complaint(f"the arguments of an objective are a mapping, found {shortened(arguments)}", key=name)
-    return _checker(OBJECTIVES[name]).validate_python({name: arguments or {}})[name]
+    return OBJECTIVES.validated(value, [LABELS])
 
 
 class _AnyObjective:

@@ -1,22 +1,21 @@
-"""What every part of a network has in YAML, and the registry of parts: a part is one name with its arguments.
+"""The schema that all parts of networks share, and the registry of parts: a part is one name with its arguments.
 
 The parts themselves are in `stitching.nets.parts`, each with its schema beside its module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, GetCoreSchemaHandler, TypeAdapter, model_serializer, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_serializer, model_validator
 from pydantic_core import core_schema
 
 from stitching.config.bounds import PathText
-from stitching.config.errors import nearest, shortened
+from stitching.config.errors import did_you_mean, shortened
 from stitching.config.format_syntax import FormatField
 from stitching.config.model_sources import SOURCES, ModelSource
-from stitching.config.registries import NameIn, Registry
+from stitching.config.named_schemas import NamedSchemas
+from stitching.config.registries import NameIn
 from stitching.config.schema import Schema, complaint
 
 __all__ = ["PARTS", "PART_COMMENT", "BasePart", "ModelFields", "PartField"]
@@ -25,7 +24,7 @@ PART_COMMENT = "a part"  # marks the places of parts in a JSON schema
 
 
 class BasePart(Schema):
-    """What every part may carry.
+    """The keys of every part.
 
     Attributes:
         kind: the name that the part is registered under.
@@ -39,11 +38,11 @@ class BasePart(Schema):
     is_subnet: ClassVar[bool] = False
 
     frozen: bool = False
-    """Nothing of the part is trained: no parameter, no buffer changes."""
+    """Do not train the part: no parameter and no buffer changes."""
     in_format: FormatField | None = None
-    """Format that what arrives is converted to, such as `[img, [256, 14, 14]]`: to resize it."""
+    """Format that the input is converted to, such as `[img, [256, 14, 14]]`, to resize it."""
     out_format: FormatField | None = None
-    """Format that what leaves is converted to."""
+    """Format that the output is converted to."""
 
     def first_part(self) -> BasePart:
         """The part that the images go into first: itself, if it is not made of parts in a row."""
@@ -54,22 +53,7 @@ class BasePart(Schema):
         return {self.kind: {key: value for key, value in self if value is not None}}
 
 
-P = TypeVar("P", bound=type[BasePart])
-
-
-class _Parts(Registry[type[BasePart]]):
-    """The schemas of all parts; a schema learns its name when it is registered."""
-
-    def register(self, name: str, origin: str | None = None) -> Callable[[P], P]:  # type: ignore[override]
-        def add(part: P) -> P:
-            super(_Parts, self).register(name, origin)(part)
-            part.kind = name
-            return part
-
-        return add
-
-
-PARTS = _Parts("part", "stitching.nets.parts")
+PARTS: NamedSchemas[BasePart] = NamedSchemas("part", "stitching.nets.parts", attribute="kind")
 
 
 class ModelFields(Schema):
@@ -110,8 +94,7 @@ class ModelFields(Schema):
                     key="module",
                 )  # fmt: skip
         elif self.backend is not None and self.backend not in SOURCES:
-            best = nearest(self.backend, SOURCES)
-            hint = f"; did you mean {best!r}?" if best else ""
+            hint = did_you_mean(self.backend, SOURCES)
             raise complaint(f"there is no backend {shortened(self.backend)}{hint}", ", ".join(SOURCES), key="backend")
         return self
 
@@ -157,12 +140,6 @@ class ModelFields(Schema):
         return dict(self.model_extra or {})
 
 
-@lru_cache(maxsize=256)
-def _checker(schema: type[BasePart]) -> TypeAdapter[dict[str, BasePart]]:
-    """Validates `{name: arguments}`, so that errors have the name in their path."""
-    return TypeAdapter(dict[str, schema])  # type: ignore[valid-type]
-
-
 def _validated_part(value: Any) -> BasePart:
     """`{Subnet: {...}}` as the part that it names."""
     if isinstance(value, BasePart):
@@ -174,14 +151,7 @@ def _validated_part(value: Any) -> BasePart:
         raise complaint(
             f"a part is one class name with its arguments, found {problem}", "e.g. `Subnet: {model_name: ...}`"
         )
-    ((name, arguments),) = value.items()
-    if name not in PARTS:
-        best = nearest(name, PARTS)
-        hint = f"; did you mean {best!r}?" if best else ""
-        raise complaint(f"there is no part {shortened(name)}{hint}", ", ".join(PARTS), key=name)
-    if arguments is not None and not isinstance(arguments, dict):
-        raise complaint(f"the arguments of a part are a mapping, found {shortened(arguments)}", key=name)
-    return _checker(PARTS[name]).validate_python({name: arguments or {}})[name]
+    return PARTS.validated(value)
 
 
 class _AnyPart:

@@ -1,4 +1,4 @@
-"""Paths that a user wrote: made absolute, and held to name a regular file before anything is opened."""
+"""Paths in configs: made absolute, and checked to be regular files before they are opened."""
 
 from __future__ import annotations
 

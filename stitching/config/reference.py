@@ -24,9 +24,9 @@ def reference_page(introduction: str, sections: Mapping[str, tuple[str, Mapping[
     """The page.
 
     Args:
-        introduction: what stands in front.
-        sections: titles, each with a first sentence and the JSON schema of the document that it describes. What two
-            sections have in common is described in the first of them.
+        introduction: the text at the top.
+        sections: titles, each with a first sentence and the JSON schema of the document that it describes. Keys of two
+            sections are described in the first of them.
     """
     described: set[str] = set()
     parts: Mapping[str, Any] = {}
@@ -85,7 +85,7 @@ def _properties(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mentioned(value: Any, definitions: Mapping[str, Any], seen: set[str] | None = None) -> list[str]:
-    """The names of the definitions that a schema refers to, near or far, in the order in which it does."""
+    """The names of the definitions that a schema refers to, directly or not, in order."""
     seen = set() if seen is None else seen
     names: list[str] = []
     for name in re.findall(r'"\$ref": "#/\$defs/([^"]+)"', json.dumps(value)):
@@ -96,7 +96,7 @@ def _mentioned(value: Any, definitions: Mapping[str, Any], seen: set[str] | None
 
 
 def _words(schema: Mapping[str, Any]) -> str:
-    """What a value may be, in words."""
+    """The values that a key may have, as text."""
     ways = [way for way in schema.get("anyOf", schema.get("oneOf", [])) if way.get("type") != "null"]
     if str(schema.get("description", "")).startswith("A kind, or [kind, size]") or any(
         str(way.get("description", "")).startswith("A kind, or [kind, size]") for way in ways

@@ -1,4 +1,4 @@
-"""What a config may name: things of one kind, each registered beside its definition, in one place."""
+"""Registries: the entries of one kind that a config can name, each registered beside its definition."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _REGISTRIES: WeakSet[Registry[Any]] = WeakSet()
 
 @contextmanager
 def undo_if_it_fails() -> Iterator[None]:
-    """Take back what the body has registered anywhere if it raises."""
+    """Undo all registrations of the body if it raises."""
     before = [(registry, dict(registry._entries)) for registry in _REGISTRIES]
     try:
         yield
     except BaseException:
         for registry, entries in before:
             for name in registry._entries.keys() - entries.keys():
-                if not _is_ours(registry._origins[name]):  # our home, imported meanwhile, is not imported again
+                if not _is_ours(registry._origins[name]):  # our modules, imported meanwhile, are not imported again
                     del registry._entries[name]
         raise
 
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
     """Entries of one kind by the name that a config gives them, in the order in which they were registered.
 
     Args:
-        kind: what an entry is, in a user's words: `part`, `loss`.
+        kind: what messages call an entry: `part`, `loss`.
         homes: the modules or packages that register ours. They are imported when the registry is first read, so that a
             registry may stand below the rooms whose entries it lists.
 
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
             if lacking := getattr(entry, "__abstractmethods__", None):
                 raise UserError(f"the {self.kind} {name!r} lacks the method {min(lacking)}")
             if not _is_ours(module):
-                self._fill()  # a name of ours is taken, whoever comes first
+                self._fill()  # so that no name of ours can be taken
             if name in self._entries:
                 raise UserError(
                     f"the {self.kind} {name!r} is registered twice: by {_shown(self._origins[name])} and by "
@@ -111,7 +111,7 @@ class Registry(Generic[T]):
 
 
 class NameIn:
-    """Says, in a field's `Annotated`, that it holds a name of a registry, for the schema that editors read.
+    """Declares, in a field's `Annotated`, that it holds a name of a registry, for the schema that editors read.
 
     Args:
         registry: `module:NAME`. It is imported when the schema is made.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from stitching.config.errors import UserError, nearest, shortened
+from stitching.config.errors import UserError, did_you_mean, nearest, shortened
 from stitching.config.plugins import load_plugins
 from stitching.config.yaml import Document
 
@@ -80,13 +80,13 @@ class Schema(BaseModel):
 def complaint(
     problem: str, allowed: str | None = None, *, do: str | None = None, key: str | None = None
 ) -> PydanticCustomError:
-    """What a validator raises: `problem` is shown as it stands, at the place of `key` if given."""
+    """What a validator raises: `problem` is shown unchanged, at `key` if there is one."""
     context = {"problem": problem, "allowed": allowed, "do": do, "key": key}
     return PydanticCustomError("complaint", "{problem}", context)
 
 
 def one_of(**schemas: Any) -> Any:
-    """A field that may be written in several ways, distinguished by what is there: `text`, `list` or `mapping`.
+    """A field that may be written in several ways, told apart by type: `text`, `list` or `mapping`.
 
     A plain union would complain about every way that the user did not mean.
     """
@@ -126,29 +126,29 @@ def validated(schema: type[S], document: Document) -> S:
 
 
 def _check_values(document: Document) -> None:
-    """Raise for a value that nothing takes, wherever it stands: in arguments of other people's code, too."""
-    left: list[tuple[tuple[str | int, ...], Any]] = [((), document.data)]
-    while left:
-        path, value = left.pop()
+    """Raise for a value that nothing accepts, anywhere in the document, also in arguments of libraries."""
+    to_check: list[tuple[tuple[str | int, ...], Any]] = [((), document.data)]
+    while to_check:
+        path, value = to_check.pop()
         if isinstance(value, dict):
-            left += (((*path, key), item) for key, item in value.items())
-            left += (((*path, key), key) for key in value)
+            to_check += (((*path, key), item) for key, item in value.items())
+            to_check += (((*path, key), key) for key in value)
         elif isinstance(value, list):
-            left += (((*path, i), item) for i, item in enumerate(value))
+            to_check += (((*path, i), item) for i, item in enumerate(value))
         elif isinstance(value, float) and not isfinite(value):
             raise document.locate(UserError(f"expected a finite number, found {_shown(value)}", path=path))
         elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
             allowed = f"whole numbers of at most 63 bits, up to {LARGEST_NUMBER}"
             raise document.locate(UserError(f"found {_shown(value)}", allowed=allowed, path=path))
         elif isinstance(value, str) and len(value) > LONGEST_TEXT:
-            words = f"found text of {len(value):,} characters, {shortened(value)}"
-            raise document.locate(UserError(words, allowed=f"at most {LONGEST_TEXT:,}", path=path))
+            problem = f"found text of {len(value):,} characters, {shortened(value)}"
+            raise document.locate(UserError(problem, allowed=f"at most {LONGEST_TEXT:,}", path=path))
 
 
 def _user_error(details: ErrorDetails) -> UserError:
     path = tuple(part for part in details["loc"] if not str(part).startswith(("function-", "as-")))
     context = details.get("ctx", {})
-    found = _shown(details["input"])
+    shown_input = _shown(details["input"])
     kind = details["type"]
     if kind == "complaint":
         key = context.get("key")
@@ -162,14 +162,13 @@ def _user_error(details: ErrorDetails) -> UserError:
         return UserError(f"the key {str(path[-1])!r} is missing", path=path[:-1], do=f"Add `{path[-1]}: ...` here.")
     if kind == "literal_error":
         choices = [choice.strip("' ") for choice in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        best = nearest(details["input"], choices) if isinstance(details["input"], str) else None
-        hint = f"; did you mean {best!r}?" if best else ""
-        return UserError(f"found {found}{hint}", allowed=", ".join(choices), path=path)
+        hint = did_you_mean(details["input"], choices) if isinstance(details["input"], str) else ""
+        return UserError(f"found {shown_input}{hint}", allowed=", ".join(choices), path=path)
     expected = _EXPECTED.get(kind)
     if expected:
-        return UserError(f"expected {expected}, found {found}", path=path)
-    words = details["msg"]
-    return UserError(f"{words[0].lower()}{words[1:]}; found {found}", path=path)
+        return UserError(f"expected {expected}, found {shown_input}", path=path)
+    message = details["msg"]
+    return UserError(f"{message[0].lower()}{message[1:]}; found {shown_input}", path=path)
 
 
 _EXPECTED = {
@@ -200,15 +199,15 @@ _KINDS = {
 }
 
 
-def _looks_like(key: str, known: str) -> bool:
-    """Whether `key` is more likely a slip of the pen for `known` than a name of its own."""
+def _looks_like(key: str, known_key: str) -> bool:
+    """Whether `key` is more likely a typo of `known_key` than a name of its own."""
     import difflib
 
-    return difflib.SequenceMatcher(None, key.lower(), known.lower()).ratio() >= 0.8
+    return difflib.SequenceMatcher(None, key.lower(), known_key.lower()).ratio() >= 0.8
 
 
 class OrText:
-    """Says, in a field's `Annotated`, that text may stand for the mapping, for the schema that editors read."""
+    """Declares, in a field's `Annotated`, that text may replace the mapping, for the schema that editors read."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:

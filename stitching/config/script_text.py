@@ -1,8 +1,8 @@
-"""Text that is put into a batch script: which characters it must not have.
+"""Text for batch scripts: the characters that it must not have.
 
 submitit quotes what it writes, and that is not enough. `#SBATCH --output='...` is a comment to the shell, so a quoted
-newline ends it, and what follows is a command. Slurm itself fills in `%j` in the names of logs, and fills in nothing
-any more behind a backslash. In both cases the log, and with it the record of the job, is not where it is looked for.
+newline ends it, and what follows is a command. Slurm itself replaces `%j` in the names of logs, and nothing
+after a backslash. In both cases the log, and with it the record of the job, would not be found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNFIT_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, 
 
 
 def unfit_character(text: str) -> str | None:
-    """The first character of `text` that must not stand in a batch script; None if there is none."""
+    """The first character of `text` that must not be in a batch script; None if there is none."""
     return next((c for c in text if c in "%\\" or unicodedata.category(c) in _UNFIT_CATEGORIES), None)
 
 

@@ -67,7 +67,7 @@ ModelField = Annotated[ModelEntry, BeforeValidator(_named_model), OrText]
 
 
 class StudyKeys(Schema):
-    """What a sweep of any study may say: seeds, a grid of job keys, and where its runs are."""
+    """The keys of a sweep of any study: seeds, a grid of job keys, and the folder of its runs."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
     """Seeds of the training; every run is done with each of them. By default `train_config.seed`."""
@@ -148,11 +148,11 @@ class Sweep(JobSettings, StudyKeys):
 
     @model_validator(mode="after")
     def _one_way_to_name_stages(self) -> Self:
-        given = [name for name in ("models", "stages", "src_stages") if getattr(self, name) is not None]
-        if len(given) != 1 or (self.src_stages is None) != (self.dest_stages is None):
-            found = ", ".join([*given, *(["dest_stages"] if self.dest_stages is not None else [])]) or "nothing"
+        keys = [name for name in ("models", "stages", "src_stages") if getattr(self, name) is not None]
+        if len(keys) != 1 or (self.src_stages is None) != (self.dest_stages is None):
+            found_keys = ", ".join([*keys, *(["dest_stages"] if self.dest_stages is not None else [])]) or "nothing"
             raise complaint(
-                f"the networks are given by {found}",
+                f"the networks are given by {found_keys}",
                 "one of: models; stages; src_stages together with dest_stages; or `job:` for a grid over one job",
             )
         for name in ("stages", "src_stages", "dest_stages"):
@@ -179,10 +179,10 @@ class Sweep(JobSettings, StudyKeys):
         return self
 
 
-def _check_all_different(values: list[Any], words: str, key: str) -> None:
+def _check_all_different(values: list[Any], name: str, key: str) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise complaint(f"{shortened(value)} stands twice in {words}", "each of them once", key=key)
+            raise complaint(f"{shortened(value)} is repeated in {name}", "each of them once", key=key)
 
 
 def read_sweep(document: Document) -> Sweep:

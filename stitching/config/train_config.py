@@ -210,9 +210,9 @@ class TrainConfig(Schema):
                 "one of them",
                 key="data_augmentation",
             )
-        setting = inner if self.data_augmentation is None else self.data_augmentation
+        value = inner if self.data_augmentation is None else self.data_augmentation
         names = {True: "default", False: "none", None: "none"}
-        augmentation = names.get(setting, setting)  # type: ignore[arg-type]
+        augmentation = names.get(value, value)  # type: ignore[arg-type]
         self.data_preprocessing = self.data_preprocessing.model_copy(update={"data_augmentation": augmentation})
         self.data_augmentation = None
         if self.lr_scheduler_args:

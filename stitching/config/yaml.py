@@ -1,6 +1,6 @@
-"""YAML 1.2 as plain data that remembers where every value stood, and the writer whose files read back the same.
+"""YAML 1.2 as plain data with the location of every value, and a writer whose files read back the same.
 
-Read safely (no tag creates an object), with `!include`, anchors and merge keys; a key that stands twice is an error.
+Read safely (no tag creates an object), with `!include`, anchors and merge keys; a repeated key is an error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _meaning(text: str) -> str:
 
 
 class _Resolver(VersionedResolver):
-    """The core schema, whichever version of YAML a file says that it is written in."""
+    """The core schema, whatever version of YAML a file declares."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is ScalarNode and implicit[0]:
@@ -127,7 +127,7 @@ class Document:
 
     path: Path
     data: Any
-    places: dict[Keys, str] = field(default_factory=dict)  # `FILE:LINE`, or what on the command line set it
+    locations: dict[Keys, str] = field(default_factory=dict)  # `FILE:LINE`, or the command-line option
 
     @property
     def folder(self) -> Path:
@@ -140,11 +140,11 @@ class Document:
 
     def locate(self, error: UserError) -> UserError:
         """Give `error` its file and line: those of the longest part of its path that the file has."""
-        if error.place is None:
+        if error.location is None:
             keys = error.path
-            while keys and keys not in self.places:
+            while keys and keys not in self.locations:
                 keys = keys[:-1]
-            error.place = self.places.get(keys, str(self.path))
+            error.location = self.locations.get(keys, str(self.path))
         return error
 
     def override(self, keys: Keys, value: object, origin: str) -> None:
@@ -157,12 +157,12 @@ class Document:
                 raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[: depth - 1]))
             if mapping.get(key) is None:
                 mapping[key] = {}
-                self.places[keys[:depth]] = origin
+                self.locations[keys[:depth]] = origin
             mapping = mapping[key]
         if not isinstance(mapping, dict):
             raise self.locate(UserError(f"expected a mapping, found {shortened(mapping)}", path=keys[:-1]))
         mapping[keys[-1]] = value
-        self.places[keys] = origin
+        self.locations[keys] = origin
 
     def remove(self, keys: Keys) -> None:
         """Remove a value, if it is there."""
@@ -175,7 +175,7 @@ class Document:
 
 @contextmanager
 def located(document: Document) -> Iterator[None]:
-    """Errors that leave the body say in which line of the document their key stands."""
+    """Give errors that leave the body the line of their key in the document."""
     try:
         yield
     except UserErrors as several:
@@ -219,7 +219,7 @@ class _Reader:
     """Reads one document: its file, the files that it includes, and the lines of their values."""
 
     def __init__(self, document: Document) -> None:
-        self.places = document.places
+        self.locations = document.locations
         self.files: list[Path] = []
         self.open_nodes: list[Node] = []
         self.num_bytes = 0
@@ -241,7 +241,7 @@ class _Reader:
             self.files.pop()
 
     def parsed(self, text: str, keys: Keys, overridden: AbstractSet[str] = frozenset()) -> Any:
-        """The value of the YAML in `text`, which stands in the document at `keys`."""
+        """The value of the YAML in `text`, which is at `keys` in the document."""
         reader = YAML(typ="safe", pure=True)
         reader.Resolver = _Resolver
         reader.max_depth = _MAX_DEPTH
@@ -274,7 +274,7 @@ class _Reader:
 
     def value(self, node: Node, keys: Keys, constructor: Any, overridden: AbstractSet[str] = frozenset()) -> Any:
         with self.entered(node, keys) as origin:
-            self.places.setdefault(keys, origin)
+            self.locations.setdefault(keys, origin)
             if self.is_include(node):
                 return self.included(node, keys, origin, overridden)
             if isinstance(node, MappingNode):
@@ -291,9 +291,9 @@ class _Reader:
         try:
             return constructor.construct_object(node)
         except Exception as error:  # such as `!!int x`, or more digits than Python reads
-            words = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise _error(
-                f"cannot read {shortened(node.value)} as {meaning}: {words}", self.origin(node), keys
+                f"cannot read {shortened(node.value)} as {meaning}: {reason}", self.origin(node), keys
             ) from None
 
     def check_text(self, node: Node, keys: Keys) -> None:
@@ -306,7 +306,7 @@ class _Reader:
             )  # fmt: skip
 
     def is_include(self, node: Node) -> bool:
-        """Whether the node stands for another file. Raises for other tags than those of plain data."""
+        """Whether the node includes another file. Raises for other tags than those of plain data."""
         if node.tag == "!include" and self.files:
             return True
         expected = {
@@ -330,10 +330,10 @@ class _Reader:
             self.check_text(key_node, keys)
             key = key_node.value
             if key in result:
-                first = self.places[(*keys, key)]
-                raise _error(f"the key stands twice (first at {first})", origin, (*keys, key), do="Remove one of them.")
+                first = self.locations[(*keys, key)]
+                raise _error(f"the key is repeated (first at {first})", origin, (*keys, key), do="Remove one of them.")
             if key not in overridden:
-                self.places[(*keys, key)] = origin
+                self.locations[(*keys, key)] = origin
                 result[key] = self.value(value_node, (*keys, key), constructor)
         for other in merged:
             mapping = self.value(other, keys, constructor, overridden | result.keys())
@@ -390,5 +390,5 @@ def _text_of(path: Path) -> str:
 
 def _error(problem: str, origin: str, keys: Keys = (), allowed: str | None = None, do: str | None = None) -> UserError:
     error = UserError(problem, allowed=allowed, do=do, path=keys)
-    error.place = origin or None
+    error.location = origin or None
     return error

@@ -26,8 +26,8 @@ __all__ = ["Cost", "CutCost", "cost", "cut_costs"]
 class Cost:
     """Multiply-adds for one image, and the parameters used for it in eval mode (no auxiliary heads).
 
-    Counted are convolutions and matrix products: linear layers, and in attention the products of queries with keys and
-    of weights with values. Norms, activations and sums are not. A multiply-add is two of a FLOP counter's operations.
+    Convolutions and matrix products are counted: linear layers, and in attention the products of queries with keys and
+    of weights with values; norms, activations and sums are not. A multiply-add is two operations of a FLOP counter.
 
     Attributes:
         trainable: how many of the parameters have gradients; set by `cost` only.
@@ -113,7 +113,7 @@ class _TensorsInUse(TorchDispatchMode):
 
 
 def _parameter_spans(graph: ModeGraph, model: nn.Module) -> list[tuple[int, int, int]]:
-    """For each parameter in use: the first and the last position at which the input meets it, and its size."""
+    """For each parameter in use: the first and the last position at which it is applied to the input, and its size."""
     reach: dict[fx.Node, tuple[int, int]] = {}
     spans: dict[int, tuple[int, int, int]] = {}
     for node in reversed(graph.nodes):

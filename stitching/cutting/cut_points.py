@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from stitching.config.errors import UserError, unknown_name
 from stitching.cutting.formats import Format
 from stitching.cutting.shapes import layouts, tensor_shapes
 from stitching.cutting.subnet import CutModule
-from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, trace
+from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, paths_to, trace
 
 __all__ = ["CutModule", "CutPoint", "TracedModel", "cut_points", "extract", "resolve", "trace"]
 
@@ -114,12 +114,12 @@ def resolve(
         for point in points:
             if point.name == graph.names[crossing[0]]:
                 return point
-    own = nodes[-1] if side == "output" else crossing[0]
-    raise _no_cut_point(traced, f"the {side} of {name!r}", own, crossing, points)
+    value = nodes[-1] if side == "output" else crossing[0]
+    raise _no_cut_point(traced, f"the {side} of {name!r}", value, crossing, points)
 
 
 def extract(traced: TracedModel, start: CutPoint, end: CutPoint) -> CutModule:
-    """What the model computes between two of its cut points, as a module that shares nothing with the model.
+    """The piece of the model between two of its cut points, as a module that shares nothing with the model.
 
     Raises:
         UserError: if the end does not come after the start.
@@ -169,7 +169,7 @@ def _replacing_devices(device: fx.Node) -> Callable[[Any], Any]:
 
 def _unknown(traced: TracedModel, name: str) -> UserError:
     graph = traced.graphs[False]
-    paths = {parent for node in graph.dependent if node in graph.owners for parent in _parents(graph.owners[node])}
+    paths = {parent for node in graph.dependent if node in graph.owners for parent in paths_to(graph.owners[node])}
     if name in dict(traced.model.named_modules()):
         return UserError(
             f"{name!r} in {traced.title} is not used for its output",
@@ -178,15 +178,10 @@ def _unknown(traced: TracedModel, name: str) -> UserError:
     return unknown_name(f"node or module in {traced.title}", name, {*graph.by_name, *paths})
 
 
-def _parents(path: str) -> Iterable[str]:
-    parts = path.split(".") if path else []
-    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-
-
 def _no_cut_point(
-    traced: TracedModel, what: str, own: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
+    traced: TracedModel, what: str, value: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
 ) -> UserError:
-    """Lists the values that cross where only `own` should, and the nearest cut points."""
+    """The error that lists the values that cross where only `value` should, and the nearest cut points."""
     graph = traced.graphs[False]
     position = graph.position[crossing[-1]]
     before = [p for p in points if graph.position[graph.by_name[p.name]] <= position]
@@ -195,7 +190,7 @@ def _no_cut_point(
     names = ", ".join(graph.names[node] for node in crossing[:6]) + (", ..." if len(crossing) > 6 else "")
     if len(crossing) > 1:
         why = f"{len(crossing)} values cross there ({names})"
-    elif crossing[0] is not own:
+    elif crossing[0] is not value:
         why = f"the value of {names} crosses there, not its own"
     else:
         why = f"{names} crosses there; it is no floating tensor with the batch first, or is not alone in train mode"

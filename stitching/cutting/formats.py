@@ -1,4 +1,4 @@
-"""Formats: how a tensor lays out an image, and what a conversion between any two of them gives.
+"""Formats: how a tensor lays out an image, and the result of a conversion between any two of them.
 
 | kind   | shape        | size           |
 | ------ | ------------ | -------------- |
@@ -132,8 +132,8 @@ class Format:
         numbers = self._numbers
         if all(n is None for n in numbers):
             return self.kind
-        words = "x".join("?" if n is None else str(n) for n in numbers)
-        return f"{self.kind} {words}" + (f"+{self.prefix}" if self.kind == "bert" else "")
+        size = "x".join("?" if n is None else str(n) for n in numbers)
+        return f"{self.kind} {size}" + (f"+{self.prefix}" if self.kind == "bert" else "")
 
 
 def converted(src: Format, dst: Format, class_token: str = "zeros") -> Format:
@@ -177,24 +177,24 @@ def maps(src: Format, dst: Format) -> tuple[Map, Map]:
                 do="Leave the size out (a vector becomes one position), or cut the network before its pooling.",
             )
         return (1, 1), (1, 1)
-    have, count = src.spatial, src._positions
+    size, count = src.spatial, src._positions
     if count is None:
         raise ValueError(f"{src} is not fully sized")
     if dst.kind in (*_SEQUENCES, "vector") and dst.size in (None, count):
         # Tokens whose number stays, or that are averaged, need no map: treat them as a column.
-        have = want = (count, 1) if src.kind in _SEQUENCES else have
+        size = new_size = (count, 1) if src.kind in _SEQUENCES else size
     elif src.kind in _SEQUENCES and isinstance(dst.size, tuple) and dst._positions == count:
-        have = want = dst.size
+        size = new_size = dst.size
     else:
-        want = have if dst.size is None else dst.spatial
-    if have is None:
+        new_size = size if dst.size is None else dst.spatial
+    if size is None:
         raise UserError(
             f"{src} cannot become {dst}: {count} tokens are no square map",
             do=f"Name their map in an out_format before this one, e.g. [img, [C, H, W]] with H x W = {count}.",
         )
-    if want is None:
+    if new_size is None:
         raise UserError(
             f"{src} cannot become {dst}: an image can be resized to a square number of tokens only",
             do="Ask for a square number of tokens, or for a map, e.g. [img, [C, H, W]], before this format.",
         )
-    return have, want
+    return size, new_size

@@ -1,4 +1,4 @@
-"""Passes over a freshly traced graph that make it fit for cutting. Each changes the graph in place."""
+"""Passes that prepare a traced graph for cutting. Each changes the graph in place."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _REFILLS = {"bernoulli_"}  # methods that overwrite a new tensor; without the un
 def drop_pinned_inputs(graph: fx.Graph) -> None:
     """Erase pinned inputs and the checks of their values."""
     _, *pinned = [node for node in graph.nodes if node.op == "placeholder"]
-    doomed = set(pinned)
+    to_erase = set(pinned)
     for node in graph.nodes:
-        if doomed.intersection(node.all_input_nodes):
-            doomed.add(node)
+        if to_erase.intersection(node.all_input_nodes):
+            to_erase.add(node)
     for node in reversed(list(graph.nodes)):
-        if node in doomed:
+        if node in to_erase:
             graph.erase_node(node)
 
 

@@ -81,12 +81,12 @@ def tensor_shapes(traced: TracedModel, mode: bool, input_shape: Shape3) -> Shape
     """The shape, without the batch, of every value that is a floating tensor with the batch as its first dimension."""
     shapes: Shapes = {}
 
-    def note(node: fx.Node, value: Any) -> None:
+    def add_shape(node: fx.Node, value: Any) -> None:
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.shape[0] == _BATCH:
             shapes[node] = tuple(value.shape[1:])
 
     with torch.no_grad():
-        run_on_meta(traced, mode, (_BATCH, *input_shape), note)
+        run_on_meta(traced, mode, (_BATCH, *input_shape), add_shape)
     return shapes
 
 
@@ -130,8 +130,8 @@ def layouts(
 
 def _prefix_tokens(model: nn.Module) -> int | None:
     """The number of tokens before those of the image; None if the model does not say."""
-    if (timm_says := getattr(model, "num_prefix_tokens", None)) is not None:
-        return timm_says
+    if (number := getattr(model, "num_prefix_tokens", None)) is not None:  # of timm's models
+        return number
     return 1 if hasattr(model, "class_token") else None
 
 
@@ -190,10 +190,10 @@ def _shapes_twice_as_large(traced: TracedModel, input_shape: Shape3) -> Shapes:
 
 
 def _by_neighbours(graph: ModeGraph, node: fx.Node, model: nn.Module) -> str:
-    """The layout that the modules before and after work on."""
-    for near in (node, *node.users):
-        if near.op == "call_module":
-            module = model.get_submodule(str(near.target))
+    """The layout that the modules before and after the value work on."""
+    for neighbour in (node, *node.users):
+        if neighbour.op == "call_module":
+            module = model.get_submodule(str(neighbour.target))
             if isinstance(module, (nn.LayerNorm, nn.Linear)):
                 # timm's LayerNorm2d, a subclass, normalises the channels of (N, C, H, W).
                 return "img" if type(module).__name__.endswith("2d") else "bhwc"

@@ -11,7 +11,7 @@ from stitching.config.errors import UserError, at
 from stitching.cutting.blocks import Block, area, find_blocks
 from stitching.cutting.cut_points import CutPoint, cut_points, resolve
 from stitching.cutting.formats import Format
-from stitching.cutting.tracing import Shape3, TracedModel
+from stitching.cutting.tracing import Shape3, TracedModel, paths_to
 
 __all__ = ["Block", "Depths", "Stage", "find_blocks", "find_stages"]
 
@@ -108,14 +108,14 @@ def _input_name(traced: TracedModel, point: CutPoint, blocks: set[str]) -> str:
     graph = traced.graphs[False]
     start = graph.position[graph.by_name[point.name]] + 1
     following = next(node for node in graph.nodes[start:] if node in graph.dependent)
-    modules = [path for path in _parents(graph.owners[following]) if graph.of_module(path)[0] is following]
+    modules = [path for path in paths_to(graph.owners[following]) if graph.of_module(path)[0] is following]
     candidates = [path for path in modules if path in blocks] + modules
     return _first_meaning(traced, point, "input", [*candidates, graph.names[following]])
 
 
 def _output_name(traced: TracedModel, point: CutPoint) -> str:
     """The `block_output` of a piece that ends at `point`: the outermost module, else the node."""
-    return _first_meaning(traced, point, "output", [*_parents(point.module), point.name])
+    return _first_meaning(traced, point, "output", [*paths_to(point.module), point.name])
 
 
 def _first_meaning(traced: TracedModel, point: CutPoint, side: Literal["input", "output"], names: list[str]) -> str:
@@ -127,9 +127,3 @@ def _first_meaning(traced: TracedModel, point: CutPoint, side: Literal["input", 
         except UserError:
             continue
     return names[-1]
-
-
-def _parents(path: str) -> list[str]:
-    """A module's path and those above it, outermost first, without the model itself."""
-    parts = path.split(".") if path else []
-    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]

@@ -32,7 +32,7 @@ class CutModule(nn.Module):
         graphs: the train-mode graph under True, the eval-mode graph under False, each with one input and one output.
     """
 
-    # Set by whoever cut it: the kind and prefix of its output, and (model, start, end).
+    # Set by the code that cuts the model: the format of its output, and (model, start, end).
     out_kind: str | None = None
     out_prefix: int = 0
     in_format: Format | None = None
@@ -55,9 +55,9 @@ class CutModule(nn.Module):
             if path in constants:
                 _install(self, path, constants[path].clone(), persistent=False)
             else:
-                holder = model.get_submodule(owner)
-                persistent = name in holder._buffers and name not in holder._non_persistent_buffers_set
-                _install(self, path, copy.deepcopy(getattr(holder, name), memo), persistent=persistent)
+                module = model.get_submodule(owner)
+                persistent = name in module._buffers and name not in module._non_persistent_buffers_set
+                _install(self, path, copy.deepcopy(getattr(module, name), memo), persistent=persistent)
         for module in self.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
@@ -101,13 +101,13 @@ class _Code:
 
 
 def _install(root: nn.Module, path: str, value: Any, *, persistent: bool = True) -> None:
-    """Put `value` at a dotted path below `root`, unless a module installed before already holds it."""
+    """Set `value` at a dotted path below `root`, unless a module installed before already contains it."""
     *owners, name = path.split(".")
     for owner in owners:
         if owner not in root._modules:
             root.add_module(owner, nn.Module())
         root = root.get_submodule(owner)
-    if any(name in held for held in (root._modules, root._parameters, root._buffers)):
+    if any(name in members for members in (root._modules, root._parameters, root._buffers)):
         return
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         root.register_buffer(name, value, persistent=persistent)

@@ -25,7 +25,7 @@ from stitching.cutting.graph_passes import (
     without_in_place,
 )
 
-__all__ = ["ModeGraph", "Shape3", "TracedModel", "all_tensors", "default_input_shape", "made_from", "trace"]
+__all__ = ["ModeGraph", "Shape3", "TracedModel", "all_tensors", "default_input_shape", "made_from", "paths_to", "trace"]
 
 Shape3 = tuple[int, int, int]
 
@@ -232,3 +232,9 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     """The defaults of the arguments of forward after the first."""
     _, *rest = inspect.signature(model.forward).parameters.values()
     return {p.name: p.default for p in rest if p.default is not p.empty}
+
+
+def paths_to(path: str) -> list[str]:
+    """A module's path and those above it, outermost first, without the model itself."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]

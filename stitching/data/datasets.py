@@ -1,4 +1,4 @@
-"""The registry of data sets: what is known of each without looking at its files, and how its images are opened."""
+"""The registry of data sets: the properties of each, and how its images are opened."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Opener = Callable[[Path, bool], ImageDataset]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set, and the defaults of its preprocessing.
+    """The properties of a data set, and the defaults of its preprocessing.
 
     Attributes:
         num_classes: 0 in the registry if the classes must be counted in the files; never 0 from `dataset_info`.
@@ -52,8 +52,8 @@ class DatasetInfo:
         count_classes: how many classes there are below a data path, where `num_classes` is 0.
         digest: the part of a run's identity for images that the name alone does not determine, such as a digest of
             the names of all files below a data path.
-        constant: whether the images depend on nothing but the code, neither on the data path nor on a file that may
-            change, so that the runs of a process may share what was made of them.
+        constant: whether the images depend on the code alone, not on a path or a file that may change; the runs of a
+            process then share their tensors.
     """
 
     name: str
@@ -103,7 +103,7 @@ def _entry(name: str) -> DatasetInfo:
 
 
 def dataset_info(name: str, data_path: str | Path | None = None) -> DatasetInfo:
-    """What is known of the data set `name`. Its files are read only if its classes must be counted.
+    """The properties of the data set `name`. Its files are read only if its classes must be counted.
 
     Raises:
         UserError: there is no such data set; or its classes are to be counted and it is missing.

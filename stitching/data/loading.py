@@ -55,8 +55,8 @@ class Batches:
     not augmented. The random state of the calling process is left alone.
 
     Without workers, images whose transform is not random are cached as tensors, if the whole set takes no more than
-    256 MiB. Of a data set that is `constant`, later batches of this process find them again: the
-    latest four sets of at most 32 MiB.
+    256 MiB. Those of a `constant` data set are shared with later batches of this process: the latest
+    four sets of at most 32 MiB.
 
     Args:
         dataset_name, data_path: as for `open_dataset`.
@@ -77,10 +77,10 @@ class Batches:
             single image, which BatchNorm cannot train with; of the others, never. An only batch is always kept.
 
     Attributes:
-        num_classes, channels, image_size: of what the batches hold.
-        num_images: how many different images there are.
+        num_classes, channels, image_size: of the images.
+        num_images: the number of different images.
         split: the argument.
-        notes: what to tell the user: a line for each setting that is ignored.
+        notes: for the user, a line for each setting that is ignored.
 
     Raises:
         UserError: no such data set, its files are missing, a setting of the preprocessing is wrong, or nothing is left
@@ -113,13 +113,13 @@ class Batches:
         self.num_classes = info.num_classes
         self.channels = preprocessing.channels or info.channels
         self.image_size = preprocessing.image_size or info.image_size
-        opened = open_dataset(dataset_name, data_path, train=split != "test")
-        rows = torch.arange(len(opened))
+        source = open_dataset(dataset_name, data_path, train=split != "test")
+        rows = torch.arange(len(source))
         if split != "test" and validation:
             rows = _held_out(rows, *validation, split)
         if only:
-            rows = _chosen(rows, only, seed)
-        images = _Images(opened, rows, dataset_name, transform, seed)
+            rows = _subset(rows, only, seed)
+        images = _Images(source, rows, dataset_name, transform, seed)
         self.num_images = len(images)
         if train and drop_last is None:
             drop_last = len(images) % batch_size == 1
@@ -176,7 +176,7 @@ class Batches:
             self._check_newest(number)
 
     def _check_newest(self, number: int) -> None:
-        if number != self._newest:  # the workers, and so the batches, are the later call's by now
+        if number != self._newest:  # the workers load the later call's batches by now
             raise RuntimeError("another epoch of these batches has begun since")
 
     def _cached(self) -> Iterator[Batch]:
@@ -197,7 +197,7 @@ def _workers_for(cpus: int) -> int:
     return min(cpus, MOST_WORKERS) if cpus > 1 else 0
 
 
-def _chosen(rows: Tensor, only: int, seed: int) -> Tensor:
+def _subset(rows: Tensor, only: int, seed: int) -> Tensor:
     """A random subset of the images, in their old order."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "chosen"))
     return rows[torch.randperm(len(rows), generator=generator)[:only].sort().values]

@@ -38,7 +38,7 @@ def run_slurm_task(folders: Sequence[str]) -> None:
                 if stop.number == signal.SIGUSR2:
                     _requeue(runs, progress=_steps(runs) > before)
             sys.exit(0)
-    if failures and process_group().first_to_tell():
+    if failures and process_group().first_to_report():
         for name, reason in failures.items():
             print(f"{name}: {reason}", file=sys.stderr)
     sys.exit(1 if failures else 0)

@@ -115,13 +115,13 @@ def _construct(spec: ModelSpec, *, pretrained: bool, meta: bool = False) -> nn.M
         if pretrained:
             build_meta(spec)  # raises if the arguments are wrong
             raise _not_loaded(spec, error) from None
-        if args and (unfit := not_built(source, spec.name, args, error)).allowed:
-            raise unfit from None
+        if args and (argument_error := not_built(source, spec.name, args, error)).allowed:
+            raise argument_error from None
         if explained := source.build_error(spec.name, error):
             raise explained from None
         if not args:
             raise
-        raise unfit from None
+        raise argument_error from None
     if shape := input_shape(spec):
         model.default_input_shape = shape  # type: ignore[assignment]
     if untraced := source.untraced_modules(spec.name):

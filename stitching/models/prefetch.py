@@ -32,11 +32,12 @@ from huggingface_hub.utils import (
 from timm.models._hub import download_cached_file
 
 from stitching.config.errors import UserError, first_line
+from stitching.config.model_sources import WeightsFile
 
 if TYPE_CHECKING:
     from stitching.models.spec import ModelSpec
 
-__all__ = ["HubFile", "UrlFile", "WeightsFile", "fetch", "weights_file"]
+__all__ = ["HubFile", "UrlFile", "fetch", "weights_file"]
 
 PATIENCE = 6  # seconds that a server has to answer, name lookup included
 
@@ -62,7 +63,6 @@ class HubFile:
         return constants.HF_HUB_CACHE
 
     def cached_path(self) -> Path | None:
-        """The file in the cache that a model is built from without a network; None if there is none."""
         for name in self.names:
             path = try_to_load_from_cache(self.repository, name, self.cache, self.revision)
             if isinstance(path, str):
@@ -70,7 +70,6 @@ class HubFile:
         return None
 
     def origin(self) -> dict[str, str]:
-        """Where the file was downloaded from, as recorded with results."""
         path = self.cached_path()
         return {"repository": self.repository} | ({"revision": path.parent.name} if path else {})  # snapshots/REVISION/
 
@@ -106,27 +105,22 @@ class UrlFile:
         return os.path.join(torch.hub.get_dir(), "checkpoints")
 
     def cached_path(self) -> Path | None:
-        """As for `HubFile`."""
         path = Path(self.cache, os.path.basename(urlsplit(self.url).path))
         return path if path.exists() else None
 
     def origin(self) -> dict[str, str]:
-        """Where the file was downloaded from, as recorded with results."""
         return {"url": self.url}
 
     def status(self) -> int:
         request = urllib.request.Request(self.server, method="HEAD", headers={"User-Agent": "torch.hub"})
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return int(answer.status)
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code
 
     def download(self) -> None:
         download_cached_file(self.url, check_hash=True, progress=not are_progress_bars_disabled(), cache_dir=self.cache)
-
-
-WeightsFile = HubFile | UrlFile
 
 
 def weights_file(spec: ModelSpec) -> WeightsFile | None:
@@ -141,7 +135,7 @@ def weights_file(spec: ModelSpec) -> WeightsFile | None:
 def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = None) -> None:
     """Make sure that the published weights of all `specs` are in this machine's caches; download missing files.
 
-    Files that are there are not checked with any server.
+    No server is asked about files that are in the caches.
 
     Args:
         specs: models; those that need no published weights are skipped.
@@ -185,15 +179,15 @@ def _download(source: WeightsFile) -> str:
 
 
 def _unreachable(sources: Iterable[WeightsFile]) -> dict[str, str]:
-    """The servers that do not answer, and why: asked in parallel, as the libraries retry downloads for long."""
-    answers: dict[str, str] = {}
+    """The problem of each server, or "": all are asked in parallel, as the libraries retry downloads for long."""
+    problems: dict[str, str] = {}
 
     def ask(source: WeightsFile) -> None:
         try:
             status = source.status()
-            answers[source.server] = f"{source.server} answers with status {status}" if status >= 500 else ""
+            problems[source.server] = f"{source.server} answers with status {status}" if status >= 500 else ""
         except Exception as error:  # as in `_download`
-            answers[source.server] = f"{source.server} cannot be reached: {first_line(error)}"
+            problems[source.server] = f"{source.server} cannot be reached: {first_line(error)}"
 
     servers = {source.server: source for source in sources}
     # Daemon threads, since nothing else bounds the time of a name lookup.
@@ -203,7 +197,7 @@ def _unreachable(sources: Iterable[WeightsFile]) -> dict[str, str]:
     deadline = time.monotonic() + PATIENCE + 1
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return {server: answers.get(server, f"{server} does not answer within {PATIENCE} s") for server in servers}
+    return {server: problems.get(server, f"{server} does not answer within {PATIENCE} s") for server in servers}
 
 
 def _advice(sources: Iterable[WeightsFile]) -> str:

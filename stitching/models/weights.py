@@ -84,11 +84,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        words = getattr(error, "strerror", None) or first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's message advises to trust the file
-            words = "it is damaged, or holds more than tensors"
+            reason = "it is damaged, or holds more than tensors"
         raise UserError(
-            f"cannot read the weights in {path}: {words}", allowed="a file that torch.save wrote from a state dict"
+            f"cannot read the weights in {path}: {reason}", allowed="a file that torch.save wrote from a state dict"
         ) from None
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

@@ -74,7 +74,7 @@ class ChannelsPart(BuildablePart):
     """Output channels; by default the input's."""
 
     def channels(self, input_format: Format) -> tuple[int, int]:
-        """Input and output channels. Raises `UserError` if `in_channels` is not what arrives."""
+        """Input and output channels. Raises `UserError` if `in_channels` are not those of the input."""
         with at("in_channels"):
             check_channels(self.in_channels, input_format, "the part takes")
         in_channels = self.in_channels or input_format.channels
@@ -82,10 +82,10 @@ class ChannelsPart(BuildablePart):
         return in_channels, self.out_channels or in_channels
 
 
-def check_channels(declared: int | None, input_format: Format, words: str) -> None:
-    """Raise a `UserError` that begins with `words` if the declared channels are not those that arrive."""
+def check_channels(declared: int | None, input_format: Format, subject: str) -> None:
+    """Raise a `UserError` that begins with `subject` if the declared channels are not those of the input."""
     if declared is not None and input_format.channels is not None and declared != input_format.channels:
-        raise UserError(f"{words} {declared} channels, but {input_format} arrives")
+        raise UserError(f"{subject} {declared} channels, but the input is {input_format}")
 
 
 def declared_kind(part: BasePart, kinds: Sequence[str]) -> Any:

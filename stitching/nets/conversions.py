@@ -14,8 +14,8 @@ __all__ = ["Reformat"]
 class Reformat(nn.Module):
     """Converts tensors of format `src` to `dst`, without parameters.
 
-    The image is first resized (bilinear, no antialiasing, `align_corners` off) if `dst` names another size, then laid
-    out anew. Prefix tokens:
+    The image is resized (bilinear, no antialiasing, `align_corners` off) if `dst` names another size, then rearranged.
+    Prefix tokens:
 
     - bert -> img, bhwc: the first is spread over the map as further channels, after those of the map; others are
       dropped.
@@ -57,7 +57,7 @@ class Reformat(nn.Module):
             return x.mean((2, 3)) if prefix is None else prefix[:, 0]
         if self.src_size != self.dst_size:
             x = F.interpolate(x, self.dst_size, mode="bilinear", align_corners=False)
-        return self._laid_out(x, prefix)
+        return self._to_output(x, prefix)
 
     def _as_map(self, x: Tensor) -> Tensor:
         """The positions of a tensor of kind `src`, without its prefix, as (N, C, H, W)."""
@@ -70,7 +70,7 @@ class Reformat(nn.Module):
                 return x[:, :, None, None]
         return x.transpose(1, 2).unflatten(2, self.src_size)
 
-    def _laid_out(self, x: Tensor, prefix: Tensor | None) -> Tensor:
+    def _to_output(self, x: Tensor, prefix: Tensor | None) -> Tensor:
         """A map (N, C, H, W) and its prefix tokens (N, P, C) in the output format."""
         kind = self.out_format.kind
         if kind in ("img", "bhwc"):

@@ -146,17 +146,17 @@ def stitch(
         )
     options = BuildOptions(seed=seed, num_classes=num_classes, images=shape)
     input_format = Format("img", shape[0], (shape[1], shape[2]))
-    placed: list[Part] = []
+    pieces: list[Part] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for number, part in enumerate(parts):
             with at("parts", number):
-                placed.append(_placed(part, input_format, options))
-                input_format = placed[-1].out_format
-    return Network(placed)
+                pieces.append(_piece(part, input_format, options))
+                input_format = pieces[-1].out_format
+    return Network(pieces)
 
 
-def _placed(part: Any, input_format: Format, options: BuildOptions) -> Part:
+def _piece(part: Any, input_format: Format, options: BuildOptions) -> Part:
     if not isinstance(part, nn.Module):
         config = _part_config(part)
         if getattr(config, "init", None):

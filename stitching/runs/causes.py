@@ -1,4 +1,4 @@
-"""Why runs ended that are not done: the values of `cause` in metadata.yml, by which `status` and `retry` go."""
+"""Why runs failed: the values of `cause` in metadata.yml, which `status` and `retry` use."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ __all__ = ["Damaged", "checked_json", "read_checked_json"]
 
 
 class Damaged(ValueError):
-    """A file's content is not what was written."""
+    """The content of a file is not the one that was written."""
 
 
 def checked_json(content: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Which code this is: the digest of the package's files.
+"""The version of the code: the digest of the package's files.
 
 A task calls this before it imports anything else of the package, so only the standard library is imported here.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["PACKAGE", "code_digest", "code_files", "digest_of", "package_digest"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_NO_NUMBERS = ("cli", "analysis", "__main__.py")  # commands, tables and figures: no run's numbers depend on them
+_WITHOUT_NUMBERS = ("cli", "analysis", "__main__.py")  # commands, tables and figures: no run's numbers depend on them
 
 
 @lru_cache
@@ -34,7 +34,7 @@ def code_files(package: Path) -> dict[str, bytes]:
     Raises:
         OSError: a file cannot be read.
     """
-    return {name: content for name, content in _files(package).items() if name.split("/")[0] not in _NO_NUMBERS}
+    return {name: content for name, content in _files(package).items() if name.split("/")[0] not in _WITHOUT_NUMBERS}
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
@@ -49,7 +49,7 @@ def _files(package: Path) -> dict[str, bytes]:
     files = {}
     for path in package.rglob("*"):
         parts = path.relative_to(package).parts
-        # without bytecode and what editors leave
+        # without bytecode and files that editors leave
         if path.is_file() and not any(part.startswith((".", "__pycache__")) or part.endswith("~") for part in parts):
             files["/".join(parts)] = path.read_bytes()
     return files

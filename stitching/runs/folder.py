@@ -23,7 +23,7 @@ T = TypeVar("T")
 _DIGEST = "# sha256 of all above: "
 _REPAIR = "In a sweep, `stitching submit` writes it again; elsewhere, remove it."
 
-# The keys that say what state a run is in: a small part of metadata.yml.
+# The keys of a run's state: a small part of metadata.yml.
 BRIEF_KEYS = (
     "state", "identity", "failure", "cause", "control", "epoch", "steps", "first_step", "total_steps", "seconds",
     "device", "final", "digests", "code",
@@ -68,7 +68,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], *, previous: P
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"cannot write {path}: {reason}",
-            do="What was there before is still there. Make room, then try again: runs resume from their checkpoints.",
+            do="The old file is unchanged. Make room, then try again: runs resume from their checkpoints.",
         ) from error
     except BaseException:
         with suppress(OSError):
@@ -82,17 +82,16 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     write_whole(path, lambda file: file.write(f"{text}{_DIGEST}{_sha256(text)}\n".encode()))
 
 
-def read_checked(path: Path, parsed: Callable[[str], T]) -> T:
-    """What `parsed` makes of the text of a file that `write_yaml` wrote.
+def read_checked(path: Path, parse: Callable[[str], T]) -> T:
+    """The content of a file that `write_yaml` wrote.
 
     Raises:
-        UserError: the file cannot be read, is damaged or was edited; if `parsed` raises `UnreadableMetadata`, with what
-            that says.
+        UserError: the file cannot be read, is damaged or was edited; or `parse` raises `UnreadableMetadata`.
         FileNotFoundError: there is no such file.
     """
     try:
         text = text_of(path)
-        content = parsed(text)
+        content = parse(text)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"there is no file {path}") from None
     except (OSError, UnreadableMetadata) as error:
@@ -107,7 +106,7 @@ def read_checked(path: Path, parsed: Callable[[str], T]) -> T:
 
 def _brief_metadata(text: str) -> dict[str, Any]:
     """The `BRIEF_KEYS` of a metadata.yml."""
-    if _fits_digest(text):  # else all of it is parsed, to say what is wrong
+    if _fits_digest(text):  # else all of it is parsed, to report what is wrong
         with suppress(UnreadableMetadata):  # an alias of something in another block
             brief_text = "".join(_BRIEF.findall(text))
             simple = simple_metadata_of(brief_text)
@@ -129,7 +128,7 @@ Traces = dict[Path, int]  # files, and the inodes that they had
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's files are: `result.pkl` and, with the same ending, what belongs to it.
+    """The paths of a run's files: `result.pkl`, and the others with the same suffix.
 
     A result called `result-7.pkl` has `result-7.parquet`, `checkpoint-7.pt`, `metadata-7.yml` and `log-7.txt` beside
     it, so that one folder holds several seeds.
@@ -140,7 +139,7 @@ class RunFolder:
 
     @classmethod
     def found_in(cls, path: Path) -> RunFolder:
-        """The folder of a run without its config, by the name of the metadata file in it."""
+        """The folder of a run whose config is not known, by the metadata file in it."""
         first = path / "metadata.yml"
         return cls.of_metadata(first if first.exists() else min(path.glob("metadata*.yml"), default=first))
 
@@ -164,7 +163,7 @@ class RunFolder:
 
     @property
     def steps(self) -> Path:
-        """The same dataframe as in `result`, in the file that commands read."""
+        """The dataframe of `result` in the file that commands read."""
         return self.result.with_suffix(".parquet")
 
     @property
@@ -173,7 +172,7 @@ class RunFolder:
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The one before the newest."""
+        """The checkpoint before the newest."""
         return self.path / f"checkpoint{self._suffix}.previous.pt"
 
     @property
@@ -196,7 +195,7 @@ class RunFolder:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that a run leaves, its config apart."""
+        """All files that a run writes, without its config."""
         return (self.result, self.steps, self.checkpoint, self.previous_checkpoint, self.metadata, self.log)
 
     def read_metadata(self, *, brief: bool = False) -> dict[str, Any] | None:
@@ -216,20 +215,20 @@ class RunFolder:
 
     def traces(self) -> Traces:
         """The files of a run in training that must stay in its folder."""
-        expected = (self.lock, self.metadata, self.path / "config.yml")
-        return {path: path.stat().st_ino for path in expected if path.exists()}
+        files = (self.lock, self.metadata, self.path / "config.yml")
+        return {path: path.stat().st_ino for path in files if path.exists()}
 
     def check_traces(self, traces: Traces) -> None:
-        """Raise `UserError` if one of `traces` is gone, or another process has the folder now."""
-        gone = sorted(path.name for path in traces if not path.exists())
-        if gone or self.is_of_another(traces):
+        """Raise `UserError` if one of the files is gone, or another process has created the folder again."""
+        missing = sorted(path.name for path in traces if not path.exists())
+        if missing or self.is_of_another(traces):
             raise UserError(
-                f"{self.path} was removed while the run trained: {', '.join(gone) or 'its lock'} is gone",
+                f"{self.path} was removed while the run trained: {', '.join(missing) or 'its lock'} is gone",
                 do="Start the run again if you still need it.",
             )
 
     def is_of_another(self, traces: Traces) -> bool:
-        """Whether another process has created the folder again since `traces`."""
+        """Whether another process has created the folder again since `traces` were taken."""
         try:
             return self.lock in traces and self.lock.stat().st_ino != traces[self.lock]
         except OSError:
@@ -241,15 +240,15 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
-        """Hold the folder for this process, as far as files of this result's name go.
+        """Lock the folder for this process: the files that belong to this result.
 
         Raises:
-            FolderBusy: another process holds it.
+            FolderBusy: another process holds the lock.
             UserError: the folder cannot be created or has no locks.
         """
-        with ExitStack() as held:
+        with ExitStack() as locks:
             try:
-                held.enter_context(file_lock(self.lock))
+                locks.enter_context(file_lock(self.lock))
             except Locked:
                 raise FolderBusy(
                     f"another process is training in {self.path}", do="Wait for it or stop it; nothing was changed."

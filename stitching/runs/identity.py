@@ -26,8 +26,7 @@ __all__ = [
     "settings_digest",
 ]
 
-# Keys of where things are and how they are shown. Stopping, packing and the number of workers never change a result, so
-# they may be left out.
+# Keys that never change a result: paths, display, checkpoints, the number of workers.
 LEFT_OUT = (
     "data_path", "save_dir", "metrics_output", "save_checkpoints", "checkpoint_minutes", "resume_from", "print_freq",
     "workers", "verbose",
@@ -40,13 +39,13 @@ def identity(job: JobSettings, *, settings: str | None = None, network: str | No
 
     Args:
         job: the job.
-        settings, network: its digests, where a caller has many jobs that share one of them.
+        settings, network: its digests, for callers with many jobs that share one of them.
     """
     return _hash([settings or settings_digest(job), network or network_digest(job)])[:16]
 
 
 def settings_digest(settings: JobSettings) -> str:
-    """The digest of everything in a job but its networks."""
+    """The digest of everything in a job except its networks."""
     return _hash(_settings_config(settings))
 
 

@@ -16,7 +16,7 @@ __all__ = ["Locked", "file_lock", "is_locked"]
 
 # A file system without locks says one of these; Lustre that is mounted without `flock` says the first.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-_LONGEST_LOOK = 1.0  # seconds: `is_locked` holds the lock for a moment, which must not make `file_lock` fail
+_LONGEST_LOOK = 1.0  # seconds: `is_locked` takes the lock for a moment, which must not make `file_lock` fail
 
 
 class Locked(Exception):
@@ -59,7 +59,7 @@ def is_locked(path: Path) -> bool:
     """
     try:
         with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the library has only locks that keep others from looking
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the library has no shared locks
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -1,7 +1,7 @@
 """Reading metadata.yml: the types of the keys that this package uses, and bounds for the rest.
 
-Runs are copied, edited by hand and written by other versions. What does not fit is refused here, where the file is
-read, so that everything behind it (states, tables, figures, the report) can rely on what it gets.
+Runs are copied, edited by hand and written by other versions. Wrong types are refused here, where the file is read, so
+that everything else (states, tables, figures, the report) can rely on the data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 8_000_000
 MAX_VALUES = 50_000  # nested aliases are a few lines, and values without end
-MAX_KEYS = 500  # of the top level, each of which is a column
+MAX_KEYS = 500  # at the top level; each is a column
 MAX_DEPTH = 100
 _MAX_BRACKETS = 10_000  # libyaml crashes the process at some 30,000 within each other
 _HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs, which no file can take
@@ -135,8 +135,8 @@ def metadata_of(text: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, _LOADER)  # safe: it creates no objects
     except Exception as error:  # PyYAML raises many types, for an impossible date or a number of 5,000 digits
-        words = (str(error) or type(error).__name__).replace("\n", " ")
-        raise UnreadableMetadata(f"it is no YAML: {printable(words[:300])}") from None
+        reason = (str(error) or type(error).__name__).replace("\n", " ")
+        raise UnreadableMetadata(f"it is no YAML: {printable(reason[:300])}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -222,8 +222,8 @@ def _check_bounds(data: dict[Any, Any]) -> None:
         container, depth = to_check.pop()
         count += len(container)
         if count > MAX_VALUES or depth > MAX_DEPTH:
-            what = f"more than {MAX_VALUES:,} values" if count > MAX_VALUES else f"values more than {MAX_DEPTH} deep"
-            raise UnreadableMetadata(f"it unfolds to {what}")
+            size = f"more than {MAX_VALUES:,} values" if count > MAX_VALUES else f"values more than {MAX_DEPTH} deep"
+            raise UnreadableMetadata(f"it expands to {size}")
         values = container
         if isinstance(container, dict):
             for key in container:

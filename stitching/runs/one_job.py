@@ -66,7 +66,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
 
 
 def smoke_test_job(document: Document, on_progress: ProgressCallback) -> Report:
-    """Try the job on a little data; nothing is kept."""
+    """Try the job on a little data, without leaving a file."""
     return Report(f"The smoke test passed: {marked_kind(document).smoke_test(document, on_progress)}")
 
 
@@ -75,9 +75,9 @@ class _NothingToDo(UserError):
 
 
 class _Start:
-    """One start of a job: it chooses the files, and makes sure that none of an earlier run is lost.
+    """One start of a job: it chooses the files, and makes sure that no result of an earlier run is lost.
 
-    Both depend on what is in the folder, which another start may change until the folder is locked.
+    Both depend on the files in the folder, which another start may change until the folder is locked.
     """
 
     def __init__(self, job: JobSettings, path: Path, resume: bool, overwrite: bool) -> None:
@@ -91,10 +91,10 @@ class _Start:
     @contextmanager
     def hold(self) -> Iterator[RunFolder]:
         """Lock the folder that was chosen; raises as `check` does."""
-        with ExitStack() as held:
+        with ExitStack() as locks:
             with file_lock(self.path / ".start.lock", waits=True):  # other starts in this folder choose after this one
                 self.folder = self._choose_folder()
-                held.enter_context(self.folder.locked())
+                locks.enter_context(self.folder.locked())
                 self.folder.lock.write_text(f"{self.job.train_config.seed}\n")
             self.check()
             yield self.folder
@@ -104,7 +104,7 @@ class _Start:
 
         Raises:
             _NothingToDo: the run is done.
-            UserError: says what is there.
+            UserError: names the files that would be lost.
         """
         folder, metadata = self.folder, self._metadata_of(self.folder)
         if self.resume and metadata.get("state") == "done" and folder.result.exists():
@@ -112,7 +112,7 @@ class _Start:
                 raise UserError(f"{folder.result} is the result of another config", do="--overwrite replaces it.")
             if not is_whole(folder, metadata):
                 raise UserError(f"{folder.result} or {folder.steps.name} is damaged", do="--overwrite trains it again.")
-            raise _NothingToDo(f"{folder.result} is there, whole and finished.")
+            raise _NothingToDo(f"{folder.result} exists, and its run is done.")
         if not (self.resume or self.overwrite):
             _check_nothing_lost(folder)
         if self.resume:
@@ -120,7 +120,7 @@ class _Start:
             self.steps_before = _steps(folder)
 
     def _choose_folder(self) -> RunFolder:
-        """With the seed in the files' names if the folder holds the run of another seed."""
+        """The folder; with the seed in the names of its files if it has the run of another seed."""
         folder = RunFolder(self.path, self.job.metrics_output)
         seed = self.job.train_config.seed
         if self._seed_of(folder) in (None, seed):
@@ -129,10 +129,10 @@ class _Start:
         return RunFolder(self.path, f"{output.stem}-{seed}{output.suffix}")
 
     def _seed_of(self, folder: RunFolder) -> int | None:
-        """The seed of the run that a folder holds; None if there is none, or if it does not say."""
+        """The seed of the run in a folder; None if there is no run, or no seed in its metadata."""
         if folder.is_busy():
             with suppress(OSError, ValueError):
-                return int(folder.lock.read_text())  # its metadata may not be written yet
+                return int(folder.lock.read_text())  # the metadata may not be written yet
         return self._metadata_of(folder).get("seed")
 
     def _metadata_of(self, folder: RunFolder) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class _Start:
 
 
 def _steps(folder: RunFolder) -> int:
-    """How many steps the run has made, by its metadata."""
+    """The number of steps that the run has done, by its metadata."""
     return int((folder.read_metadata() or {}).get("steps", 0))
 
 
@@ -162,7 +162,7 @@ def _check_nothing_lost(folder: RunFolder) -> None:
 
 
 def _check_same_seed(job: JobSettings, folder: RunFolder) -> None:
-    """Raise if resuming would quietly start over, because the run that is there has another seed."""
+    """Raise if resuming would start over without a warning, because the run in the folder has another seed."""
     of_first_seed = RunFolder(folder.path, job.metrics_output)
     if folder != of_first_seed and not folder.has_checkpoint:
         seed = (of_first_seed.read_metadata() or {}).get("seed")

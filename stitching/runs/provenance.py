@@ -1,4 +1,4 @@
-"""Which code trains a run, for its metadata: the digest, and the git commit that it was checked out at."""
+"""The code that trains a run, for its metadata: its digest and its git commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SNAPSHOT_RECORD = "code.json"  # beside the package in a snapshot, where there i
 
 @lru_cache
 def code_record() -> dict[str, Any]:
-    """`digest` of the code and, where it is known, its git `commit` and whether it was `modified` since."""
+    """`digest` of the code and, where git tracks it, its `commit` and whether it was `modified` since."""
     try:
         record: dict[str, Any] = read_checked_json(PACKAGE.parent / SNAPSHOT_RECORD)
     except OSError:
@@ -26,7 +26,7 @@ def code_record() -> dict[str, Any]:
 
 
 def git_state(package: Path) -> dict[str, Any]:
-    """`commit` and `modified` of the checkout that a package lies in; nothing where git does not track it."""
+    """`commit` and `modified` of the checkout that a package is in; {} if git does not track it."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]

@@ -1,4 +1,4 @@
-"""The state of runs by their folders alone, without asking a scheduler."""
+"""The state of runs by their folders, without asking a scheduler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ExpectedRun", "expected_in", "forgotten_runs", "is_whole", "state_on
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """A run of a plan or of a folder: where its files are, and the identity that its result must have."""
+    """A run of a plan or of a folder: its files, and the identity that its result must have."""
 
     folder: RunFolder
     identity: str | None = None  # None: any

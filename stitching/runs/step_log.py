@@ -32,7 +32,7 @@ _FIRST = ("Step", "Epoch", "Loss", "LR")
 
 
 class StepLog:
-    """Rows of named numbers. A checkpoint holds them too, so a resumed run keeps the rows it had."""
+    """Rows of named numbers. Checkpoints contain them, so a resumed run keeps its rows."""
 
     def __init__(self, rows: list[dict[str, float]] | None = None) -> None:
         self.rows = rows or []
@@ -42,7 +42,7 @@ class StepLog:
         self.rows.append(row)
 
     def extend_last(self, values: dict[str, float]) -> None:
-        """Add the values of an epoch's end to its last step's row."""
+        """Add the values of an epoch to its last row."""
         self.rows[-1].update(values)
 
     def dataframe(self) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         Columns of numbers; `Step` and `Epoch` are among them, and have one in every row.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is not what the run wrote.
+        UserError: there is no such file, it is damaged, or the run did not write it.
     """
     path = folder.steps
     if not path.is_file():  # reading a pipe would wait forever
@@ -119,7 +119,7 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     digests = (metadata or {}).get("digests")
     if isinstance(digests, dict) and digests.get(path.name) != hashlib.sha256(data).hexdigest():
-        raise UserError(f"{path} is damaged: it is not the file that the run left", do="Train the run again.")
+        raise UserError(f"{path} is damaged: it is not the file that the run wrote", do="Train the run again.")
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             _check_columns(file.schema_arrow, file.metadata.num_rows)
@@ -127,8 +127,8 @@ def read_steps(folder: RunFolder, metadata: dict[str, Any] | None = None) -> pd.
         frame = table.to_pandas()
         is_damaged = (table.schema.metadata or {}).get(_DIGEST, b"").decode() != _digest_of(frame)
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        words = first_line(error)
-        raise UserError(f"{path} is no result of a run: {words}", do="Train the run again.") from None
+        reason = first_line(error)
+        raise UserError(f"{path} is no result of a run: {reason}", do="Train the run again.") from None
     if is_damaged:
         raise UserError(f"{path} is damaged: its digest does not match", do="Train the run again.")
     for name in _REQUIRED:

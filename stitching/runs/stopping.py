@@ -1,4 +1,4 @@
-"""Requests to stop: signals make them, and the training loop obeys at the next step boundary."""
+"""Requests to stop: signals make them, and the training loop stops at the next step boundary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StopRequest:
     """A request to stop at the next step boundary."""
 
     asked: bool = False
-    number: int | None = None  # of the signal that asked first
+    number: int | None = None  # of the first signal
 
     @contextmanager
     def on_signals(self) -> Iterator[StopRequest]:

@@ -31,7 +31,7 @@ __all__ = ["Fit", "build_stitched_network", "fit_of"]
 
 @dataclass(frozen=True)
 class Fit:
-    """An adapter to be fitted.
+    """An adapter to fit.
 
     Attributes:
         index: its number among the network's pieces.
@@ -121,19 +121,19 @@ def _copy_map(layer: nn.Conv2d | nn.Linear | PrefixTokens, fitted: AffineMap) ->
     layer.bias.copy_(fitted.bias)
 
 
-def _rows(x: Tensor, have: Format, size_of: Format, prefix: int) -> Tensor:
+def _rows(x: Tensor, layout: Format, size_of: Format, prefix: int) -> Tensor:
     """(N, positions, channels): the first `prefix` tokens of x, then its map, resized to the map of `size_of`."""
     first = [x[:, :prefix]] if prefix else []
-    if have.kind == "bert":
-        x, have = x[:, have.prefix :], Format("token", have.channels, have.size)
-    if _positions(have) != _positions(size_of):
-        resized = Reformat(have, Format("img", size=size_of.spatial))
-        x, have = resized(x), resized.out_format
-    return torch.cat([*first, Reformat(have, Format("token"))(x)], 1)
+    if layout.kind == "bert":
+        x, layout = x[:, layout.prefix :], Format("token", layout.channels, layout.size)
+    if _positions(layout) != _positions(size_of):
+        resize = Reformat(layout, Format("img", size=size_of.spatial))
+        x, layout = resize(x), resize.out_format
+    return torch.cat([*first, Reformat(layout, Format("token"))(x)], 1)
 
 
-def _positions(form: Format) -> int:
-    return form.shape(1)[1] - form.prefix if isinstance(form.size, int) else form.size[0] * form.size[1]  # type: ignore[index]
+def _positions(layout: Format) -> int:
+    return layout.shape(1)[1] - layout.prefix if isinstance(layout.size, int) else layout.size[0] * layout.size[1]  # type: ignore[index]
 
 
 def build_stitched_network(part: BasePart, in_format: Format, options: BuildOptions) -> Network:

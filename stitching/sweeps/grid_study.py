@@ -103,9 +103,9 @@ class _JobDocument(Document):
     """The config inside a sweep: a relative path in it starts from the file that it is written in."""
 
     def folder_of(self, keys: Keys) -> Path:
-        while keys and keys not in self.places:
+        while keys and keys not in self.locations:
             keys = keys[:-1]
-        file, _, line = self.places.get(keys, "").rpartition(":")
+        file, _, line = self.locations.get(keys, "").rpartition(":")
         return Path(file).parent if file and line.isdigit() else self.folder
 
 
@@ -116,9 +116,9 @@ def _job_document(sweep: GridSweep, document: Document) -> Document:
             path = resolved_path(sweep.job, document.folder)
             check_regular_file(path)
         job = load_yaml(path)
-        job = _JobDocument(job.path, job.data, job.places)
+        job = _JobDocument(job.path, job.data, job.locations)
     else:
-        places = {keys[1:]: place for keys, place in document.places.items() if keys[:1] == ("job",)}
+        places = {keys[1:]: place for keys, place in document.locations.items() if keys[:1] == ("job",)}
         job = _JobDocument(document.path, document.data["job"], places)
     if isinstance(job.data, dict):
         job.remove(("save_dir",))  # each run has a folder of its own

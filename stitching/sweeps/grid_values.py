@@ -79,11 +79,11 @@ def applied(job: Document, combination: Combination, keys: Collection[str], swee
     Raises:
         UserError: with the key in the sweep, if a key of the grid is none of a job.
     """
-    document = type(job)(job.path, _copied(job.data), dict(job.places))
+    document = type(job)(job.path, _copied(job.data), dict(job.locations))
     if combination.seed is not None:
-        override(document, "train_config.seed", combination.seed, sweep.places.get(("seeds",), ""))
+        override(document, "train_config.seed", combination.seed, sweep.locations.get(("seeds",), ""))
     for key, value in combination.values.items():
-        place = sweep.places.get(("grid", key, value.number), str(sweep.path))
+        place = sweep.locations.get(("grid", key, value.number), str(sweep.path))
         own: Keys = ("grid", key)
         more = [(dotted, setting, (*own, value.number, "with", dotted)) for dotted, setting in value.overrides.items()]
         for dotted, setting, path in ((key, value.value, own), *more):

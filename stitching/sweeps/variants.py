@@ -46,7 +46,7 @@ def make_variants(sweep: Sweep, document: Document, mistakes: ErrorCollector) ->
     """
     keys = set(JobSettings.model_fields) - {"save_dir"}
     own = {key: value for key, value in document.data.items() if key in keys}
-    base = Document(document.path, own, document.places)
+    base = Document(document.path, own, document.locations)
     variants = []
     for combination in combinations(sweep.grid, sweep.seeds):
         with mistakes.collect():
@@ -64,7 +64,7 @@ def _read(document: Document) -> JobSettings:
     try:
         job = read_settings(JobSettings, document)
     except UserError as error:
-        error.place = None
+        error.location = None
         raise
     with at("train_config"):
         if len(job.train_config.task_list) > 1:

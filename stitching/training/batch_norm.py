@@ -1,4 +1,4 @@
-"""BatchNorm by the statistics of a whole batch that lies in shares in several processes."""
+"""BatchNorm with the statistics of a whole batch that is split over several processes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ __all__ = ["WholeBatchNorm"]
 class WholeBatchNorm(TorchFunctionMode):
     """Makes the BatchNorm layers of a network take their statistics over the shares of all processes.
 
-    torch's SyncBatchNorm refuses tensors on a CPU, and putting it in the place of a layer loses what a subclass does
-    besides (timm's have an activation). So the layers stay what they are, and only `F.batch_norm` inside them is
-    another one; in eval mode it is torch's.
+    torch's SyncBatchNorm refuses tensors on a CPU, and replacing a layer by it loses what a subclass adds (timm's have
+    an activation). So the layers stay, and only `F.batch_norm` inside them is replaced; in eval mode it is torch's.
     """
 
     def __init__(self, network: nn.Module, world: ProcessGroup) -> None:
         super().__init__()
         self.world = world
-        self.counts = True  # False while this process has no image of the batch, and computes along with another's
+        self.has_images = True  # False while this process has no image of the batch, and computes with another's
         for module in network.modules():
             if isinstance(module, _BatchNorm):
-                module.forward = self._inside(module.forward)  # type: ignore[assignment]
+                module.forward = self._in_this_mode(module.forward)  # type: ignore[assignment]
 
-    def _inside(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def _in_this_mode(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         @torch.compiler.disable
-        def with_the_others(x: Tensor) -> Tensor:
+        def forward_in_this_mode(x: Tensor) -> Tensor:
             with self:
                 return forward(x)
 
-        return with_the_others
+        return forward_in_this_mode
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (self._batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
@@ -56,7 +55,7 @@ class WholeBatchNorm(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-        y, mean, var, count = _Normalised.apply(x, weight, bias, eps, self.world, self.counts)
+        y, mean, var, count = _Normalised.apply(x, weight, bias, eps, self.world, self.has_images)
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)
@@ -73,18 +72,24 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: ProcessGroup, counts: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        world: ProcessGroup,
+        has_images: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         var, mean = torch.var_mean(x.float(), _all_but_channels(x), correction=0)
-        # Mean and variance of each process, put together as Chan et al. (1979) do: sums of squares would cancel.
+        # Mean and variance of each process, combined as in Chan et al. (1979): sums of squares would cancel.
         table = x.new_zeros((world.size, 3, len(mean)), dtype=torch.float32)
-        table[world.rank] = torch.stack([torch.full_like(mean, counts * x.numel() / x.shape[1]), mean, var])
-        counted, means, variances = world.sum(table).unbind(1)
-        count = counted.sum(0)
-        mean = (counted * means).sum(0) / count
-        var = (counted * (variances + (means - mean).square())).sum(0) / count
+        table[world.rank] = torch.stack([torch.full_like(mean, has_images * x.numel() / x.shape[1]), mean, var])
+        counts, means, variances = world.sum(table).unbind(1)
+        count = counts.sum(0)
+        mean = (counts * means).sum(0) / count
+        var = (counts * (variances + (means - mean).square())).sum(0) / count
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), count)
-        ctx.world, ctx.counts = world, counts
+        ctx.world, ctx.has_images = world, has_images
         ctx.mark_non_differentiable(mean, var, count)
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var, count
 
@@ -95,16 +100,16 @@ class _Normalised(torch.autograd.Function):
         shape = [-1 if dim == 1 else 1 for dim in range(x.dim())]
         g = grad.float()
         h = (x.float() - mean.view(shape)) * scale.view(shape)
-        own = torch.stack([g.sum(dims), (g * h).sum(dims)])
+        local_sums = torch.stack([g.sum(dims), (g * h).sum(dims)])
         grad_x = None
         if ctx.needs_input_grad[0]:
-            sums = ctx.world.sum(own.clone()) / count
-            if ctx.counts:  # else the statistics do not depend on this x
+            sums = ctx.world.sum(local_sums.clone()) / count
+            if ctx.has_images:  # else the statistics do not depend on this x
                 g = g - sums[0].view(shape) - h * sums[1].view(shape)
             factor = scale if weight is None else scale * weight.float()
             grad_x = (g * factor.view(shape)).to(x.dtype)
-        grad_weight = own[1].to(weight.dtype) if ctx.needs_input_grad[1] else None
-        grad_bias = own[0] if ctx.needs_input_grad[2] else None
+        grad_weight = local_sums[1].to(weight.dtype) if ctx.needs_input_grad[1] else None
+        grad_bias = local_sums[0] if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias, None, None, None
 
 

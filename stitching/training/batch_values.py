@@ -1,4 +1,4 @@
-"""A batch's loss and metrics: tensors where they were computed, until many batches' are fetched at once."""
+"""A batch's loss and metrics: tensors on the device, until those of many batches are fetched at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Averages", "BatchValues", "FetchedValues", "fetch"]
 
 @dataclass
 class BatchValues:
-    """What a batch gave, in this process's share of it; reading the tensors would wait for the device.
+    """Loss and metrics of this process's images of a batch; reading the tensors would wait for the device.
 
     Attributes:
-        loss: what the share adds to the mean loss of the whole batch.
-        count: images in the share.
-        sums: of each metric the sum over the share's images, and their number.
-        means: as `loss`, of each of several tasks, with the images in the share.
+        loss: what these images add to the mean loss of the whole batch.
+        count: the number of these images.
+        sums: of each metric the sum over these images, and their number.
+        means: as `loss`, for each of several tasks, with the number of its images.
     """
 
     loss: Tensor
@@ -35,14 +35,14 @@ class BatchValues:
         yield from (value for value, _ in (*self.means.values(), *self.sums.values()))
 
     def counts(self) -> Iterator[int]:
-        """The images that each of `tensors` is of."""
+        """The number of images of each of `tensors`."""
         yield self.count
         yield from (count for _, count in (*self.means.values(), *self.sums.values()))
 
 
 @dataclass(frozen=True)
 class FetchedValues:
-    """What a whole batch gave: the mean loss, and sums over the images by name, with the number of images."""
+    """Values of a whole batch: its mean loss, and sums over images by name, with the number of images."""
 
     loss: float
     count: int
@@ -50,23 +50,23 @@ class FetchedValues:
 
 
 def fetch(batches: Sequence[BatchValues], world: ProcessGroup) -> list[FetchedValues]:
-    """The values of batches as numbers: one wait for the device, and of several processes the whole batches' values."""
+    """The values of whole batches as numbers: waits once for the device, and adds up those of all processes."""
     if not batches:
         return []
     numbers = _on_host([tensor.detach() for batch in batches for tensor in batch.tensors()])
     counts = [int(count) for count in world.sums([count for batch in batches for count in batch.counts()])]
-    at = 0
+    first = 0  # the index of a batch's loss; its means and sums follow
     for batch in batches:
-        for i in range(at + 1, at + 1 + len(batch.means)):
+        for i in range(first + 1, first + 1 + len(batch.means)):
             numbers[i] *= counts[i]
-        at += 1 + len(batch.means) + len(batch.sums)
+        first += 1 + len(batch.means) + len(batch.sums)
     numbers = world.sums(numbers)
-    fetched, at = [], 0
+    fetched, first = [], 0
     for batch in batches:
         names = (*batch.means, *batch.sums)
-        rest = zip(numbers[at + 1 :], counts[at + 1 :], strict=True)
-        fetched.append(FetchedValues(numbers[at], counts[at], dict(zip(names, rest, strict=False))))
-        at += 1 + len(names)
+        sums = zip(numbers[first + 1 :], counts[first + 1 :], strict=True)
+        fetched.append(FetchedValues(numbers[first], counts[first], dict(zip(names, sums, strict=False))))
+        first += 1 + len(names)
     return fetched
 
 

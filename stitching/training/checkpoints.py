@@ -1,4 +1,4 @@
-"""Checkpoints on disk: writing them with a digest, reading only whole ones, fitting their weights into a network."""
+"""Checkpoints on disk: written with a digest, and read only if they are whole and of the same job."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stitching.runs.identity import LEFT_OUT, identity
 
 __all__ = ["newest_whole_checkpoint", "read_checkpoint", "write_checkpoint"]
 
-# torch.load checks no sums. The comment at the end of a zip archive, which is what torch.save writes, is the one place
-# in the file that it does not look at, so the digest appears together with what it is of.
+# torch.load checks no digest. torch.save writes a zip archive, and torch.load ignores the comment at its end: so the
+# digest is there, in the same file as the data.
 _MARK = b"sha256:"
 _COMMENT_LENGTH = len(_MARK) + 2 * hashlib.sha256().digest_size
-_NO_COMMENT = b"\0\0"  # the end of an archive as torch writes it: the length of its comment
+_NO_COMMENT = b"\0\0"  # the length of the comment at the end of an archive, as torch writes it
 _LENGTH = _COMMENT_LENGTH.to_bytes(2, "little")
 _END_OF_ARCHIVE, _END_OF_ARCHIVE_LENGTH = b"PK\5\6", 22
 
@@ -54,18 +54,18 @@ def write_checkpoint(folder: RunFolder, state: dict[str, Any]) -> None:
 
 
 def newest_whole_checkpoint(folder: RunFolder) -> tuple[Path | None, list[str]]:
-    """The checkpoint that a run can go on from, if there is one, and what to tell the user.
+    """The checkpoint that a run can resume from, if there is one, and notes for the user.
 
-    A damaged one is renamed to `checkpoint.damaged-1.pt`. The run's folder must be held.
+    A damaged one is renamed to `checkpoint.damaged-1.pt`. The run's folder must be locked.
     """
     notes = []
     for path in (folder.checkpoint, folder.previous_checkpoint):
         if not path.exists():
             continue
         if _condition(path) == "damaged":
-            aside = _aside(folder.checkpoint)
-            os.replace(path, aside)
-            notes.append(f"{path} is damaged and was renamed to {aside.name}")
+            new_path = _path_of_damaged(folder.checkpoint)
+            os.replace(path, new_path)
+            notes.append(f"{path} is damaged and was renamed to {new_path.name}")
             continue
         if notes:
             notes.append(f"the run resumes from {path.name}, the checkpoint before")
@@ -75,11 +75,11 @@ def newest_whole_checkpoint(folder: RunFolder) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
-def _aside(path: Path) -> Path:
+def _path_of_damaged(path: Path) -> Path:
     number = 1
-    while (aside := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
+    while (new_path := path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")).exists():
         number += 1
-    return aside
+    return new_path
 
 
 def _condition(path: Path) -> Literal["whole", "damaged", "without digest"]:
@@ -126,15 +126,15 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of somebody else's can raise anything
-        words = first_line(error)
-        raise UserError(f"cannot read the checkpoint {path}: {words}", do="Remove it to start again.") from None
+        reason = first_line(error)
+        raise UserError(f"cannot read the checkpoint {path}: {reason}", do="Remove it to start again.") from None
     if not isinstance(state, dict) or "place" not in state:
         raise UserError(
-            f"{path} holds weights, but no place in a training", do="Use load_from to start from its weights."
+            f"{path} holds weights, and no training to resume", do="Use load_from to start from its weights."
         )
     if condition == "without digest":
         raise UserError(
-            f"{path} has no digest, by which damage is noticed: an older version of this package wrote it",
+            f"{path} has no digest, so damage would not be noticed: an older version of this package wrote it",
             do="Start again with --overwrite, or use load_from to start from its weights.",
         )
     if state.get("identity") != identity(job):
@@ -142,22 +142,24 @@ def read_checkpoint(path: Path, job: Job) -> dict[str, Any]:
         differing = _differences(state.get("config", {}), config)
         raise UserError(
             f"{path} is of another config; differing: {', '.join(differing) or 'weights that the config points to'}",
-            do="Put the config back, or start again with --overwrite.",
+            do="Restore the config, or start again with --overwrite.",
         )
     return state
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """The keys below which two configs differ; files are compared by name here."""
+    """The keys at which two configs differ, with both values; files of weights are left out."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
-            found
+            difference
             for name in new
             if name not in ("ckp_path", "load_from")
-            for found in _differences(old.get(name), new[name], f"{key}.{name}".lstrip("."))
+            for difference in _differences(old.get(name), new[name], f"{key}.{name}".lstrip("."))
         ] + [f"{key}.{name}".lstrip(".") for name in old if name not in new and key]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [
-            found for i, pair in enumerate(zip(old, new, strict=True)) for found in _differences(*pair, f"{key}.{i}")
+            difference
+            for i, pair in enumerate(zip(old, new, strict=True))
+            for difference in _differences(*pair, f"{key}.{i}")
         ]
     return [] if old == new else [f"{key} ({shortened(old)} there, {shortened(new)} here)"]

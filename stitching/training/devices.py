@@ -1,4 +1,4 @@
-"""What a job is computed on, whether only by algorithms that give the same every time, and how long it takes."""
+"""The device of a job, deterministic algorithms, and timing of work on a device."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Stopwatch", "deterministic", "device_of"]
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Within the body only algorithms that give the same every time; one that has no such form raises."""
-    if not wanted:
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Use only deterministic algorithms within the body; an operation that has none raises."""
+    if not enabled:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS would refuse
@@ -40,11 +40,11 @@ def device_of(job: JobSettings, world: ProcessGroup) -> torch.device:
     """The device that this process computes on: the job's; else STITCHING_DEVICE's; else a GPU if there is one.
 
     Raises:
-        UserError: it cannot be used, the job names one GPU for several processes, or the process was given GPUs that
-            CUDA does not find. It does not train on the CPU then, a hundred times as long, unless it is asked to.
+        UserError: it cannot be used, the job names one GPU for several processes, or the job has GPUs that CUDA does
+            not find. Training on the CPU instead would take a hundred times as long.
     """
-    name, given = job.device or os.environ.get("STITCHING_DEVICE"), gpus_of_job()
-    must_have_gpu = name is None and given > 0
+    name, gpus = job.device or os.environ.get("STITCHING_DEVICE"), gpus_of_job()
+    must_have_gpu = name is None and gpus > 0
     name = name or ("cuda" if must_have_gpu or torch.cuda.is_available() else "cpu")
     with at("device"):
         if world.size > 1 and name.startswith("cuda:"):
@@ -59,22 +59,22 @@ def device_of(job: JobSettings, world: ProcessGroup) -> torch.device:
                 torch.cuda.set_device(device)
             torch.zeros(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
-            words = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             if must_have_gpu:
                 raise UserError(
-                    f"the job was given {given} GPU{'s' * (given > 1)}, and CUDA cannot be used on {platform.node()}: "
-                    f"{words}",
-                    do="Have the node looked at, or leave it out. `device: cpu` trains without a GPU.",
+                    f"the job was given {gpus} GPU{'s' * (gpus > 1)}, and CUDA cannot be used on {platform.node()}: "
+                    f"{reason}",
+                    do="Report the node, or exclude it. `device: cpu` trains without a GPU.",
                 ) from None
-            raise UserError(f"cannot use the device {name!r}: {words}", allowed="cpu, cuda, cuda:0, ...") from None
+            raise UserError(f"cannot use the device {name!r}: {reason}", allowed="cpu, cuda, cuda:0, ...") from None
     return device
 
 
 class Stopwatch:
     """Times work on a device from now on, without waiting for it.
 
-    A GPU works through a queue, so the host's clock would tell how fast work is queued. There the time is that between
-    two marks in the queue.
+    A GPU works through a queue, so the host's clock would measure how fast work is queued. There the time is that
+    between two marks in the queue.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -90,7 +90,7 @@ class Stopwatch:
         return event
 
     def stop(self) -> None:
-        """The work ends here."""
+        """Mark the end of the work."""
         self._end = self._now()
 
     @property

@@ -1,4 +1,4 @@
-"""The processes that train one job together, one for each GPU; for a process that is alone, nothing here does anything.
+"""The processes that train one job together, one for each GPU; in a single process, nothing here does anything.
 
 Every process has the whole network and a share of every batch. Only the first one writes.
 """
@@ -24,14 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stitching.config.errors import UserError
 from stitching.processes import ProcessRank, first_host, process_rank
-from stitching.training.failures import in_words
+from stitching.training.failures import as_user_error
 
 __all__ = ["ProcessGroup", "process_group"]
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=10)  # that a process waits for the others: what one does alone is writing a checkpoint
-_A_MOMENT = timedelta(seconds=5)
+PATIENCE = timedelta(minutes=10)  # how long a process waits for the others: one may be writing a checkpoint
+_SHORT_WAIT = timedelta(seconds=5)
 
 
 class ProcessGroup:
@@ -40,11 +40,11 @@ class ProcessGroup:
     Numbers travel between CPUs by gloo, tensors on GPUs by nccl.
     """
 
-    def __init__(self, own: ProcessRank | None = None, store: Any = None) -> None:
-        own = own or ProcessRank()
-        self.rank, self.size, self.local_rank = own.rank, own.size, own.local_rank
+    def __init__(self, process: ProcessRank | None = None, store: Any = None) -> None:
+        process = process or ProcessRank()
+        self.rank, self.size, self.local_rank = process.rank, process.size, process.local_rank
         self._store = store
-        self._tells: bool | None = None
+        self._reports: bool | None = None  # the failure that ends the job; None while there is none
 
     @property
     def is_first(self) -> bool:
@@ -62,7 +62,7 @@ class ProcessGroup:
         return self._reduced(values, dist.ReduceOp.SUM)
 
     def highest(self, values: Sequence[float]) -> list[float]:
-        """The highest of each number among the processes; also a point that none passes before all are there."""
+        """The highest of each number among the processes; also a barrier."""
         return self._reduced(values, dist.ReduceOp.MAX)
 
     def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
@@ -72,33 +72,33 @@ class ProcessGroup:
         dist.all_reduce(tensor, how)
         return tensor.tolist()
 
-    def decided(self, decide: Callable[[], T]) -> T:
-        """What `decide` gives in the first process, which alone calls it; a `UserError` there is raised in all."""
+    def broadcast(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns in the first process, which alone calls it; a `UserError` there is raised in all."""
         with self.together():
-            found = [decide() if self.is_first else None]
+            results = [compute() if self.is_first else None]
         if self.size > 1:
-            dist.broadcast_object_list(found, src=0)
-        return found[0]  # type: ignore[return-value]
+            dist.broadcast_object_list(results, src=0)
+        return results[0]  # type: ignore[return-value]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave the body together: what one process raises there is raised in all. No other joint work in the body.
+        """What one process raises in the body all raise at its end. Nothing in the body may wait for others.
 
         Raises:
-            OutOfMemory: whatever exception said so.
+            OutOfMemory: in place of any exception that says so.
         """
         problem: Exception | None = None
         try:
             yield
         except Exception as error:
-            problem = in_words(error)
+            problem = as_user_error(error)
             if self.size == 1:
                 raise problem  # noqa: B904 - what it was raised for is its context
         if self.size == 1:
             return
-        own = problem if problem is None or isinstance(problem, UserError) else "a defect, which that process shows"
+        shared = problem if problem is None or isinstance(problem, UserError) else "a defect, which that process shows"
         problems: list[Any] = [None] * self.size
-        dist.all_gather_object(problems, own)
+        dist.all_gather_object(problems, shared)
         if problem is not None:
             raise problem
         for other in problems:
@@ -117,70 +117,70 @@ class ProcessGroup:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its newer name is not in torch 2.8
             return DistributedDataParallel(network, broadcast_buffers=False, static_graph=True)
 
-    def first_to_tell(self) -> bool:
-        """Whether it is this process that tells of the failure which ends the job: the first that comes to ask.
+    def first_to_report(self) -> bool:
+        """Whether this process reports the failure that ends the job: the first one that asks does.
 
-        The others wait until it has, because the launcher ends all processes as soon as one of them has failed.
+        The others wait until it has, because the launcher ends all processes as soon as one of them fails.
         """
-        if self._tells is None:
-            self._tells = True
-            with suppress(Exception):  # with the store, the process that keeps it is gone
-                self._tells = self.size == 1 or self._store.add("failures", 1) == 1
-            if not self._tells:
+        if self._reports is None:
+            self._reports = True
+            with suppress(Exception):  # the process that holds the store may be gone
+                self._reports = self.size == 1 or self._store.add("failures", 1) == 1
+            if not self._reports:
                 with suppress(Exception):
-                    self._store.wait(["reported"], _A_MOMENT)
-        return self._tells
+                    self._store.wait(["reported"], _SHORT_WAIT)
+        return self._reports
 
     def _leave(self) -> None:
-        """At the end of the process; how long the others live does not matter if this one failed.
+        """At the end of the process: let the others know that the failure is reported, or leave the group.
 
         The group's threads have to end before the interpreter does: one that drops a tensor needs the interpreter's
         lock, and aborts the process if it waits for it when finalization begins. They end with the last reference to
         the group, and networks, which refer to it, refer to themselves in circles.
         """
         with suppress(Exception):
-            if self._tells:
+            if self._reports:
                 self._store.set("reported", "yes")
-            elif self._tells is None:
+            elif self._reports is None:
                 gc.collect()
                 dist.destroy_process_group()
 
 
 @lru_cache(maxsize=1)
 def process_group() -> ProcessGroup:
-    """The processes of this job, met at the first call.
+    """The processes of this job, connected at the first call.
 
     Raises:
-        UserError: they do not come together.
+        UserError: they cannot connect.
     """
-    own = process_rank()
-    if own.size == 1:
+    process = process_rank()
+    if process.size == 1:
         return ProcessGroup()
     try:
-        if own.launcher == "torchrun":
+        if process.launcher == "torchrun":
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
         else:
-            store = _store_of_step(own)
+            store = _store_of_step(process)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=dist.PrefixStore("group", store), rank=own.rank, world_size=own.size, timeout=PATIENCE,
+            store=dist.PrefixStore("group", store), rank=process.rank, world_size=process.size, timeout=PATIENCE,
         )  # fmt: skip
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"process {own.rank} did not meet the {own.size - 1} others that {own.launcher} says there are: "
+            f"process {process.rank} of {process.size} that {process.launcher} started cannot connect to the others: "
             f"{str(error).splitlines()[0]}",
             do="Start every process of the job alike, by torchrun or by srun.",
         ) from None
-    group = ProcessGroup(own, store)
+    group = ProcessGroup(process, store)
     atexit.register(group._leave)
     return group
 
 
-def _store_of_step(own: ProcessRank) -> Any:
-    """Where the processes of a Slurm step meet: on the first one's machine, at a port that only this step finds.
+def _store_of_step(process: ProcessRank) -> Any:
+    """The store that connects the processes of a Slurm step: on the first one's machine, at a port of the step's own.
 
-    Another step on the machine may have the same port in mind. So there is a row of ports to try, and the keys are
-    under the step's name: whoever answers without having it is somebody else.
+    Another step on the machine may choose the same port. So there are several to try, and the keys begin with the
+    step's name: a server without it belongs to somebody else.
     """
     env = os.environ
     step = f"{env['SLURM_JOB_ID']}.{env.get('SLURM_STEP_ID', 0)}.{env.get('SLURM_RESTART_COUNT', 0)}"
@@ -191,11 +191,11 @@ def _store_of_step(own: ProcessRank) -> Any:
     while True:
         for port in ports:
             try:
-                base = dist.TCPStore(host, port, None, own.rank == 0, timeout=_A_MOMENT, wait_for_workers=False)
+                base = dist.TCPStore(host, port, None, process.rank == 0, timeout=_SHORT_WAIT, wait_for_workers=False)
                 store = dist.PrefixStore(step, base)
-                if own.rank == 0:
+                if process.rank == 0:
                     store.set("here", "yes")
-                store.wait(["here"], _A_MOMENT)
+                store.wait(["here"], _SHORT_WAIT)
                 base.set_timeout(PATIENCE)
                 return store
             except (RuntimeError, OSError):

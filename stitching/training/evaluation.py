@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stitching.data.loading import Batches
 from stitching.training.batch_values import Averages, BatchValues, fetch
-from stitching.training.failures import FailureHandler
+from stitching.training.failure_handler import FailureHandler
 from stitching.training.loop_context import LoopContext
 from stitching.training.run import Run
 from stitching.training.shared_networks import SharedNetworks
@@ -17,11 +17,11 @@ __all__ = ["Evaluation"]
 
 
 class Evaluation:
-    """Tests runs that share a loop; what several of them have in common is computed once.
+    """Tests runs that share a loop; what several of them share is computed once.
 
     Args:
-        after_batch: is called with the runs after each batch, and may raise to stop.
-        after_set: is called with the runs after each data set.
+        after_batch: called with the runs after each batch; may raise to stop.
+        after_set: called with the runs after each data set.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Evaluation:
         return {run: values for run, values in results.items() if run.failure is None}
 
     def _test(self, batches: Batches, task: int, averages: dict[Run, Averages], *, compares: bool) -> None:
-        """Add what the runs make of one data set to their averages."""
+        """Test the runs on one data set, and add the results to their averages."""
         values: dict[Run, list[BatchValues]] = {run: [] for run in averages}
         for images, labels in batches.epoch(0):
             runs = [run for run in averages if run.failure is None]

@@ -1,29 +1,20 @@
-"""What an exception that ends a run means: its cause, the words that go on record, and which runs it ends."""
+"""Exceptions that end runs: their cause, and the reason to record."""
 
 from __future__ import annotations
 
 import errno
 import gc
 import re
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 import torch
 
 from stitching.config.errors import UserError, first_line
 from stitching.runs.causes import DIVERGED, ERROR, OUT_OF_MEMORY
-from stitching.training.run_record import record_end
 
-if TYPE_CHECKING:
-    from stitching.training.distributed import ProcessGroup
-    from stitching.training.run import Run
-
-__all__ = ["Diverged", "FailureHandler", "OutOfMemory", "cause_of", "failure_reason", "free_memory", "in_words"]
+__all__ = ["Diverged", "OutOfMemory", "as_user_error", "cause_of", "failure_reason", "free_memory"]
 
 # torch has an exception of its own only for the GPU's allocator. Its CPU allocator, CUDA itself, cuBLAS and cuDNN raise
-# RuntimeErrors that say it in words.
+# RuntimeErrors whose text says it.
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'t|not) allocate memory|_ALLOC_FAILED")
 
 
@@ -44,8 +35,8 @@ class OutOfMemory(UserError):
 def cause_of(error: BaseException) -> str:
     """Why a run failed that `error` ended: `out of memory`, `diverged` or `error`.
 
-    What `error` was raised for counts too: a check that calls foreign code tells whatever goes wrong there in its own
-    words, and that may have been the memory.
+    Its own causes count too: a check that calls foreign code raises an error of its own for whatever goes wrong there,
+    which may have been the memory.
     """
     link: BaseException | None = error
     while link is not None:
@@ -61,17 +52,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):  # numpy's is a MemoryError
         return True
     if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM  # no room to start a process in
+        return error.errno == errno.ENOMEM  # too little to start a process
     return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
 def failure_reason(error: BaseException) -> str:
-    """One line that says what went wrong."""
+    """What went wrong, in one line."""
     return first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
-def in_words(error: Exception) -> Exception:
-    """What to raise in place of `error`: a message where it is one for the user, else `error` itself."""
+def as_user_error(error: Exception) -> Exception:
+    """The error, or an `OutOfMemory` with advice for the user in place of one that says so."""
     if isinstance(error, UserError) or cause_of(error) != OUT_OF_MEMORY:
         return error
     return OutOfMemory(
@@ -82,62 +73,7 @@ def in_words(error: Exception) -> Exception:
 
 
 def free_memory() -> None:
-    """Give back the memory of what is not referred to any more; networks refer to themselves in circles."""
+    """Free the memory of objects that nothing refers to any more; networks are full of reference cycles."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-class FailureHandler:
-    """Puts failures of runs on record, and keeps them from the other runs of the loop.
-
-    Attributes:
-        world: the processes that train the runs.
-        raises: whether failures are raised, too, as there is one run only.
-    """
-
-    def __init__(self, world: ProcessGroup) -> None:
-        self.world = world
-        self.raises = False
-
-    @contextmanager
-    def isolate(self, run: Run) -> Iterator[None]:
-        """A run that raises in the body is recorded as failed and gives its memory back.
-
-        Of several processes none can go on without the others, unless they all raise this.
-        """
-        try:
-            yield
-        except Exception as error:
-            if self.world.size > 1 and not isinstance(error, Diverged):
-                raise
-            self._record(run, error)
-            if self.raises:
-                raise in_words(error)  # noqa: B904 - what it was raised for is its context
-
-    def end_all(self, runs: Sequence[Run], error: Exception) -> None:
-        """Record what ends the loop for every run in it. Of several processes, the first to get here does."""
-        if self.world.size > 1 and not self.world.first_to_tell():
-            raise SystemExit(1) from None
-        if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
-            error = UserError("another process of the job was lost", do="Its output may say why; then resume.")
-        for run in runs:
-            if run.failure is not None or run.ended:
-                continue
-            if self.world.size == 1:
-                # What fails outside of a run's own work fails between two of its steps.
-                with suppress(Exception):
-                    run.save()
-            run.writes = True  # the first process waits for this one, or is gone
-            self._record(run, error)
-        if self.raises:
-            raise in_words(error)
-
-    def _record(self, run: Run, error: Exception) -> None:
-        run.failure, run.cause = failure_reason(error), cause_of(error)
-        details = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error)).rstrip()
-        with suppress(OSError):  # the disk may be what failed
-            run.say(f"failed: {run.failure}{details}")
-        with suppress(OSError, UserError):
-            record_end(run, "failed")
-        run.release()

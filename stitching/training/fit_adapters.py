@@ -1,4 +1,4 @@
-"""Adapters fitted to images in closed form, as many as there are, in one pass over the images."""
+"""Adapters fitted to images in closed form, any number of them in one pass over the images."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _BATCH = 50  # fixed, as it decides the order in which the sums are rounded
 
 @dataclass(eq=False)
 class Stitched:
-    """A network with an adapter to be fitted, and the sums that its fit is solved from.
+    """A network with an adapter to fit, and the sums from which the fit is solved.
 
     Attributes:
-        network: it is on the device that the features are on.
-        fit: where its adapter stands.
-        front: the shared front that its source is; None if the network computes it from the images itself.
-        target_front: the destination's own front, up to where the network has the rest of it.
+        network: on the device of the features.
+        fit: its adapter, with the model and cut point of the target.
+        front: the shared front of its source; None if the network computes it itself.
+        target_front: the front of the destination whose back the network has.
     """
 
     network: Network
@@ -40,17 +40,17 @@ class Stitched:
     front: FrozenPrefix | None
     target_front: FrozenPrefix
     moments: Moments = field(default_factory=Moments)
-    tokens: ImageVectors = field(default_factory=ImageVectors)  # for prefix tokens that the adapter is to make
+    tokens: ImageVectors = field(default_factory=ImageVectors)  # for prefix tokens that the adapter makes
 
     def adapter_input(self, features: Features) -> Tensor:
-        """What the adapter's piece is given for a batch of images."""
+        """The input of the adapter's piece for a batch of images."""
         x = features.of(self.front)
         for piece in self.network.pieces[self.front.pieces if self.front else 0 : self.fit.index]:
             x = piece(x)
         return x
 
     def target(self, features: Features) -> Tensor:
-        """What the destination's own front makes of the same images."""
+        """The features of the destination's own front for the same images."""
         return features.of(self.target_front)
 
     def add(self, adapter_input: Tensor, target: Tensor) -> None:
@@ -70,12 +70,12 @@ def stitched_of(network: Network, fit: Fit, front: FrozenPrefix | None, seed: in
 
 
 def fronts_of(networks: Iterable[Stitched]) -> list[FrozenPrefix]:
-    """Every front that has to be computed for the networks."""
+    """Every front that the networks need."""
     return [front for stitched in networks for front in (stitched.front, stitched.target_front) if front]
 
 
 def chosen_images(job: JobSettings, count: int, split: Split) -> Batches:
-    """So many of the job's images, chosen by its seed, all of them without augmentation.
+    """`count` of the job's images, chosen by its seed, without augmentation.
 
     Raises:
         UserError: there is no such data set.
@@ -102,7 +102,7 @@ def add_moments(
 
     Args:
         on_progress: shows progress, in batches.
-        on_batch: is given, batch by batch, each network's adapter input and target.
+        on_batch: called after each batch with every network's adapter input and target.
     """
     for stitched in networks:
         stitched.network.eval()

@@ -16,21 +16,23 @@ __all__ = ["FrozenNetworks", "check_classes", "network_key"]
 
 
 def network_key(part: BasePart) -> str:
-    """What a network is found by among `FrozenNetworks`."""
+    """The key of a network in `FrozenNetworks`."""
     return part.model_dump_json()
 
 
 def check_classes(output: Format, num_classes: int | None, used_for: str) -> None:
-    """Raise `UserError` if a frozen network with this output does not tell apart the classes that another one does.
+    """Raise `UserError` if a frozen network does not have the classes of the network that uses its scores.
 
     Args:
-        output: the format of what it gives.
+        output: the format of the frozen network's output.
         num_classes: of the other network.
-        used_for: what that does with it, as `learns from it`, for the message.
+        used_for: what the other network does with it, as `learns from it`, for the message.
     """
     if output.kind != "vector" or output.channels != num_classes:
-        tells = f"it tells {output.channels} classes apart" if output.kind == "vector" else f"it gives {output}"
-        raise UserError(f"{tells}, the network that {used_for} {num_classes}", allowed="a network for the same classes")
+        scores = f"it has {output.channels} classes" if output.kind == "vector" else f"it returns {output}"
+        raise UserError(
+            f"{scores}, the network that {used_for} {num_classes}", allowed="a network for the same classes"
+        )
 
 
 class FrozenNetworks(nn.Module):
@@ -52,7 +54,7 @@ class FrozenNetworks(nn.Module):
         self.eval()
 
     def add(self, part: BasePart, num_classes: int | None, used_for: str) -> str:
-        """Build the network that `part` names, unless it is there.
+        """Build the network that `part` names, unless it is built already.
 
         Args:
             part: of the config.
@@ -62,7 +64,7 @@ class FrozenNetworks(nn.Module):
             Its key, for `forward`.
 
         Raises:
-            UserError: it does not take the images, or does not tell apart `num_classes` classes.
+            UserError: it does not take the images, or does not have `num_classes` classes.
         """
         key = network_key(part)
         if key not in self._index:

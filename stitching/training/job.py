@@ -24,8 +24,8 @@ from stitching.training.session import train
 
 __all__ = ["TrainKind"]
 
-TRIAL_STEPS, TRIAL_TESTS = 12, 4  # batches; the first steps of a trial are slower and do not count
-WARM_UP = 4
+TRIAL_STEPS, TRIAL_TESTS = 12, 4  # batches of a trial
+WARM_UP = 4  # of the steps, which are slower and do not count
 
 
 @KINDS.register("train")
@@ -72,8 +72,8 @@ class TrainKind(JobKind[Job]):
         for key in ("epochs", "max_batches"):
             document.override(("train_config", key), {"epochs": 1, "max_batches": 2}[key], "--smoke-test")
         job = self.read(document)
-        with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as own:
-            path = process_group().decided(lambda: own)
+        with tempfile.TemporaryDirectory(prefix="stitching-smoke-test-") as temporary:
+            path = process_group().broadcast(lambda: temporary)
             job.start_epoch, job.resume_from, job.save_checkpoints = 0, None, True
             request = RunRequest(job, RunFolder(Path(path)))
             train([request], RunOptions(on_progress=progress), max_test_batches=2)

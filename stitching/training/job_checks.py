@@ -1,4 +1,4 @@
-"""What can be known of a job before its data is opened: its images, its names and arguments, its network's cost."""
+"""Checks of a job before its data is opened: its images, its names and arguments, its network's cost."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stitching.nets.build import BuildOptions, build_network
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import build_stitched_network
 from stitching.training.frozen_networks import check_classes
-from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
-from stitching.training.network_outputs import HookedOutputs
+from stitching.training.network_outputs import HookedOutputs, check_outputs
 from stitching.training.optim import try_training
+from stitching.training.scorer import make_losses
 
 __all__ = [
     "Images", "Normalization", "at_network", "check_hooked_outputs", "check_teacher", "images_of", "meta_network",
@@ -36,24 +36,24 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard
 
 @dataclass(frozen=True)
 class Images:
-    """What a network is given: images of shape (C, H, W), of so many classes in each task."""
+    """The images that a network takes: their shape (C, H, W), and how many classes each task has."""
 
     shape: tuple[int, int, int]
     classes: tuple[int, ...]
 
     @property
     def num_classes(self) -> int | None:
-        """Where there is one task, its classes."""
+        """The classes of the only task; None if there are several."""
         return self.classes[0] if len(self.classes) == 1 else None
 
     @property
     def format(self) -> Format:
-        """Of one of them."""
+        """The format of one image."""
         return Format.of("img", (1, *self.shape))
 
 
 def images_of(job: JobSettings) -> Images:
-    """The images that the job is given. Raises `UserError` if there is no such data set."""
+    """The images of the job's data sets. Raises `UserError` if there is no such data set."""
     config = job.train_config
     infos = []
     for i, task in enumerate(config.task_list):
@@ -65,10 +65,10 @@ def images_of(job: JobSettings) -> Images:
 
 
 def try_names(job: JobSettings) -> Normalization:
-    """Make everything once that a name in the job stands for, its network apart; gives the images' normalisation.
+    """Create everything that the job names except its network, once; returns the images' normalisation.
 
     Raises:
-        UserError: with the keys that lead to a name that does not exist, or does not take its arguments.
+        UserError: with the key of a name that does not exist, or does not take its arguments.
     """
     config = job.train_config
     classes = images_of(job).num_classes
@@ -79,11 +79,8 @@ def try_names(job: JobSettings) -> Normalization:
             with at("data_preprocessing"):
                 preprocessing = config.data_preprocessing
                 transform, _ = make_transform(info, preprocessing, train=True)
-        make_loss(config.loss_fn, config.loss_fn_args, classes)
-        for i, term in enumerate(config.aux_losses):
-            with at("aux_losses", i):
-                make_loss(term.loss_fn, term.loss_fn_args, classes)
-        # How many steps an epoch has is not known before the data is opened.
+        make_losses(config, classes)
+        # The steps of an epoch cannot be counted before the data is opened.
         in_epochs = config.lr_scheduler_args is None or config.lr_scheduler_args.cadence == "epochs"
         try_training(config, config.epochs if in_epochs and not config.max_steps else 1, None)
     make_metrics(job.metrics, job.monitor)
@@ -96,12 +93,12 @@ def try_names(job: JobSettings) -> Normalization:
 
 @contextmanager
 def at_network(job: Job) -> Iterator[None]:
-    """Errors of the body are about the job's network: their paths begin where the job has it."""
+    """Put the key of the job's network in front of the paths of errors in the body."""
     with at(*(("model",) if job.model else ())):
         try:
             yield
         except UserError as error:
-            if not job.model and error.path[:1] == ("Assembly",):  # the older form has no such key
+            if not job.model and error.path[:1] == ("Assembly",):  # the older form has other keys
                 error.path = ("assembly" if error.path[1:2] == ("parts",) else "head", *error.path[2:])
             raise
 
@@ -116,7 +113,7 @@ def meta_network(job: Job, images: Images) -> Network:
 
 
 def check_hooked_outputs(network: Network, job: Job, images: Images) -> None:
-    """Raise if a metric or a loss names an output inside the network that is not there."""
+    """Raise `UserError` if a metric or loss names a module that the network lacks."""
     hooked_outputs = HookedOutputs(network, job)
     if hooked_outputs.names:
         network.eval()(torch.zeros(images.format.shape(1), device="meta"))
@@ -139,25 +136,15 @@ def network_cost(job: Job, images: Images) -> Cost:
     """What the job's network costs.
 
     Raises:
-        UserError: it cannot be built, an output inside it is not there, its outputs do not fit the data's classes, or
+        UserError: it cannot be built, a named module is missing in it, its outputs do not fit the data's classes, or
             its reference or teacher does not take the images or has other classes.
     """
     with at_network(job):
         network = meta_network(job, images)
     check_hooked_outputs(network, job, images)
     out: Any = network.eval()(torch.zeros(images.format.shape(1), device="meta"))
-    heads = out if isinstance(out, list) else [out]
-    if isinstance(out, list) != (len(images.classes) > 1) or len(heads) != len(images.classes):
-        raise UserError(
-            f"the network has {len(heads)} outputs, the data {len(images.classes)} tasks", path=("train_config",)
-        )
-    for scores, classes in zip(heads, images.classes, strict=True):
-        if scores.dim() != 2 or scores.shape[1] < classes:
-            raise UserError(
-                f"the network's output is {list(scores.shape[1:])} for each image, and the data has {classes} classes",
-                do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
-                path=("model" if job.model else "assembly",),
-            )
+    names = [task.dataset for task in job.train_config.task_list]
+    check_outputs(out, dict(zip(names, images.classes, strict=True)), "model" if job.model else "assembly")
     if job.reference is not None:
         with at("reference"):
             _check_frozen(job.reference, network, images, "is compared with it")

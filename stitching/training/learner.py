@@ -1,4 +1,4 @@
-"""A network with what it learns by: its forward passes, and the steps of its optimizer and schedule."""
+"""A network with its losses, optimizer and schedule: forward passes and training steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Learner"]
 
 @dataclass(eq=False)
 class Learner:
-    """A network, and what changes it.
+    """A network, and what trains it.
 
     Attributes:
         front: what computes the first of the network's pieces for all runs; None if it computes them all itself.
@@ -64,11 +64,11 @@ class Learner:
 
     @property
     def needs_loss_each_step(self) -> bool:
-        """Whether the schedule cannot step without the number that the loss is."""
+        """Whether the schedule steps by the loss of each step, which must then be fetched from the device."""
         return cadence_of(self.config) == "steps" and isinstance(self.scheduler, ReduceLROnPlateau)
 
-    def join_others(self) -> None:
-        """With several processes, average the gradients over them from now on; all must be there."""
+    def join_processes(self) -> None:
+        """Average the gradients over all processes from now on; waits for every process."""
         if self.context.world.size > 1:
             pieces = nn.Sequential(*self.network.pieces[self.first_piece :])
             if self.context.compile:
@@ -76,11 +76,11 @@ class Learner:
             self._distributed = self.context.world.wrap(pieces)
 
     def train_step(self, inputs: list[Tensor], labels: list[Tensor], teacher: Tensor | None) -> BatchValues:
-        """Change the network by one batch: of each task what the front made of the images, and their labels."""
+        """Train on one batch: the front's features of each task's images, and their labels."""
         assert self.optimizer is not None
         self._switch_to(training=True)
         self.optimizer.zero_grad(set_to_none=True)
-        values = self._no_values(labels)
+        values = self._empty_values(labels)
         with self.context.autocast():
             for task, (x, y) in enumerate(zip(inputs, labels, strict=True)):
                 scores = self._scores(x, len(y), task)
@@ -95,21 +95,21 @@ class Learner:
 
     @torch.no_grad()
     def eval_step(self, x: Tensor, labels: Tensor, task: int, reference: Tensor | None) -> BatchValues:
-        """What the network makes of a test batch of one task."""
+        """The loss and metrics of a test batch of one task."""
         self._switch_to(training=False)
-        values = self._no_values([labels])
+        values = self._empty_values([labels])
         with self.context.autocast():
             scores = self._scores(x, len(labels), task)
             self.scorer.add_test(values, scores, labels, task, None if reference is None else reference[: len(labels)])
         return values
 
-    def _no_values(self, labels: list[Tensor]) -> BatchValues:
+    def _empty_values(self, labels: list[Tensor]) -> BatchValues:
         return BatchValues(torch.zeros((), device=self.context.device), sum(map(len, labels)))
 
     def _scores(self, x: Tensor, images: int, task: int) -> Tensor:
-        """The scores (N, classes) of the first `images`; a process without a share computes along with one image."""
+        """The scores (N, classes) of the first `images`; a process that has none computes with one."""
         if self._batch_norm:
-            self._batch_norm.counts = images > 0
+            self._batch_norm.has_images = images > 0
         uses_gradients = self._distributed is not None and torch.is_grad_enabled()
         out: Any = self._distributed(x) if uses_gradients else self.network(x, self.first_piece)  # type: ignore[misc]
         return (out[task] if isinstance(out, list) else out)[:images]
@@ -119,13 +119,13 @@ class Learner:
             self.network.train(training)
             self._is_training = training
 
-    def advance(self, moment: str, monitored: float | None) -> None:
-        """Step the schedule, if `steps` or `epochs` (the moment) is its cadence."""
-        if cadence_of(self.config) == moment:
+    def advance(self, cadence: str, monitored: float | None) -> None:
+        """Step the schedule if this is its cadence: `steps` or `epochs`."""
+        if cadence_of(self.config) == cadence:
             advance(self.scheduler, monitored)
 
     def state(self, *, whole: bool) -> dict[str, Any]:
-        """What a checkpoint holds; `whole` adds the frozen parts, for others to load from."""
+        """Plain data for a checkpoint; `whole` adds the frozen parts, for others to load from."""
         return {
             "model": self.network.state_dict() if whole else self.network.changing_state(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -133,7 +133,7 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Resume from a checkpoint's state."""
         self.network.load_state_dict(state["model"], strict=False)
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -1,4 +1,4 @@
-"""What all runs of a loop have in common: the data, the device, the processes, the arithmetic."""
+"""What all runs of a loop share: data, device, processes, precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LoopContext"]
 
 @dataclass(frozen=True)
 class LoopContext:
-    """What all runs of a loop have in common."""
+    """What all runs of a loop share."""
 
     data: TaskData
     device: torch.device
@@ -32,17 +32,17 @@ class LoopContext:
         return cls(data, device, world, job.precision == "bf16", job.channels_last, job.compile)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Within the body networks compute in the job's precision."""
+        """Compute in the job's precision within the body."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
-    def place(self, module: nn.Module) -> None:
-        """Move a module to the device, in the layout of the loop."""
+    def move_to_device(self, module: nn.Module) -> None:
+        """Move a module to the device, in the memory layout of the loop."""
         module.to(self.device)
         if self.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def on_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch on the device; the copy may still be under way."""
+        """A batch on the device; the copy may not be finished."""
         layout = torch.channels_last if self.channels_last else torch.preserve_format
         return (
             images.to(self.device, non_blocking=True, memory_format=layout),

@@ -1,4 +1,4 @@
-"""Losses by name, and their means over batches that lie in shares in several processes."""
+"""Losses by name, and their means over batches that are split over several processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LOSSES: Registry[Callable[..., Tensor] | type[Loss]] = Registry("loss")
 
 
 class Loss:
-    """A loss with its arguments: the mean over a batch, a weighted one where the classes have weights."""
+    """A loss with its arguments: the mean over a batch, weighted where the classes have weights."""
 
     function: ClassVar[Callable[..., Tensor]]
-    training_only: ClassVar[tuple[str, ...]] = ("label_smoothing", "weight")  # arguments that tests do not use
+    training_only: ClassVar[tuple[str, ...]] = ("label_smoothing", "weight")  # arguments that tests ignore
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = arguments
-        self._placed: dict[torch.device, dict[str, Any]] = {}
+        self._by_device: dict[torch.device, dict[str, Any]] = {}
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of scores (N, classes) for labels (N)."""
@@ -41,32 +41,32 @@ class Loss:
 
     @property
     def plain(self) -> Loss:
-        """The loss of tests: without what is there to train better, label smoothing and weights of classes."""
+        """The loss of tests: without the arguments that only help training, label smoothing and weights of classes."""
         return type(self)({key: value for key, value in self.arguments.items() if key not in self.training_only})
 
-    def part(self, scores: Tensor, labels: Tensor, world: ProcessGroup) -> Tensor:
-        """What this process's share of a batch adds to the loss of the whole batch; N may be 0.
+    def share(self, scores: Tensor, labels: Tensor, world: ProcessGroup) -> Tensor:
+        """What this process's images of a batch add to the mean loss of the whole batch; N may be 0.
 
-        The mean is not a mean of the shares' means: they differ in size, and in the weights of their labels.
+        It is not a mean of the processes' means: they differ in size, and in the weights of their labels.
         """
         if world.size == 1:
             return self(scores, labels)
         divisor = world.sum(self.divisor(labels))
         if not len(labels):
-            return scores.sum()  # torch's own losses do not all give 0 for nothing
+            return scores.sum()  # not all losses of torch are 0 for no image
         return self.values(scores, labels, "sum") / divisor
 
     def divisor(self, labels: Tensor) -> Tensor:
-        """What the sum over a batch is divided by in the mean."""
+        """The divisor of the sum over a batch in its mean."""
         return torch.tensor(float(len(labels)), device=labels.device)
 
     def arguments_on(self, device: torch.device) -> dict[str, Any]:
         """The arguments, tensors on `device`."""
-        if device not in self._placed:
-            self._placed[device] = {
+        if device not in self._by_device:
+            self._by_device[device] = {
                 key: value.to(device) if isinstance(value, Tensor) else value for key, value in self.arguments.items()
             }
-        return self._placed[device]
+        return self._by_device[device]
 
 
 @LOSSES.register("multi_margin_loss")

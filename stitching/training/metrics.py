@@ -1,4 +1,4 @@
-"""Metrics by name, and what two networks' predictions have in common."""
+"""Metrics by name, and the agreement of two networks' predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stitching.config.errors import UserError, at, reason_of, shortened, unknown
 from stitching.config.job_config import Metric
 from stitching.config.registries import Registry
 
-__all__ = ["METRICS", "BoundMetric", "agreement", "compared", "kl_divergence", "make_metrics", "predicts"]
+__all__ = ["METRICS", "BoundMetric", "agreement", "comparison", "kl_divergence", "make_metrics", "predicts"]
 
 # An entry is a function of scores (N, classes), labels (N) and arguments of its own. It gives a value for each image
 # (N) by the name of a column; the column's number is the mean over the images.
@@ -22,7 +22,7 @@ METRICS: Registry[Callable[..., dict[str, Tensor]]] = Registry("metric")
 
 
 def predicts(scores: Tensor) -> Tensor:
-    """For each of N rows of scores (N, classes), whether they say anything: with a NaN, or infinities on top, none do.
+    """For each of N rows of scores (N, classes), whether it predicts a class: with a NaN, or infinities on top, none.
 
     torch would call NaN the highest score of all, and a broken network right as often as chance.
     """
@@ -157,12 +157,12 @@ def kl_divergence(scores: Tensor, reference: Tensor) -> Tensor:
     What is lost when the stitched network's probabilities stand for the reference's (Kullback and Leibler, "On
     information and sufficiency", 1951); 0 where they are equal. The arguments are as for `agreement`.
     """
-    ours, theirs = (F.log_softmax(each.double(), dim=1) for each in (scores, reference))
-    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+    log_probs, reference_log_probs = (F.log_softmax(z.double(), dim=1) for z in (scores, reference))
+    return F.kl_div(log_probs, reference_log_probs, reduction="none", log_target=True).sum(1)
 
 
-def compared(scores: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """The sums over N images of what a network's predictions have in common with the reference's, by column."""
+def comparison(scores: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """Agreement and KL divergence of a network's predictions with the reference's, summed over N images, by column."""
     return {
         "Agreement": agreement(scores, reference).sum(),
         "KL Divergence": kl_divergence(scores, reference).sum(),

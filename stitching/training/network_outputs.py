@@ -1,7 +1,8 @@
-"""What a network gives: its outputs held against the data, and the outputs of modules inside it."""
+"""The outputs of a network, checked against the data, and those of modules inside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from stitching.config.job_config import Job
 from stitching.nets.network import Network
 from stitching.training.job_data import TaskData
 
-__all__ = ["HookedOutputs", "try_outputs"]
+__all__ = ["HookedOutputs", "check_outputs", "try_outputs"]
 
-Place = tuple[str | int, ...]  # the keys of the config that ask for an output
+ConfigPath = tuple[str | int, ...]  # the keys of the config that name an output
 
 
 class HookedOutputs:
@@ -26,21 +27,19 @@ class HookedOutputs:
 
     def __init__(self, network: Network, job: Job) -> None:
         modules = {name: module for name, module in network.named_modules() if name}
-        asked: list[tuple[Place, str | None]] = [
-            *(
-                (("train_config", "aux_losses", i, "output"), t.output)
-                for i, t in enumerate(job.train_config.aux_losses)
-            ),
-            *((("metrics", i, "output"), metric.output) for i, metric in enumerate(job.metrics)),
-        ]
-        self.names = {name: place for place, name in asked if name is not None}  # None: the network's own output
+        self.names: dict[str, ConfigPath] = {}
+        for i, term in enumerate(job.train_config.aux_losses):
+            self.names[term.output] = ("train_config", "aux_losses", i, "output")
+        for i, metric in enumerate(job.metrics):
+            if metric.output is not None:  # else it is of the network's own output
+                self.names[metric.output] = ("metrics", i, "output")
         self._outputs: dict[str, Any] = {}
-        for name, place in self.names.items():
+        for name, path in self.names.items():
             if name not in modules:
-                raise unknown_name("module", name, modules, path=place)
-            modules[name].register_forward_hook(self._keeper(name))
+                raise unknown_name("module", name, modules, path=path)
+            modules[name].register_forward_hook(self._hook(name))
 
-    def _keeper(self, name: str) -> Any:
+    def _hook(self, name: str) -> Any:
         def keep(_module: nn.Module, _args: Any, out: Any) -> None:
             self._outputs[name] = out
 
@@ -50,47 +49,59 @@ class HookedOutputs:
         return self._outputs[name]
 
     def check(self) -> None:
-        """Raise `UserError` for a module that the network did not call, or that gives no scores (N, classes)."""
-        for name, place in self.names.items():
+        """Raise `UserError` for a module that the network did not call, or that returned no scores (N, classes)."""
+        for name, path in self.names.items():
             if name not in self._outputs:
                 raise UserError(
                     f"{name!r} is not called as a whole in the cut network",
                     do="Name a layer inside it, or a part (e.g. parts.1).",
-                    path=place,
+                    path=path,
                 )
-            seen = self._outputs[name]
-            if not isinstance(seen, Tensor) or seen.dim() != 2:
+            output = self._outputs[name]
+            if not isinstance(output, Tensor) or output.dim() != 2:
                 raise UserError(
-                    f"the output of {name!r} is no row of scores for each image",
+                    f"the output of {name!r} is not a row of scores for each image",
                     allowed="a tensor (N, classes)",
-                    path=place,
+                    path=path,
                 )
 
 
 def try_outputs(network: Network, hooked_outputs: HookedOutputs, data: TaskData) -> None:
-    """Run one image through the network: are all outputs there, and do they fit the labels?
+    """Run one image through the network, and check that its outputs exist and fit the labels.
 
     Raises:
-        UserError: the network has not one output for each task, or too few classes, or one inside it is not there.
+        UserError: as `check_outputs`, or a named module does not return scores.
     """
     network.eval()
     with torch.no_grad():
         out: Any = network(torch.zeros(1, *data.image_shape))
-    tasks = len(data.names)
-    heads = len(out) if isinstance(out, list) else 1
-    if isinstance(out, list) != (tasks > 1) or heads != tasks:
-        raise UserError(
-            f"the network has {f'{heads} outputs' if isinstance(out, list) else 'one output'}, "
-            f"the data {tasks} task{'s' * (tasks > 1)}",
-            do="A ParallelPart with `agg: none` and a head per task gives one output for each.",
-            path=("model",),
-        )
-    for name, scores, batches in zip(data.names, out if tasks > 1 else [out], data.train, strict=True):
-        if scores.dim() != 2 or scores.shape[1] < batches.num_classes:
-            raise UserError(
-                f"the network's output is {list(scores.shape[1:])} for each image, and {name} has "
-                f"{batches.num_classes} classes",
-                do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
-                path=("model",),
-            )
+    check_outputs(out, {name: batches.num_classes for name, batches in zip(data.names, data.train, strict=True)})
     hooked_outputs.check()
+
+
+def check_outputs(out: Any, num_classes: Mapping[str, int], key: str = "model") -> None:
+    """Check that a network's output fits the data.
+
+    Args:
+        out: scores (N, classes); of several tasks a list of them.
+        num_classes: of each task's data set, by name.
+        key: of the config, for the error.
+
+    Raises:
+        UserError: there is not one output for each task, or one has too few classes.
+    """
+    outputs = out if isinstance(out, list) else [out]
+    if isinstance(out, list) != (len(num_classes) > 1) or len(outputs) != len(num_classes):
+        raise UserError(
+            f"the network has {f'{len(outputs)} outputs' if isinstance(out, list) else 'one output'}, "
+            f"the data {len(num_classes)} task{'s' * (len(num_classes) > 1)}",
+            do="A ParallelPart with `agg: none` and a head per task gives one output for each.",
+            path=(key,),
+        )
+    for (name, classes), scores in zip(num_classes.items(), outputs, strict=True):
+        if scores.dim() != 2 or scores.shape[1] < classes:
+            raise UserError(
+                f"the network's output is {list(scores.shape[1:])} for each image, and {name} has {classes} classes",
+                do="End the network with `ClassifierHead: {}`, or set the model's num_classes.",
+                path=(key,),
+            )

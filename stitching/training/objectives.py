@@ -1,4 +1,4 @@
-"""What a run learns from: the labels, and by registration what else there is."""
+"""What a run learns from: labels, and the registered objectives."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TrainingLoss:
         self.label_loss = label_loss
         self.objective = objective
 
-    def part(self, scores: Tensor, labels: Tensor, teacher: Tensor | None, world: ProcessGroup) -> Tensor:
-        """What this process's share of a batch adds to the mean loss of the whole batch.
+    def share(self, scores: Tensor, labels: Tensor, teacher: Tensor | None, world: ProcessGroup) -> Tensor:
+        """What this process's images of a batch add to the mean loss of the whole batch.
 
         Args:
             scores: (N, classes).
@@ -35,11 +35,11 @@ class TrainingLoss:
             teacher: scores (N, classes) of the network that the objective needs.
         """
         if self.objective is None:
-            return self.label_loss.part(scores, labels, world)
+            return self.label_loss.share(scores, labels, world)
         losses = self.objective.loss(scores.float(), labels, None if teacher is None else teacher.float())
         loss = share_of_mean(losses, world)
         if weight := self.objective.label_weight:
-            loss = loss + weight * self.label_loss.part(scores, labels, world)
+            loss = loss + weight * self.label_loss.share(scores, labels, world)
         return loss
 
 
@@ -99,6 +99,6 @@ class Distill(Objective):
         if self.kind == "hard":
             return self.weight * F.cross_entropy(scores, teacher.argmax(1), reduction="none")
         temperature = self.temperature or TEMPERATURE
-        ours, theirs = (F.log_softmax(each / temperature, dim=1) for each in (scores, teacher))
-        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+        log_probs, teacher_log_probs = (F.log_softmax(z / temperature, dim=1) for z in (scores, teacher))
+        divergence = F.kl_div(log_probs, teacher_log_probs, reduction="none", log_target=True).sum(1)
         return self.weight * temperature**2 * divergence

@@ -1,4 +1,4 @@
-"""Where a run stands in its training, and what is left of it: numbers only."""
+"""How far a run has come in its training, and what is left: numbers only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Position:
         epochs: the last epoch.
         batches_per_epoch: how many batches an epoch has, unless `max_steps` ends it earlier.
         max_steps: no more steps than these; None for no such limit.
-        epochs_before: that count as trained before the start.
+        epochs_before: epochs that count as trained before the start.
         trains: whether there is anything to train; else the run is only tested.
         epoch: the current one, from 1.
         batch: the next batch of the epoch, from 0.
-        step: how many steps were made.
+        step: how many steps are done.
     """
 
     epochs: int
@@ -37,7 +37,7 @@ class Position:
 
     @property
     def total_steps(self) -> int:
-        """How many steps the whole run has."""
+        """The number of steps of the whole run."""
         if not self.trains:
             return 0
         steps = (self.epochs - self.epochs_before) * self.batches_per_epoch
@@ -45,7 +45,7 @@ class Position:
 
     @property
     def batches_in_epoch(self) -> int:
-        """How many batches the current epoch has; `max_steps` may cut the last one short."""
+        """The number of batches of the current epoch; `max_steps` may cut the last one short."""
         return min(self.batches_per_epoch, self.batch + self._steps_left)
 
     @property
@@ -77,17 +77,17 @@ class Position:
         return not self.trains or self.epoch > self.epochs or (self.batch == 0 and self._steps_left == 0)
 
     def advance(self) -> None:
-        """A step was made."""
+        """Count a step."""
         self.step += 1
         self.batch += 1
 
     def next_epoch(self) -> None:
-        """The epoch has ended, its test included."""
+        """Go to the next epoch, once this one is tested."""
         self.epoch += 1
         self.batch = 0
 
     def go_back_to(self, step: int) -> None:
-        """The steps of this epoch from number `step` on do not count."""
+        """Uncount the steps of this epoch after number `step`."""
         self.batch -= self.step - step
         self.step = step
 
@@ -96,5 +96,5 @@ class Position:
         return {"epoch": self.epoch, "batch": self.batch, "step": self.step}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go to where `state` was taken."""
+        """Return to a saved state."""
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]

@@ -1,4 +1,4 @@
-"""One training: where it stands, what it has measured, and a checkpoint from which it resumes exactly."""
+"""One training: its steps, its measurements, and its state."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stitching.config.errors import UserError
 from stitching.config.job_config import Job
 from stitching.cutting.cost import Cost
 from stitching.data.loading import derive_seed
 from stitching.nets.network import Network
-from stitching.runs.causes import ERROR, OUT_OF_MEMORY
+from stitching.runs.causes import ERROR
 from stitching.runs.folder import RunFolder, Traces
 from stitching.runs.identity import identity
 from stitching.runs.step_log import StepLog
 from stitching.training.batch_values import BatchValues
-from stitching.training.checkpoints import write_checkpoint
 from stitching.training.devices import Stopwatch
-from stitching.training.failures import Diverged, cause_of, failure_reason, free_memory
+from stitching.training.failures import Diverged, free_memory
 from stitching.training.learner import Learner
 from stitching.training.loop_context import LoopContext
 from stitching.training.position import Position
-from stitching.training.run_record import record_end
 from stitching.training.shared_prefixes import FrozenPrefix
-from stitching.training.step_recorder import MadeStep, StepRecorder, StepTimes
+from stitching.training.step_recorder import PendingStep, StepRecorder, StepTimes
 
 __all__ = ["Run"]
 
@@ -38,8 +35,8 @@ __all__ = ["Run"]
 class Run:
     """One training of one network, a step at a time.
 
-    Every random number of a step comes from (seed, step), so neither what else runs in the process nor a restart can
-    change it. Where several processes train, each has a share of the batches, and all have the same losses, metrics and
+    Every random number of a step comes from (seed, step), so neither other runs in the process nor a restart can change
+    it. Where several processes train, each has a share of the batches, and all have the same losses, metrics and
     weights.
     """
 
@@ -67,7 +64,7 @@ class Run:
         self.digests: dict[str, str] = {}  # of the result's files as they were last written
         self.final: dict[str, float] = {}  # the averages of the newest epoch that was tested, by column
 
-    # ---------------------------------------------------------------- what it is, and where it stands
+    # ---------------------------------------------------------------- state
 
     @property
     def name(self) -> str:
@@ -79,7 +76,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """How many steps were made."""
+        """The number of steps done."""
         return self.position.step
 
     @property
@@ -96,13 +93,18 @@ class Run:
         return self.learner.front
 
     @property
+    def uses_shared_networks(self) -> bool:
+        """Whether part of its steps is computed together with those of other runs."""
+        return self.front is not None or self.teacher is not None
+
+    @property
     def only_tests(self) -> bool:
         """Whether there is nothing to train."""
         return not self.position.trains
 
     @property
     def tests_first(self) -> bool:
-        """Whether the network is still to be tested as it is before its first step."""
+        """Whether the untrained network is still to be tested."""
         return (self.only_tests or self.job.checkpoint_initial_model) and not self.tested_initially
 
     @property
@@ -116,7 +118,7 @@ class Run:
 
     @property
     def is_active(self) -> bool:
-        """Whether there is still something to do."""
+        """Whether there is something left to do."""
         return self.failure is None and not self.finished
 
     # ---------------------------------------------------------------- training
@@ -125,34 +127,34 @@ class Run:
         """One step on a batch.
 
         Args:
-            inputs: of each task the images, or what the shared front made of them.
+            inputs: of each task the images, or their features from the shared front.
             labels: of each task.
             teacher: scores (N, classes) of the network that this one learns from.
-            times: what else the step took.
+            times: of the step, spent outside of the run.
 
         Raises:
             Diverged: the loss of this step, or of one before it, is no finite number.
         """
         stopwatch = Stopwatch(self.context.device)
         world = self.context.world
-        own = (world.rank,) if world.size > 1 else ()  # each process has other images to drop out of
-        torch.manual_seed(derive_seed(self.seed, "step", self.step, *own))
+        process = (world.rank,) if world.size > 1 else ()  # dropout differs between processes, as their images do
+        torch.manual_seed(derive_seed(self.seed, "step", self.step, *process))
         row = {"Step": self.step + 1, "Epoch": self.position.epoch, "LR": self.learner.lr}
         values = self.learner.train_step(inputs, labels, teacher)
         stopwatch.stop()
-        self.recorder.add(MadeStep(row, values, stopwatch, times))
+        self.recorder.add(PendingStep(row, values, stopwatch, times))
         ends_epoch = self.position.is_at_last_batch
         self.position.advance()
         if self.learner.needs_loss_each_step:
-            (row,) = self._fetch()
+            (row,) = self.fetch()
             self.learner.advance("steps", row["Loss"])
             return
         self.learner.advance("steps", None)
         if ends_epoch or self.recorder.should_fetch:
-            self._fetch()
+            self.fetch()
 
-    def _fetch(self) -> list[dict[str, float]]:
-        """Get the rows of all steps from the device.
+    def fetch(self) -> list[dict[str, float]]:
+        """Get the rows of all steps from the device, and log them.
 
         Raises:
             Diverged: a loss is no finite number; the run is then where it was before that step.
@@ -168,11 +170,11 @@ class Run:
         return rows
 
     def eval_step(self, x: Tensor, labels: Tensor, task: int, reference: Tensor | None = None) -> BatchValues:
-        """What the network makes of a test batch of one task; with the reference's scores, what both have in common."""
+        """Loss and metrics of a test batch of one task; with the reference's scores, their agreement, too."""
         return self.learner.eval_step(x, labels, task, reference)
 
     def end_epoch(self, tested: dict[str, float]) -> None:
-        """End the epoch whose batches are all trained: its averages, the schedule, and what tests gave, by column."""
+        """End an epoch whose batches are all trained, with its test results by column."""
         values = self.recorder.end_epoch(tested)
         self.final = values if tested else self.final
         self.learner.advance("epochs", self._monitored(values))
@@ -180,31 +182,23 @@ class Run:
         self._say_values(f"epoch {self.position.epoch - 1}", values)
 
     def add_initial_test(self, values: dict[str, float]) -> None:
-        """The row of step 0: the network as it was before any training."""
+        """Log the test results of the untrained network, as step 0."""
         self.log.add({"Step": 0, "Epoch": 0, "Loss": math.nan, "LR": math.nan, **values})
         self.tested_initially = True
         self.final = values
         self._say_values("before training", values)
 
     def _monitored(self, values: dict[str, float]) -> float:
-        """What ReduceLROnPlateau watches, of what an epoch gave; of several tasks, the sum of their losses."""
+        """The number that ReduceLROnPlateau watches, of several tasks the sum of their losses."""
         split, name = self.job.monitor.split()
         tasks = [""] if f"Overall/{split} {name}" in values else [f"{task}/" for task in self.context.data.names]
         return sum(values[f"Overall/{split} {task}{name}"] for task in tasks)
 
     # ---------------------------------------------------------------- saving and resuming
 
-    def save(self, *, whole: bool = False) -> None:
-        """Write the checkpoint. `whole` adds the frozen parts, for others to load from.
-
-        Raises:
-            Diverged: a step since the last checkpoint was; no checkpoint is written then.
-        """
-        self._fetch()
-        if not self.writes:
-            return
-        self.folder.check_traces(self.traces)
-        state = {
+    def state(self, *, whole: bool = False) -> dict[str, Any]:
+        """Plain data for a checkpoint, once all steps are fetched; `whole` adds the frozen parts."""
+        return {
             "identity": self.identity,
             "config": self.job.to_yaml(),
             "place": {**self.position.state(), "tested": self.tested_initially},
@@ -213,44 +207,9 @@ class Run:
             **self.recorder.state(),
             **self.learner.state(whole=whole),
         }
-        write_checkpoint(self.folder, state)
 
-    def save_result(self) -> None:
-        """Write the dataframe as far as it goes."""
-        if self.writes:
-            self.folder.check_traces(self.traces)
-            self.digests = self.log.save(self.folder.result)
-
-    def end(self) -> None:
-        """Write the final result; then, and only then, drop the checkpoint."""
-        self.save_result()
-        if self.job.save_checkpoints:
-            self.save(whole=True)
-        record_end(self, "done")
-        if self.writes and not self.job.save_checkpoints:
-            self.folder.checkpoint.unlink(missing_ok=True)
-        if self.writes:
-            self.folder.previous_checkpoint.unlink(missing_ok=True)
-        self.ended = True
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same job, as `read_checkpoint` gives it.
-
-        Raises:
-            UserError: it does not hold what this version of the package resumes from.
-        """
-        try:
-            self._restore(state)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if cause_of(error) == OUT_OF_MEMORY:  # nothing is wrong with the checkpoint
-                raise
-            raise UserError(
-                f"the checkpoint of {self.name} does not hold what a run resumes from ({failure_reason(error)})",
-                do="Another version of this package may have written it: start again with --overwrite.",
-            ) from None
-        self.say(f"resumed at epoch {self.position.epoch}, step {self.step}")
-
-    def _restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's state; raises any exception if something in it is missing or wrong."""
         self.learner.restore(state)
         self.position.restore(state["place"])
         self.tested_initially = state["place"]["tested"]
@@ -259,28 +218,28 @@ class Run:
         self.final = state["final"]
 
     def release(self) -> None:
-        """Give back the memory of a run that has failed; what it was and how it ended stays known."""
+        """Free the memory of a run that has failed; its job, folder and failure stay."""
         for name in ("learner", "recorder"):
             self.__dict__.pop(name, None)
         free_memory()
 
     # ---------------------------------------------------------------- its log
 
-    def say(self, words: str) -> None:
-        """Add a line to the run's log. A full disk costs the line, and nothing of the run."""
+    def say(self, message: str) -> None:
+        """Add a line to the run's log. If the disk is full the line is printed, and the run continues."""
         if not self.writes:
             return
         try:
             with open(self.folder.log, "a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {words}\n")
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
         except OSError as error:
-            print(f"cannot write to {self.folder.log} ({error.strerror}): {words}", file=sys.stderr, flush=True)
+            print(f"cannot write to {self.folder.log} ({error.strerror}): {message}", file=sys.stderr, flush=True)
 
     def _say_values(self, moment: str, values: dict[str, float]) -> None:
         named = {name.removeprefix("Overall/"): value for name, value in values.items()}
         self.say(", ".join([moment, *(f"{name} {value:.4f}" for name, value in named.items())]))
         if broken := [name for name, value in named.items() if not math.isfinite(value)]:
             self.say(
-                f"warning: {', '.join(broken)} not finite. Images with scores that are no finite numbers count as "
-                "predicted wrong, and in agreement with no other network"
+                f"warning: {', '.join(broken)} not finite. Images whose scores are not finite count as predicted "
+                "wrong, and as agreeing with no other network"
             )

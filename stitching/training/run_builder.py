@@ -20,10 +20,11 @@ from stitching.nets.network import Network
 from stitching.runs.folder import RunFolder
 from stitching.similarity.least_squares import Fit, build_stitched_network, fit_of
 from stitching.training.fit_adapters import Stitched, stitched_of
+from stitching.training.frozen_networks import FrozenNetworks
+from stitching.training.job_checks import at_network
 from stitching.training.job_data import TaskData, sample_of
 from stitching.training.learner import Learner
 from stitching.training.loop_context import LoopContext
-from stitching.training.losses import make_loss
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs, try_outputs
 from stitching.training.objectives import TrainingLoss
@@ -31,17 +32,25 @@ from stitching.training.optim import make_optimizer, try_training
 from stitching.training.position import Position
 from stitching.training.run import Run
 from stitching.training.schedules import advance, cadence_of, make_scheduler
-from stitching.training.scorer import AuxLoss, Scorer
+from stitching.training.scorer import Scorer, make_losses
 from stitching.training.shared_prefixes import front_of
 
 __all__ = ["build_network_of", "build_run"]
 
 
-def build_run(job: Job, folder: RunFolder, context: LoopContext) -> tuple[Run, Stitched | None]:
-    """The run of a job; and what is to be fitted before its first step, if its network has an adapter of that kind.
+def build_run(
+    job: Job, folder: RunFolder, context: LoopContext, whole_networks: FrozenNetworks
+) -> tuple[Run, Stitched | None]:
+    """The run of a job; and its network with the adapter to fit before the first step, if it has one.
+
+    Args:
+        job: of the run.
+        folder: for its files.
+        context: of the loop.
+        whole_networks: get the networks that the run's is compared with and learns from.
 
     Raises:
-        UserError: something in the job cannot be.
+        UserError: something in the job is wrong.
     """
     data = context.data
     network = build_network_of(job, data)
@@ -52,19 +61,35 @@ def build_run(job: Job, folder: RunFolder, context: LoopContext) -> tuple[Run, S
     if first := first_model(job.network):
         notes += normalization_note(first, *data.train[0].normalization)
     fit = _load_or_fit(job, network, data, notes)
-    # Outputs inside the network are only there when all of it is computed here, and a shared front has the weights
-    # that its model came with, not those that were loaded over them.
+    # A shared front computes no outputs inside this network, and has its model's own weights, not loaded ones.
     computes_all = bool(scorer.hooked_outputs.names or job.load_from)
     front = None if computes_all else front_of(network, job.train_config.seed)
     to_fit = stitched_of(network, fit, front, job.train_config.seed) if fit else None
     for piece in network.pieces[front.pieces if front else 0 :]:
-        context.place(piece)
+        context.move_to_device(piece)
     position = _position(job, network, data)
     optimizer, scheduler = _optimizer_and_scheduler(job, network, position, context.device)
     if isinstance(scheduler, ReduceLROnPlateau):
         notes.append(f"ReduceLROnPlateau watches {job.monitor}")
     learner = Learner(job.train_config, context, network, front, scorer, optimizer, scheduler)
-    return Run(job, folder, context, learner, position, network_cost, notes=notes), to_fit
+    run = Run(job, folder, context, learner, position, network_cost, notes=notes)
+    _add_reference_and_teacher(run, whole_networks)
+    return run, to_fit
+
+
+def _add_reference_and_teacher(run: Run, whole_networks: FrozenNetworks) -> None:
+    """Build the networks that the run's is compared with, and learns from."""
+    job, classes = run.job, run.network.out_format.channels
+    if job.reference is not None:
+        with at("reference"):
+            run.reference = whole_networks.add(job.reference, classes, "is compared with it")
+    if job.objective is None or not job.objective.needs_teacher or run.only_tests:
+        return
+    with at("objective", job.objective.registered_name, "teacher"):
+        assert job.teacher is not None, "the job's schema and the plan check it"
+        run.teacher = whole_networks.add(job.teacher, classes, "learns from it")
+        if first := first_model(job.teacher):
+            run.notes += normalization_note(first, *run.context.data.train[0].normalization)
 
 
 def build_network_of(job: Job, data: TaskData) -> Network:
@@ -79,26 +104,14 @@ def build_network_of(job: Job, data: TaskData) -> Network:
         unfrozen=job.unfrozen,
         sample=sample_of(job),
     )
-    with at(*(("model",) if job.model else ())):
-        try:
-            return build_stitched_network(job.network, Format("img", channels, (height, width)), options)
-        except UserError as error:
-            if not job.model and error.path[:1] == ("Assembly",):  # the older form has no such key
-                error.path = ("assembly" if error.path[1:2] == ("parts",) else "head", *error.path[2:])
-            raise
+    with at_network(job):
+        return build_stitched_network(job.network, Format("img", channels, (height, width)), options)
 
 
 def _scorer(job: Job, network: Network, context: LoopContext) -> Scorer:
-    config = job.train_config
+    classes = [batches.num_classes for batches in context.data.train]
     with at("train_config"):
-        classes = [batches.num_classes for batches in context.data.train]
-        num_classes = classes[0] if len(classes) == 1 else None
-        loss = make_loss(config.loss_fn, config.loss_fn_args, num_classes)
-        aux_losses = []
-        for i, term in enumerate(config.aux_losses):
-            with at("aux_losses", i):
-                aux_loss = make_loss(term.loss_fn, term.loss_fn_args, num_classes)
-                aux_losses.append(AuxLoss(term.output, aux_loss, term.weight))
+        loss, aux_losses = make_losses(job.train_config, classes[0] if len(classes) == 1 else None)
     return Scorer(
         TrainingLoss(loss, job.objective),
         loss.plain,
@@ -111,17 +124,17 @@ def _scorer(job: Job, network: Network, context: LoopContext) -> Scorer:
 
 
 def _load_or_fit(job: Job, network: Network, data: TaskData, notes: list[str]) -> Fit | None:
-    """Load the weights that the job starts from; what is left to fit then."""
+    """Load the weights that the job starts from; returns the adapter that is still to be fitted."""
     fit = fit_of(network)
     if fit and len(data.train) > 1:
         raise UserError(f"least squares fits an adapter on one data set, and there are {len(data.train)}")
     if not job.load_from:
         return fit
-    fresh = fit.layer.weight.clone() if fit else None
+    untrained = fit.layer.weight.clone() if fit else None
     with at("load_from"):
         do = "`strict_load: false` loads those that fit." if job.strict_load else None
         notes.append(load_weights(network, job.load_from, "the network", strict=job.strict_load, do=do))
-    if fit and fresh is not None and not torch.equal(fresh, fit.layer.weight):
+    if fit and untrained is not None and not torch.equal(untrained, fit.layer.weight):
         notes.append("the adapter is not fitted by least squares: load_from has its weights")
         return None
     return fit
@@ -139,7 +152,7 @@ def _position(job: Job, network: Network, data: TaskData) -> Position:
 def _optimizer_and_scheduler(
     job: Job, network: Network, position: Position, device: torch.device
 ) -> tuple[Optimizer | None, LRScheduler | None]:
-    """Both, tried to the end of the training; the schedule is where it would be after the job's `start_epoch`."""
+    """Both, tried to the end of the training; the schedule is advanced to the job's `start_epoch`."""
     config = job.train_config
     trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     if not trainable:

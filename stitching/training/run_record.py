@@ -6,7 +6,7 @@ import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,23 +19,21 @@ from stitching.models.traced_models import model_spec
 from stitching.runs.folder import write_yaml
 from stitching.runs.identity import file_digest
 from stitching.runs.provenance import code_record
-
-if TYPE_CHECKING:
-    from stitching.training.run import Run
+from stitching.training.run import Run
 
 __all__ = ["device_name", "record_end", "record_start", "weights_record"]
 
 
-_OF_AN_EARLIER_END = ("failure", "cause", "ended", "digests", "final", "epoch")
+_KEYS_OF_THE_END = ("failure", "cause", "ended", "digests", "final", "epoch")
 
 
 def record_start(run: Run) -> None:
-    """Write what is known before the first step; what a sweep has written there before stays."""
+    """Write the metadata of a run that starts; other keys, such as those that a sweep has written, stay."""
     if not run.writes:
         return
-    known = run.folder.read_metadata() or {}
+    previous = run.folder.read_metadata() or {}
     run.metadata = {
-        **{key: value for key, value in known.items() if key not in _OF_AN_EARLIER_END},
+        **{key: value for key, value in previous.items() if key not in _KEYS_OF_THE_END},
         "state": "running",
         "identity": run.identity,
         "seed": run.seed,
@@ -44,7 +42,7 @@ def record_start(run: Run) -> None:
         "macs_convention": "multiply-adds of convolutions, linear layers and both products of attention, one image",
         "trainable_parameters": run.cost.trainable,
         "total_steps": run.position.total_steps,
-        "first_step": run.step,  # of this start of the run
+        "first_step": run.step,  # of this start
         "test_images": sum(batches.num_images for batches in run.context.data.test),
         **_validation(run),
         **_random_networks(run),
@@ -69,12 +67,12 @@ def record_end(run: Run, state: str) -> None:
     if not run.writes or run.folder.is_of_another(run.traces):
         return
     metadata = {
-        **(run.metadata or run.folder.read_metadata() or {}),  # the first process, which wrote it, may be lost
+        **(run.metadata or run.folder.read_metadata() or {}),  # the first process, which wrote it, may be gone
         "state": state,
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     metadata["steps"] = run.step
-    metadata["seconds"] = round(run.seconds, 3)  # its share of the time of the loop that trained it
+    metadata["seconds"] = round(run.seconds, 3)  # its share of the loop's time
     if run.failure:
         metadata |= {"failure": run.failure, "cause": run.cause}
     if state == "done":
@@ -83,7 +81,7 @@ def record_end(run: Run, state: str) -> None:
 
 
 def weights_record(job: Job) -> dict[str, dict[str, str]]:
-    """The files of weights that the job's networks were built from, by the models' names or by the files' own.
+    """The files of weights that the job's networks were built from, by the name of the model or of the file.
 
     Of published weights the repository (with its revision) or the URL, the tag, the file's name and its SHA-256; of a
     user's file its SHA-256 alone.
@@ -102,7 +100,7 @@ def weights_record(job: Job) -> dict[str, dict[str, str]]:
 
 
 def _random_networks(run: Run) -> dict[str, Any]:
-    """Of each random network in the run's, how many images its BatchNorm statistics are of."""
+    """How many images the BatchNorm statistics of each random model in the network are from."""
     cuts = [piece.net for piece in run.network.pieces if isinstance(piece.net, CutModule)]
     models = [(cut.cut_from[0], cut.statistics_images) for cut in cuts if cut.cut_from]
     random = {spec.title: {"bn_images": images} for spec, images in models if spec.random}
@@ -116,15 +114,15 @@ def _validation(run: Run) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or what the GPU calls itself."""
+    """`cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("stitching", "torch", "torchvision", "timm", "pandas"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            versions[package] = "unknown"
+    return versions

@@ -1,4 +1,4 @@
-"""What a network's scores are worth: the loss that it is trained by, that of its tests, and the metrics."""
+"""The losses and metrics of a network's scores, in training and in tests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stitching.config.errors import at
+from stitching.config.train_config import TrainConfig
 from stitching.training.batch_values import BatchValues
 from stitching.training.distributed import ProcessGroup
-from stitching.training.losses import Loss
-from stitching.training.metrics import BoundMetric, compared
+from stitching.training.losses import Loss, make_loss
+from stitching.training.metrics import BoundMetric, comparison
 from stitching.training.network_outputs import HookedOutputs
 from stitching.training.objectives import TrainingLoss
 
-__all__ = ["AuxLoss", "Scorer"]
+__all__ = ["AuxLoss", "Scorer", "make_losses"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,24 @@ class AuxLoss:
     weight: float
 
 
+def make_losses(config: TrainConfig, num_classes: int | None) -> tuple[Loss, list[AuxLoss]]:
+    """The loss and the auxiliary losses of a config; raises `UserError` as `make_loss` does.
+
+    Args:
+        num_classes: of the data; None if there are several tasks.
+    """
+    loss = make_loss(config.loss_fn, config.loss_fn_args, num_classes)
+    aux_losses = []
+    for i, term in enumerate(config.aux_losses):
+        with at("aux_losses", i):
+            aux_loss = make_loss(term.loss_fn, term.loss_fn_args, num_classes)
+            aux_losses.append(AuxLoss(term.output, aux_loss, term.weight))
+    return loss, aux_losses
+
+
 @dataclass(frozen=True)
 class Scorer:
-    """The losses and metrics of a job, for batches that lie in shares in the processes of `world`."""
+    """The losses and metrics of a job, for batches that are split over the processes of `world`."""
 
     training_loss: TrainingLoss
     test_loss: Loss
@@ -43,17 +60,17 @@ class Scorer:
         return len(self.task_names) > 1
 
     def column(self, name: str, task: int) -> str:
-        """A column of the result: with several tasks, the task stands before the name."""
+        """A column of the result: with several tasks, its name begins with the task."""
         return f"{self.task_names[task]}/{name}" if self.has_several_tasks else name
 
     def add_training(
         self, values: BatchValues, scores: Tensor, labels: Tensor, task: int, teacher: Tensor | None
     ) -> None:
         """Add a task's loss and metrics in training; `scores` and `teacher` are (N, classes), `labels` (N)."""
-        loss = self.training_loss.part(scores, labels, teacher, self.world)
+        loss = self.training_loss.share(scores, labels, teacher, self.world)
         for aux in self.aux_losses:
             output = self.hooked_outputs[aux.output][: len(labels)]
-            loss = loss + aux.weight * aux.loss.part(output, labels, self.world)
+            loss = loss + aux.weight * aux.loss.share(output, labels, self.world)
         values.loss = values.loss + loss
         if self.has_several_tasks:
             values.means[self.column("Loss", task)] = (loss.detach(), len(labels))
@@ -62,11 +79,11 @@ class Scorer:
     def add_test(
         self, values: BatchValues, scores: Tensor, labels: Tensor, task: int, reference: Tensor | None
     ) -> None:
-        """Add a test batch's loss and metrics, and what the scores have in common with the reference's."""
-        values.loss = values.loss + self.test_loss.part(scores, labels, self.world)
+        """Add a test batch's loss and metrics, and how far the predictions agree with the reference's."""
+        values.loss = values.loss + self.test_loss.share(scores, labels, self.world)
         values.sums.update(self._metrics(scores, labels, task))
         if reference is not None:
-            for name, value in compared(scores, reference).items():
+            for name, value in comparison(scores, reference).items():
                 values.sums[name] = (value, len(labels))
 
     def _metrics(self, scores: Tensor, labels: Tensor, task: int) -> Iterator[tuple[str, tuple[Tensor, int]]]:

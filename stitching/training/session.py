@@ -1,4 +1,4 @@
-"""Setting up a loop: runs built, their folders held, checkpoints found, adapters fitted."""
+"""Setting up a loop: it builds the runs, locks their folders, finds checkpoints and fits adapters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 
 from stitching.config.errors import at
 from stitching.config.job_config import Job
-from stitching.models.building import normalization_note
-from stitching.models.traced_models import first_model, forget_models
+from stitching.models.traced_models import forget_models
 from stitching.runs.folder import FolderBusy, RunFolder
 from stitching.runs.kinds import RunOptions, RunRequest
 from stitching.training.checkpoints import newest_whole_checkpoint, read_checkpoint
@@ -26,6 +25,7 @@ from stitching.training.loop_context import LoopContext
 from stitching.training.run import Run
 from stitching.training.run_builder import build_run
 from stitching.training.run_record import record_start
+from stitching.training.saving import resume_run
 from stitching.training.shared_networks import SharedNetworks
 from stitching.training.trainer import Trainer
 
@@ -35,14 +35,14 @@ __all__ = ["train"]
 def train(
     requests: Sequence[RunRequest[Job]], options: RunOptions | None = None, *, max_test_batches: int | None = None
 ) -> list[Run]:
-    """Train every job; those that share data share a pass over it, and equal frozen fronts are computed once.
+    """Train jobs in one pass over their data; equal frozen fronts are computed once.
 
     A job leaves the same result whether it is trained alone or with others, and whether or not it was stopped and
     resumed on the way. A run that fails has its reason recorded and does not stop the others.
 
-    Where torchrun or Slurm started several processes, all call this alike, and share the work: `batch_size` stays the
-    size of the whole batch, so that the result is that of one process but for rounding. They stop together, and they
-    fail together: no process can go on without the others.
+    Where torchrun or Slurm started several processes, all call this and share the work: `batch_size` stays the size of
+    the whole batch, so that the result is that of one process but for rounding. They stop and fail together: none can
+    continue without the others.
 
     Args:
         requests: jobs that may share a loop (`shared_key`), each with a folder of its own.
@@ -60,8 +60,8 @@ def train(
     session = _Session(requests, options)
     with session.world.together():
         session.build(max_test_batches)
-    with ExitStack() as held, deterministic(requests[0].job.deterministic):
-        runs = session.hold_folders(held)
+    with ExitStack() as locks, deterministic(requests[0].job.deterministic):
+        runs = session.lock_folders(locks)
         checkpoints = session.find_checkpoints(runs)
         with session.world.together():
             session.start(runs, checkpoints)
@@ -84,10 +84,10 @@ class _Session:
         self.world = process_group()
         self.runs: list[Run] = []
         self.to_fit: dict[Run, Stitched] = {}
-        self.given_checkpoints: dict[Run, dict[str, Any]] = {}  # those that the configs name
+        self.named_checkpoints: dict[Run, dict[str, Any]] = {}  # by `resume_from` in the configs
 
     def build(self, max_test_batches: int | None) -> None:
-        """Build everything that may turn out to be wrong, before anything on disk changes."""
+        """Build everything that can fail, before anything on disk changes."""
         first, world = self.requests[0].job, self.world
         device = device_of(first, world)
         data = TaskData(
@@ -95,47 +95,45 @@ class _Session:
         )
         self.context = LoopContext.of(first, data, device, world)
         try:
+            whole_networks = FrozenNetworks(data.image_shape, first.train_config.seed)
             for request in self.requests:
-                run, to_fit = build_run(request.job, request.folder, self.context)
+                run, to_fit = build_run(request.job, request.folder, self.context, whole_networks)
                 self.runs.append(run)
                 if to_fit:
                     self.to_fit[run] = to_fit
-            whole_networks = FrozenNetworks(data.image_shape, first.train_config.seed)
-            for run in self.runs:
-                _add_reference_and_teacher(run, whole_networks)
             self.networks = SharedNetworks(self.runs, whole_networks, self.context)
         finally:
             forget_models()
         if first.compile:
-            # Each run compiles its own network, to train and to test; at the default limit the ninth would not be.
+            # Each run compiles its own network twice, to train and to test; the default limit allows eight.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(self.runs))
-        self._read_given_checkpoints()
+        self._read_named_checkpoints()
 
-    def _read_given_checkpoints(self) -> None:
+    def _read_named_checkpoints(self) -> None:
         for run in self.runs:
             source = run.job.resume_from
             is_own = source and Path(source).resolve() == run.folder.checkpoint.resolve()
             if source and not (self.options.resume and run.folder.has_checkpoint and is_own):
                 with at("resume_from"):
-                    self.given_checkpoints[run] = read_checkpoint(Path(source), run.job)
+                    self.named_checkpoints[run] = read_checkpoint(Path(source), run.job)
 
-    def hold_folders(self, held: ExitStack) -> list[Run]:
-        """Hold the runs' folders, which the first process does for all; returns the runs that are left to train."""
-        folders = self.world.decided(
-            lambda: [self._hold(run, request, held) for run, request in zip(self.runs, self.requests, strict=True)]
+    def lock_folders(self, locks: ExitStack) -> list[Run]:
+        """Lock the runs' folders, which the first process does for all; returns the runs that are left to train."""
+        folders = self.world.broadcast(
+            lambda: [self._lock(run, request, locks) for run, request in zip(self.runs, self.requests, strict=True)]
         )
         for run, folder in zip(self.runs, folders, strict=True):
             run.folder = folder or run.folder
         return [run for run, folder in zip(self.runs, folders, strict=True) if folder]
 
-    def _hold(self, run: Run, request: RunRequest[Job], held: ExitStack) -> RunFolder | None:
-        """The run's folder, which is ours now; None if another process trains the run, or has done so."""
+    def _lock(self, run: Run, request: RunRequest[Job], locks: ExitStack) -> RunFolder | None:
+        """The run's folder, locked; None if another process trains the run, or has done so."""
         try:
-            folder = held.enter_context(request.locked())
+            folder = locks.enter_context(request.locked())
         except FolderBusy as error:
             if not self.options.skip_busy:
                 raise
-            _print_note(f"{run.name} is left out: {error.problem}")
+            _print_note(f"{run.name} is skipped: {error.problem}")
             return None
         if self.options.skip_busy:
             metadata = folder.read_metadata() or {}
@@ -144,8 +142,8 @@ class _Session:
         return folder
 
     def find_checkpoints(self, runs: Sequence[Run]) -> list[Path | None]:
-        """The checkpoint that each run resumes from; the first process looks for all, and overwrites if it should."""
-        return self.world.decided(lambda: [self._checkpoint_of(run) for run in runs])
+        """The checkpoint that each run resumes from. With `overwrite`, files of earlier runs are removed."""
+        return self.world.broadcast(lambda: [self._checkpoint_of(run) for run in runs])
 
     def _checkpoint_of(self, run: Run) -> Path | None:
         if self.options.overwrite:
@@ -160,13 +158,13 @@ class _Session:
         return checkpoint
 
     def start(self, runs: Sequence[Run], checkpoints: Sequence[Path | None]) -> None:
-        """Bring the runs to where they resume from, fit the adapters of new ones, and record the start."""
+        """Resume runs from their checkpoints, fit the adapters of new ones, and record the start."""
         new = []
         for run, checkpoint in zip(runs, checkpoints, strict=True):
             if checkpoint:
-                run.resume(read_checkpoint(checkpoint, run.job))
-            elif run in self.given_checkpoints:
-                run.resume(self.given_checkpoints[run])
+                resume_run(run, read_checkpoint(checkpoint, run.job))
+            elif run in self.named_checkpoints:
+                resume_run(run, self.named_checkpoints[run])
             else:
                 new.append(run)
         _fit({run: self.to_fit[run] for run in new if run in self.to_fit}, self.context.device)
@@ -181,23 +179,8 @@ class _Session:
             record_start(run)
 
 
-def _add_reference_and_teacher(run: Run, whole_networks: FrozenNetworks) -> None:
-    """Build the networks that the run's is compared with, and learns from."""
-    job, classes = run.job, run.network.out_format.channels
-    if job.reference is not None:
-        with at("reference"):
-            run.reference = whole_networks.add(job.reference, classes, "is compared with it")
-    if job.objective is None or not job.objective.needs_teacher or run.only_tests:
-        return
-    with at("objective", job.objective.registered_name, "teacher"):
-        assert job.teacher is not None, "the job's schema and the plan hold it"
-        run.teacher = whole_networks.add(job.teacher, classes, "learns from it")
-        if first := first_model(job.teacher):
-            run.notes += normalization_note(first, *run.context.data.train[0].normalization)
-
-
 def _fit(to_fit: dict[Run, Stitched], device: torch.device) -> None:
-    """Fit the adapters that are to be fitted before the first step; every process does all of it, alike."""
+    """Fit adapters before the first step; every process fits all of them."""
     if to_fit:
         fit_adapters([*to_fit.values()], next(iter(to_fit)).job, device)
     for run, stitched in to_fit.items():
@@ -205,5 +188,5 @@ def _fit(to_fit: dict[Run, Stitched], device: torch.device) -> None:
         run.say(f"the adapter was fitted by least squares, to {stitched.moments.count} positions of images{tokens}")
 
 
-def _print_note(words: str) -> None:
-    print(f"note: {words}", file=sys.stderr, flush=True)
+def _print_note(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr, flush=True)

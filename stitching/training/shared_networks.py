@@ -1,4 +1,4 @@
-"""What is computed once for all runs of a loop: frozen fronts of their networks, and whole networks beside them."""
+"""The frozen networks of a loop, computed once for all its runs: fronts of their networks, and whole networks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class SharedNetworks:
         self.prefixes = SharedPrefixes(run.front for run in runs if run.front)
         self.whole_networks = whole_networks
         for module in (self.prefixes, self.whole_networks):
-            context.place(module)
+            context.move_to_device(module)
         if context.compile:
             self.prefixes.compile()
 
     def features(self, runs: Iterable[Run], images: Tensor) -> Features:
-        """What each of the runs' fronts makes of images (N, C, H, W)."""
+        """The features of each run's front for images (N, C, H, W)."""
         fronts = [run.front for run in runs if run.front]
         if not fronts:
             return Features(images, {})

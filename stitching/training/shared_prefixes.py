@@ -25,23 +25,23 @@ class FrozenPrefix:
     spec: ModelSpec
     seed: int
     end: cut_points.CutPoint
-    pieces: int  # how many of the network's leading pieces it stands for
+    pieces: int  # how many of the network's leading pieces it replaces
 
     @property
     def key(self) -> FrontKey:
-        """What its features are found by: the model, and the cut point's place in its graph."""
+        """The key of its features: the model, and the index of the cut point in its graph."""
         return self.spec, self.end.index
 
 
 class Features:
-    """What frozen fronts made of a batch of images."""
+    """The features of frozen fronts for a batch of images."""
 
     def __init__(self, images: Tensor, by_front: dict[FrontKey, Tensor]) -> None:
         self._images = images
         self._by_front = by_front
 
     def of(self, front: FrozenPrefix | None) -> Tensor:
-        """What a network gets that begins with `front`; the images, if it begins with none."""
+        """The input of a network that begins with `front`; the images for one without a front."""
         return self._images if front is None else self._by_front[front.key]
 
 
@@ -61,7 +61,7 @@ def front_of(network: Network, seed: int) -> FrozenPrefix | None:
 
 
 class SharedPrefixes(nn.Module):
-    """Every distinct frozen front, once: one pass through each source model, with a tap at each depth.
+    """Every distinct frozen front, once: one pass through each source model, with an output at each depth.
 
     A model cut at several depths is a chain of subnets. That the chain computes what each front alone would, bit for
     bit, is what cutting promises.
@@ -88,11 +88,11 @@ class SharedPrefixes(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, fronts: Iterable[FrozenPrefix | None]) -> Features:
-        """The features of images (N, C, H, W) at those of the fronts that are asked for."""
-        asked = {front.key for front in fronts if front}
+        """The features of images (N, C, H, W) at the given fronts."""
+        needed = {front.key for front in fronts if front}
         features: dict[FrontKey, Tensor] = {}
         for chain, ends in zip(self.chains, self.ends, strict=True):
-            last = max((i for i, front in enumerate(ends) if front.key in asked), default=-1)
+            last = max((i for i, front in enumerate(ends) if front.key in needed), default=-1)
             x = images
             for subnet, front in list(zip(chain, ends, strict=True))[: last + 1]:  # type: ignore[call-overload]
                 x = subnet(x)

@@ -17,18 +17,18 @@ from stitching.training.devices import Stopwatch
 from stitching.training.failures import Diverged
 from stitching.training.loop_context import LoopContext
 
-__all__ = ["MadeStep", "StepRecorder", "StepTimes"]
+__all__ = ["PendingStep", "StepRecorder", "StepTimes"]
 
-STEPS_BEFORE_FETCH = {"cuda": 50}  # by kind of device: to fetch a number from a GPU, one waits for all work before it
+STEPS_BEFORE_FETCH = {"cuda": 50}  # by kind of device: fetching a number from a GPU waits for all work before it
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What of a step's time was spent outside of the run: on loading, and on what several runs share."""
+    """The time of a step that was spent outside of the run: on loading, and on what several runs share."""
 
     data_seconds: float
     shared: Stopwatch
-    sharing: int  # runs that the shared time is divided among; 0 if this run has no part in it
+    sharing: int  # how many runs share that time; 0 if this one does not
 
     @property
     def shared_seconds(self) -> float:
@@ -36,10 +36,10 @@ class StepTimes:
 
 
 @dataclass
-class MadeStep:
-    """A step that was made; its loss and metrics may still be computed."""
+class PendingStep:
+    """A step whose loss and metrics are still on the device."""
 
-    row: dict[str, float]  # what is known of it
+    row: dict[str, float]  # its columns that need no fetching
     values: BatchValues
     stopwatch: Stopwatch
     times: StepTimes
@@ -57,15 +57,15 @@ class StepRecorder:
         self.log = StepLog()
         self.averages = Averages()
         self.epoch_seconds = 0.0
-        self._pending: list[MadeStep] = []
+        self._pending: list[PendingStep] = []
 
-    def add(self, step: MadeStep) -> None:
-        """Take note of a step; its numbers are fetched later."""
+    def add(self, step: PendingStep) -> None:
+        """Record a step; its numbers are fetched later."""
         self._pending.append(step)
 
     @property
     def should_fetch(self) -> bool:
-        """Whether the steps that are not fetched are many enough."""
+        """Whether enough steps are waiting to be fetched."""
         return len(self._pending) >= STEPS_BEFORE_FETCH.get(self.context.device.type, 1)
 
     def fetch(self) -> list[dict[str, float]]:
@@ -83,7 +83,7 @@ class StepRecorder:
             self.log.add(rows[-1])
         return rows
 
-    def _row(self, step: MadeStep, values: FetchedValues) -> dict[str, float]:
+    def _row(self, step: PendingStep, values: FetchedValues) -> dict[str, float]:
         row = step.row | {"Loss": values.loss}
         for name, (value, count) in values.sums.items():
             row[name] = value / count
@@ -98,7 +98,7 @@ class StepRecorder:
         } | _memory(self.context.device)  # fmt: skip
 
     def end_epoch(self, tested: dict[str, float]) -> dict[str, float]:
-        """Add the epoch's averages, and what tests gave, to its last row; returns both by column."""
+        """Add the epoch's averages and its test results to its last row; returns both by column."""
         values = {f"Overall/Train {name}": value for name, value in self.averages.means().items()} | tested
         self.log.extend_last(values | {"Time/Per Epoch": self.epoch_seconds})
         self.averages = Averages()
@@ -115,14 +115,14 @@ class StepRecorder:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Resume from a checkpoint's state."""
         self.epoch_seconds = state["epoch_seconds"]
         self.averages = Averages(**state["averages"])
         self.log = StepLog(state["rows"])
 
 
 def _memory(device: torch.device) -> dict[str, float]:
-    """Memory in GB: of this process, and the most that was taken on the GPU."""
+    """Memory in GB: of this process, and the peak on the GPU."""
     used = {"Proc Mem": _process(os.getpid()).memory_info().rss / 1e9}
     if device.type == "cuda":
         used["GPU Mem"] = torch.cuda.max_memory_allocated(device) / 1e9

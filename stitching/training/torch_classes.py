@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from stitching.config.errors import UserError, nearest
+from stitching.config.errors import UserError, did_you_mean
 
 __all__ = ["argument_error", "check_arguments", "classes_in", "create"]
 
@@ -26,9 +26,8 @@ def check_arguments(cls: type, arguments: dict[str, Any], *ours: str) -> None:
     allowed = [name for name in parameters if name not in (*ours, "self")]
     for key, value in arguments.items():
         if key not in allowed:
-            best = nearest(key, allowed)
-            hint = f"; did you mean {best!r}?" if best else ""
-            raise UserError(f"{cls.__name__} takes no {key!r}{hint}", allowed=", ".join(allowed), path=(key,))
+            problem = f"{cls.__name__} takes no {key!r}{did_you_mean(key, allowed)}"
+            raise UserError(problem, allowed=", ".join(allowed), path=(key,))
         if isinstance(value, list) and not all(_is_number(item) for item in value):
             raise UserError(f"expected numbers, found {value!r}", path=(key,))
         if _is_number(parameters[key].default) and not _is_number(value):

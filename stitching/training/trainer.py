@@ -11,10 +11,11 @@ from stitching.runs.kinds import RunOptions
 from stitching.runs.stopping import Interrupted
 from stitching.training.devices import Stopwatch
 from stitching.training.evaluation import Evaluation
-from stitching.training.failures import FailureHandler
+from stitching.training.failure_handler import FailureHandler
 from stitching.training.loop_context import LoopContext
 from stitching.training.run import Run
 from stitching.training.run_record import record_end
+from stitching.training.saving import end_run, save_checkpoint, save_result
 from stitching.training.shared_networks import SharedNetworks
 from stitching.training.step_recorder import StepTimes
 
@@ -25,8 +26,8 @@ class Trainer:
     """The loop over epochs and batches.
 
     Args:
-        runs: whose folders are held, and which are where they resume from.
-        networks: what the runs share.
+        runs: their folders are locked, and their checkpoints loaded.
+        networks: the frozen networks that they share.
         context: their data, device and processes.
         options: how they report and stop.
     """
@@ -47,7 +48,7 @@ class Trainer:
         """Train every run to its end, or to its failure.
 
         Args:
-            raises_failure: whether the failure of a run is raised, beside being recorded.
+            raises_failure: also raise the failure of a run, which is recorded in any case.
 
         Raises:
             Interrupted: a stop was requested; every run has a checkpoint.
@@ -56,8 +57,11 @@ class Trainer:
         try:
             for run in self.runs:
                 if not run.only_tests:
-                    run.learner.join_others()
-            self._test_untrained()
+                    run.learner.join_processes()
+            untrained = [run for run in _active(self.runs) if run.tests_first]
+            for run, values in self.evaluate(untrained).items():
+                with self.failures.isolate(run):
+                    run.add_initial_test(values)
             self._train()
         except Interrupted:
             raise
@@ -66,36 +70,33 @@ class Trainer:
 
     def _train(self) -> None:
         self._end_finished()
-        while active := self._active(self.runs):
+        while active := _active(self.runs):
             epoch = min(run.position.epoch for run in active)
-            here = [run for run in active if run.position.epoch == epoch]
-            self._train_epoch(epoch, here)
-            results = self.evaluate([run for run in self._active(here) if run.tests_after_epoch])
-            for run in self._active(here):
+            in_epoch = [run for run in active if run.position.epoch == epoch]
+            self._train_epoch(epoch, in_epoch)
+            results = self.evaluate([run for run in _active(in_epoch) if run.tests_after_epoch])
+            for run in _active(in_epoch):
                 with self.failures.isolate(run):
                     run.end_epoch(results.get(run, {}))
                     if not run.finished:
-                        run.save_result()
-                        run.save()
+                        save_result(run)
+                        save_checkpoint(run)
             self._end_finished()
 
-    def _active(self, runs: Sequence[Run]) -> list[Run]:
-        return [run for run in runs if run.is_active]
-
     def _train_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
-        """The rest of an epoch: a run whose place is further on waits for the others to come there."""
+        """Train the rest of an epoch; a run that is ahead waits until the others are at its batch."""
         in_training = [run for run in runs if not run.position.epoch_is_trained]
         if not in_training:
             return
         start = min(run.position.batch for run in in_training)
         began = time.perf_counter()
         for index, batch in enumerate(self.context.data.epoch(epoch, start), start):
-            placed = [self.context.on_device(images, labels) for images, labels in batch]
+            on_device = [self.context.on_device(images, labels) for images, labels in batch]
             data_seconds = time.perf_counter() - began
             due = [run for run in in_training if run.position.due(index)]
-            self._step(due, placed, data_seconds)
+            self._step(due, on_device, data_seconds)
             self._count_time(due)
-            self._checkpoint_or_stop(is_time_to_save=self._is_time_to_save)
+            self._checkpoint_or_stop()
             in_training = [run for run in in_training if run.failure is None and not run.position.epoch_is_trained]
             if not in_training:
                 return
@@ -105,26 +106,20 @@ class Trainer:
         """One step of every run that is due, on a batch of each task."""
         stopwatch = Stopwatch(self.context.device)
         features = [self.networks.features(due, images) for images, _ in batch]
-        taught = [run for run in due if run.teacher]
-        teachers = self.networks.scores(batch[0][0], [run.teacher for run in taught])
+        teachers = self.networks.scores(batch[0][0], [run.teacher for run in due if run.teacher])
         stopwatch.stop()
-        sharing = sum(run.front is not None or run.teacher is not None for run in due)
+        sharing = sum(run.uses_shared_networks for run in due)
         labels = [y for _, y in batch]
         for run in due:
             with self.failures.isolate(run):
-                has_share = run.front is not None or run.teacher is not None
-                times = StepTimes(data_seconds, stopwatch, sharing if has_share else 0)
-                run.train_step([each.of(run.front) for each in features], labels, teachers.get(run.teacher), times)
+                inputs = [task_features.of(run.front) for task_features in features]
+                times = StepTimes(data_seconds, stopwatch, sharing if run.uses_shared_networks else 0)
+                run.train_step(inputs, labels, teachers.get(run.teacher), times)
             self._show(run, f"epoch {run.position.epoch}")
-
-    def _test_untrained(self) -> None:
-        for run, values in self.evaluate([run for run in self._active(self.runs) if run.tests_first]).items():
-            with self.failures.isolate(run):
-                run.add_initial_test(values)
 
     def _after_test_batch(self, runs: Sequence[Run]) -> None:
         self._count_time(runs)
-        self._checkpoint_or_stop()
+        self._checkpoint_or_stop(in_test=True)
 
     def _count_time(self, runs: Sequence[Run]) -> None:
         """Share the time since the last count among the runs that it was spent on."""
@@ -133,45 +128,44 @@ class Trainer:
             run.seconds += (now - self.counted_at) / len(runs)
         self.counted_at = now
 
-    @property
-    def _is_time_to_save(self) -> bool:
-        return time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes
-
-    def _checkpoint_or_stop(self, *, is_time_to_save: bool = False) -> None:
-        """Between two steps: stop if any process was asked to; save if it is time for the first one."""
+    def _checkpoint_or_stop(self, *, in_test: bool = False) -> None:
+        """Stop if any process was asked to; after a training step, save if the first process finds that it is time."""
         world, stop = self.context.world, self.options.stop
-        stops, signal, saves = world.highest([stop.asked, stop.number or 0, is_time_to_save and world.is_first])
+        is_time = time.monotonic() - self.saved_at > 60 * self.runs[0].job.checkpoint_minutes
+        stops, signal, saves = world.highest([stop.asked, stop.number or 0, is_time and world.is_first and not in_test])
         if stops:
             stop.asked, stop.number = True, int(signal) or None
         if not (stops or saves):
             return
-        for run in self._active(self.runs):
+        for run in _active(self.runs):
             with self.failures.isolate(run):
-                run.save()
+                save_checkpoint(run)
         self.saved_at = time.monotonic()
-        if stops:
-            self._stop()
-
-    def _stop(self) -> None:
-        for run in self._active(self.runs):
+        if not stops:
+            return
+        for run in _active(self.runs):
             run.say(f"stopped at epoch {run.position.epoch}, step {run.step}")
             record_end(run, "stopped")
-        self.context.world.highest([0])  # whoever ends now ends the others
+        world.highest([0])  # wait for all: a process that ends now would end the others
         raise Interrupted
 
     def _end_finished(self) -> None:
-        """End the runs that have come to their end."""
+        """Write the results of the runs that are finished."""
         for run in self.runs:
             if run.failure is not None or run.ended or not run.finished:
                 continue
             with self.failures.isolate(run):
-                run.end()
+                end_run(run)
             self._show(run, "done" if run.ended else "failed")
 
-    def _show(self, run: Run, words: str) -> None:
+    def _show(self, run: Run, activity: str) -> None:
         if not self.context.world.is_first:
             return
         accuracy = next((value for key, value in run.final.items() if "Test" in key and "Accuracy" in key), None)
-        shown = f"{run.name}: {words}" + (f", test accuracy {accuracy:.3f}" if accuracy is not None else "")
+        shown = f"{run.name}: {activity}" + (f", test accuracy {accuracy:.3f}" if accuracy is not None else "")
         total = sum(run.position.total_steps for run in self.runs)
         self.options.on_progress(sum(run.step for run in self.runs), total, shown)
+
+
+def _active(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.is_active]

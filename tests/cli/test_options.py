@@ -42,7 +42,7 @@ def test_several_states(words):
     assert [str(path) for path in params["sweeps"]] == ["a.yml", "b.yml"]
 
 
-@pytest.mark.parametrize(("words", "problem"), [("-1", "found -1"), ("1 1", "stands twice"), ("x", "--seeds")])
+@pytest.mark.parametrize(("words", "problem"), [("-1", "found -1"), ("1 1", "is repeated"), ("x", "--seeds")])
 def test_wrong_seeds_are_told(cli, write, words, problem):
     sweep = write("small.yml", "models: [local/convnet]\ntrain_config: {dataset: digits}\n")
     outcome = cli("plan", sweep, "--seeds", *words.split())

@@ -90,17 +90,17 @@ def test_include_anchor_and_merge_keep_their_places(write):
     assert document.data["both"] == {"x": 1, "y": 3}
     assert document.data["several"] == {"x": 1, "y": 2}
     assert document.data["gaps"][1] == {"blocks_to_drop": [1, 2]}
-    assert document.places["gaps", 1, "blocks_to_drop"].endswith("gaps.yml:2")
-    assert document.places["both", "y"].endswith("a.yml:4")
-    assert document.places["both", "x"].endswith("a.yml:1")
+    assert document.locations["gaps", 1, "blocks_to_drop"].endswith("gaps.yml:2")
+    assert document.locations["both", "y"].endswith("a.yml:4")
+    assert document.locations["both", "x"].endswith("a.yml:1")
 
 
 def test_an_included_file_is_merged_and_what_stands_beside_it_wins(write):
     write("base.yml", "x: 1\ny: {z: 2}\n")
     document = load_yaml(write("a.yml", "both:\n  y: 3\n  <<: !include base.yml\n"))
     assert document.data["both"] == {"x": 1, "y": 3}
-    assert document.places["both", "x"].endswith("base.yml:1")
-    assert document.places["both", "y"].endswith("a.yml:2")
+    assert document.locations["both", "x"].endswith("base.yml:1")
+    assert document.locations["both", "y"].endswith("a.yml:2")
     write("base.yml", "[1, 2]\n")
     with pytest.raises(UserError, match="merges mappings only"):
         load_yaml(write("a.yml", "both:\n  <<: !include base.yml\n"))
@@ -109,7 +109,7 @@ def test_an_included_file_is_merged_and_what_stands_beside_it_wins(write):
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("a: 1\nb: 2\na: 3\n", 3, "stands twice (first at"),
+        ("a: 1\nb: 2\na: 3\n", 3, "is repeated (first at"),
         ("a: !!python/object/apply:os.system ['true']\n", 1, "tag"),
         ("a: !run x\n", 1, "!include FILE"),
         ("a: [1, 2\nb: 3\n", 2, "not YAML"),
@@ -212,7 +212,7 @@ def test_files_that_include_many_others_have_an_end(write):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a=[1", "not YAML"), ("a={b: 1, b: 2}", "stands twice"), ("a=!include x.yml", "not allowed"),
+        ("a=[1", "not YAML"), ("a={b: 1, b: 2}", "is repeated"), ("a=!include x.yml", "not allowed"),
         ("a=" + "[" * 900, "nested more than 100 deep"), ('a="\\ud800"', "U+D800"), ("a=\0", "U+0000"),
     ],
 )  # fmt: skip

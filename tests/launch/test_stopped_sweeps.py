@@ -49,7 +49,7 @@ def test_a_run_that_is_being_trained_is_left_alone(sweep):
     assert [run.name for run in go(sweep)[1].ended] == [busy.name]
 
 
-def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd, forked_tasks):
+def test_a_task_says_that_it_skips_a_run_that_is_being_trained(sweep, capfd, forked_tasks):
     plan = plan_of(sweep)
     other, busy, *_ = map(plan.folder_of, plan.runs)
 
@@ -59,7 +59,7 @@ def test_a_task_says_that_it_leaves_out_a_run_that_is_being_trained(sweep, capfd
 
     outcome = submit(plan, cluster_of(take_one), among=[other.path.name, busy.path.name])
     assert [run.name for run in outcome.elsewhere] == [busy.path.name]
-    assert f"note: {busy.path.name} is left out: another process is training in" in capfd.readouterr().err
+    assert f"note: {busy.path.name} is skipped: another process is training in" in capfd.readouterr().err
 
 
 def test_a_run_that_another_submit_finished_meanwhile_is_not_begun_again(sweep):

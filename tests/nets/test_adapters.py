@@ -161,7 +161,7 @@ BARE = {"in_channels": 4, "out_channels": 4, "num_fc": 1, "nonlinearity": False,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (CONV | {"out_channels": 8}, "4 channels arrive and 8 leave"),
+        (CONV | {"out_channels": 8}, "its input has 4 channels, its output 8"),
         (CONV | {"num_conv": 2, "hid_channels": 3}, "hid_channels 3 are fewer"),
         (CONV | {"stride": 2}, "size of the map"),
         (CONV | {"kernel_size": 2}, "size of the map"),

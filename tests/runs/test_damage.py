@@ -102,7 +102,7 @@ def test_the_result_of_another_run_is_not_that_of_one_that_is_done(folder):
     read_steps(folder, metadata)
     StepLog(ROWS[:-1]).save(folder.result)
     read_steps(folder)
-    with pytest.raises(UserError, match="not the file that the run left"):
+    with pytest.raises(UserError, match="not the file that the run wrote"):
         read_steps(folder, metadata)
 
 

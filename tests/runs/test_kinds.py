@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from yaml_files import read_yaml
@@ -14,6 +15,7 @@ from stitching.config.job_files import read_settings
 from stitching.config.parts import PartField
 from stitching.config.schema import Schema
 from stitching.config.yaml import load_yaml
+from stitching.launch.packing import packed
 from stitching.launch.tasks import run_task
 from stitching.runs.folder import RunFolder, write_yaml
 from stitching.runs.kinds import KINDS, kind_of, load_job, marked_kind
@@ -141,11 +143,18 @@ def test_a_stopped_run_of_another_kind_goes_on_as_a_task_of_the_launcher(write, 
 
 
 @pytest.mark.usefixtures("nearest")
+def test_jobs_of_a_kind_without_a_share_key_are_never_packed(write):
+    job = load_job(write("config.yml", JOB))
+    runs = [SimpleNamespace(name=name, job=job, starts_from="") for name in ("a", "b")]
+    assert packed(runs, 8) == [runs[:1], runs[1:]]
+
+
+@pytest.mark.usefixtures("nearest")
 def test_a_job_of_two_kinds_is_refused(write):
     KINDS.register("other")(type("Other", (KINDS["nearest"],), {"name": "other", "key": "train_config"}))
     with pytest.raises(UserError, match=r"keys `nearest:` and `train_config:`") as error:
         marked_kind(load_yaml(write("config.yml", JOB)))
-    assert str(error.value).startswith(str(Path(error.value.place or "")))
+    assert str(error.value).startswith(str(Path(error.value.location or "")))
 
 
 class Anchors(Schema):

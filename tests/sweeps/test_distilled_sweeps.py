@@ -31,7 +31,7 @@ PAIR = {  # the destination as a whole takes images of 32 pixels, the stitched n
         ),
         (
             {"models": [CONVNET], "objective": {"distill": {"teacher": {"Net": {**RESNET, "num_classes": 7}}}}},
-            "objective.distill.teacher: it tells 7 classes apart, the network that learns from it 10",
+            "objective.distill.teacher: it has 7 classes, the network that learns from it 10",
             "a network for the same classes",
         ),
     ],

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from stitching.config.job_config import Metric
 from stitching.training.losses import make_loss
-from stitching.training.metrics import BoundMetric, agreement, compared
+from stitching.training.metrics import BoundMetric, agreement, comparison
 
 NAN, INF = math.nan, math.inf
 SCORES = torch.tensor([[2.0, 1.0, 0.0], [NAN, 0.0, 0.0], [INF, INF, 0.0], [-INF, 5.0, 0.0], [-INF, -INF, -INF]])
@@ -26,7 +26,7 @@ def test_scores_that_are_no_numbers_are_never_right():
 
 def test_two_broken_networks_do_not_agree():
     assert agreement(SCORES, SCORES).tolist() == [1.0, 0.0, 0.0, 1.0, 0.0]
-    found = compared(SCORES[1:3], SCORES[1:3])
+    found = comparison(SCORES[1:3], SCORES[1:3])
     assert found["Agreement"] == 0
     assert math.isnan(found["KL Divergence"])
 

@@ -42,7 +42,7 @@ LABELS = torch.tensor([0, 1])
 
 
 def _loss(**arguments) -> torch.Tensor:
-    return TrainingLoss(make_loss("cross_entropy", {}), Distill(**arguments)).part(
+    return TrainingLoss(make_loss("cross_entropy", {}), Distill(**arguments)).share(
         SCORES, LABELS, TEACHER, ProcessGroup()
     )
 
@@ -135,7 +135,7 @@ def test_a_teachers_weights_are_found_recorded_and_part_of_the_identity(tmp_path
         (_distill(NET, weight=1.5), "weight"),
         (_distill(NET, kind="hard", temperature=2.0), "hard labels have none"),
         (_distill(NET, kind="medium"), "soft"),
-        (_distill({**NET, "num_classes": 7}), "it tells 7 classes apart, the network that learns from it 10"),
+        (_distill({**NET, "num_classes": 7}), "it has 7 classes, the network that learns from it 10"),
         (_distill({**NET, "in_chans": 3}), "channels"),
         (_distill({**NET, "ckp_path": "nowhere.pt"}), "nowhere.pt"),
         ({"distill": {"teacher": "timm/resnet81"}}, "resnet81"),

@@ -61,8 +61,8 @@ from stitching.training.run import Run
 Run.eval_step = nth(Run.eval_step, 4, lambda *a, **k: {KILL})
 """
 BETWEEN_RESULT_AND_END = f"""{NTH}
-import stitching.training.run as run
-run.record_end = nth(run.record_end, 1, lambda *a, **k: {KILL})
+import stitching.training.saving as saving
+saving.record_end = nth(saving.record_end, 1, lambda *a, **k: {KILL})
 """
 
 

@@ -143,7 +143,7 @@ def test_outputs_inside_the_network_are_scored_and_trained(tmp_path):
     assert (frame["Top-3 Accuracy"] >= frame["Top-1 Accuracy"]).all()
     assert frame["Accuracy (parts.2.net.parts.0)"].notna().all()
     data["metrics"][1]["output"] = "parts.0"
-    with pytest.raises(UserError, match="no row of scores"):
+    with pytest.raises(UserError, match="not a row of scores"):
         trained(data, tmp_path / "wrong")
 
 

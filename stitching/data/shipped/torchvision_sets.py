@@ -32,8 +32,8 @@ def _open(
         except _WRONG_FILES as error:  # each set has its own exception for files that are missing or broken
             first_error = first_error or error
     # torchvision's own hint is left out: a config has no download=True
-    words = " ".join(str(first_error).split()).partition(" You can ")[0]
-    reason = f" ({words})" if first_error else f": there is no folder {data_path}"
+    problem = " ".join(str(first_error).split()).partition(" You can ")[0]
+    reason = f" ({problem})" if first_error else f": there is no folder {data_path}"
     get = get or f"With internet: {python_command(kind, own_folder, *splits)}"
     raise UserError(
         f"there is no data set {name!r} in {own_folder} or in {data_path}{reason}",

@@ -7,13 +7,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stitching.config.errors import unknown_name
-from stitching.config.model_sources import SOURCES, ModelSource
+from stitching.config.model_sources import SOURCES, ModelSource, WeightsFile
 from stitching.models.sources.signatures import class_arguments, parameters_of, sounds_like_loading
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from stitching.models.prefetch import WeightsFile
 
 __all__ = ["TORCHVISION"]
 

@@ -270,10 +270,10 @@ def _check_identity(part: SimpleAdapterPart, widths: list[int]) -> None:
         return UserError(f"the adapter cannot start as the identity: {reason}", do=do, path=("init_identity",))
 
     if first != last:
-        raise refuse(f"{first} channels arrive and {last} leave", "Turn init_identity off.")
+        raise refuse(f"its input has {first} channels, its output {last}", "Turn init_identity off.")
     if any(width < first for width in between):
         raise refuse(
-            f"hid_channels {between[0]} are fewer than the {first} that arrive",
+            f"hid_channels {between[0]} are fewer than the {first} of its input",
             f"Set hid_channels to {first} or more, or leave it out.",
         )
     keeps_size = part.stride == 1 and part.kernel_size % 2 == 1 and part.layer_padding == part.kernel_size // 2
@@ -282,6 +282,6 @@ def _check_identity(part: SimpleAdapterPart, widths: list[int]) -> None:
     if part.nonlinearity:
         raise refuse("a LeakyReLU changes negative values", "Set `nonlinearity: false`.")
     if part.num_fc and between:
-        raise refuse("a LayerNorm stands between its layers and changes any input", "Set `num_fc: 1`.")
+        raise refuse("the LayerNorm between its layers changes any input", "Set `num_fc: 1`.")
     if part.num_fc and (part.leading_norm or part.trailing_norm):
         raise refuse("a LayerNorm changes any input", "Set `leading_norm: false` and `trailing_norm: false`.")

@@ -45,7 +45,7 @@ class AssemblyPart(BuildablePart):
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         if self.input_shape and input_format.shape(1)[1:] != tuple(self.input_shape):
             raise UserError(
-                f"input_shape is {self.input_shape}, but {input_format} arrives", path=("input_shape",),
+                f"input_shape is {self.input_shape}, but the input is {input_format}", path=("input_shape",),
                 do="Set train_config.data_preprocessing.image_size, or leave input_shape out.",
             )  # fmt: skip
         inner = replace(

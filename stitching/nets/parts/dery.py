@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import isqrt
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from stitching.config.bounds import Channels, Kernel, Layers
 from stitching.config.errors import UserError, at, unknown_name
 from stitching.config.parts import PARTS
+from stitching.config.registries import NameIn
 from stitching.cutting.formats import Format
 from stitching.nets.buildable import BuildablePart, BuildOptions, ChannelsPart, check_channels
 
@@ -164,8 +165,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 class FunctionPart(BuildablePart):
     """A function without parameters."""
 
-    name: str
-    """One of identity, relu, leaky_relu, gelu, silu, sigmoid, tanh, flatten, global_avg_pool."""
+    name: Annotated[str, NameIn("stitching.nets.parts.dery:FUNCTIONS")]
+    """The function."""
 
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         return Function(self.name)
