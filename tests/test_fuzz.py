@@ -31,7 +31,7 @@ train_config:
 """
 
 
-def assert_told_or_done(cli, folder: Path, file: Path, data: Any, number: int, command: list[str]) -> None:
+def assert_user_error_or_done(cli, folder: Path, file: Path, data: Any, number: int, command: list[str]) -> None:
     """So many slips in `file` each end with code 0, or with code 2 and a message, and leave the folder as it is."""
     file.parent.mkdir(exist_ok=True)
     before = _status_below(folder, file)
@@ -85,14 +85,14 @@ def test_a_slip_in_a_job_is_told(cli, tmp_path, write, small_job, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write("config.yml", small_job)
     command = ["train", "-c", str(file), "--smoke-test"]
-    assert_told_or_done(cli, tmp_path, file, load_yaml(file).data, 20, command)
+    assert_user_error_or_done(cli, tmp_path, file, load_yaml(file).data, 20, command)
 
 
 def test_a_slip_in_a_sweep_is_told(cli, tmp_path, write, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = write("sweep.yml", SMALL_SWEEP)
     assert cli("plan", file).code == 0  # without a slip
-    assert_told_or_done(cli, tmp_path, file, load_yaml(file).data, 20, ["plan", str(file)])
+    assert_user_error_or_done(cli, tmp_path, file, load_yaml(file).data, 20, ["plan", str(file)])
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_slips_in_the_shipped_jobs_are_told(cli, experiments, tmp_path, name):
     file = experiments / name / "config.yml"
     data = load_yaml(ROOT / "experiments" / "digits" / name / "config.yml").data
     command = ["train", "-c", str(file), "--smoke-test", "--overwrite"]
-    assert_told_or_done(cli, tmp_path, file, data, 60, command)
+    assert_user_error_or_done(cli, tmp_path, file, data, 60, command)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_slips_in_the_shipped_sweeps_are_told(cli, experiments, tmp_path, name):
     data["gaps"] = data["gaps"][1:2]  # more of them are planned in the same way
     data["stitchers"] = ["downsample_then_linear"]
     file = tmp_path / "across-scales" / "sweep.yml"
-    assert_told_or_done(cli, tmp_path, file, data, 60, ["plan", str(file)])
+    assert_user_error_or_done(cli, tmp_path, file, data, 60, ["plan", str(file)])
 
 
 @pytest.mark.slow
@@ -120,4 +120,4 @@ def test_slips_in_the_clusters_profiles_are_told(cli, experiments, tmp_path, wri
     profiles = load_yaml(ROOT / "sbatch" / "clusters.yml").data
     data = {"preempt": profiles["nvgpu2"] | profiles["preempt"]}
     command = ["submit", str(sweep), "--cluster", "preempt", "--dry-run"]
-    assert_told_or_done(cli, tmp_path, tmp_path / "sbatch" / "clusters.yml", data, 60, command)
+    assert_user_error_or_done(cli, tmp_path, tmp_path / "sbatch" / "clusters.yml", data, 60, command)

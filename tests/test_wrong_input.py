@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from told import assert_told, files_below
+from user_errors import assert_user_error, files_below
 
 # What is replaced in the small job, by what, the line that the message must name (0: the file alone), words it must have.
 TRAIN: list[tuple[str, str, int, str]] = [
@@ -156,7 +156,7 @@ def test_train_tells_what_is_wrong(cli, write, small_job, folder, old, new, line
     assert old in small_job
     path = write("config.yml", small_job.replace(old, new, 1))
     before = files_below(folder)
-    assert_told(
+    assert_user_error(
         cli("train", "-c", path, "--data-path", folder / "data"), f"{path}:{line}: " if line else str(path), words
     )
     assert files_below(folder) == before

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from told import assert_told, files_below
+from user_errors import assert_user_error, files_below
 
 SWEEP = """\
 project: tests
@@ -149,8 +149,8 @@ def test_wrong_sweeps_are_told(cli, write, folder, old, new, line, words):
     path = write("sweep.yml", SWEEP.replace(old, new, 1))
     before = files_below(folder)
     place = f"{path}:{line}: " if line else str(path)
-    assert_told(cli("plan", path), place, words)
-    assert_told(cli("submit", path, "--cluster", "local"), place, words)
+    assert_user_error(cli("plan", path), place, words)
+    assert_user_error(cli("submit", path, "--cluster", "local"), place, words)
     assert files_below(folder) == before
 
 
@@ -187,27 +187,29 @@ def test_wrong_stages_are_told(cli, write, folder, old, new, line, words):
     assert old in STAGES
     path = write("sweep.yml", STAGES.replace(old, new, 1))
     before = files_below(folder)
-    assert_told(cli("plan", path), f"{path}:{line}: " if line else str(path), words)
+    assert_user_error(cli("plan", path), f"{path}:{line}: " if line else str(path), words)
     assert files_below(folder) == before
 
 
 def test_rows_too_short_for_a_gap_are_told(cli, write, folder):
     lines = STAGES.splitlines(keepends=True)
     path = write("sweep.yml", "".join([lines[0], lines[1], lines[3], *lines[5:]]))
-    assert_told(cli("plan", path), str(path), "there is no gap")
+    assert_user_error(cli("plan", path), str(path), "there is no gap")
 
 
 @pytest.mark.parametrize("text", ["", "3\n", "- a\n- b\n", "\x00", "a: b: c\n"])
 def test_files_that_are_no_sweep(cli, write, folder, text):
     path = write("sweep.yml", text)
-    assert_told(cli("plan", path), str(path), "")
+    assert_user_error(cli("plan", path), str(path), "")
 
 
 def test_files_that_are_not_there(cli, write, folder):
     write("sweep.yml", SWEEP)
-    assert_told(cli("plan", folder / "swep.yml"), str(folder / "swep.yml"), "sweep.yml")
+    assert_user_error(cli("plan", folder / "swep.yml"), str(folder / "swep.yml"), "sweep.yml")
     (folder / "empty").mkdir()
-    assert_told(cli("submit", folder / "empty", "--cluster", "local"), "", f"there is no sweep in {folder / 'empty'}")
+    assert_user_error(
+        cli("submit", folder / "empty", "--cluster", "local"), "", f"there is no sweep in {folder / 'empty'}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,5 +255,5 @@ def test_wrong_inspect_input(cli, arguments, words):
 
 
 def test_results_of_nothing(cli, tmp_path):
-    assert_told(cli("results", tmp_path / "nowhere"), "there is no folder", "nowhere")
-    assert_told(cli("results", tmp_path), f"no run in {tmp_path} has logged anything yet", "stitching submit")
+    assert_user_error(cli("results", tmp_path / "nowhere"), "there is no folder", "nowhere")
+    assert_user_error(cli("results", tmp_path), f"no run in {tmp_path} has logged anything yet", "stitching submit")

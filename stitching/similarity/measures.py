@@ -20,7 +20,7 @@ __all__ = [
     "unbiased_hsic",
 ]  # fmt: skip
 
-_ELEMENTS = 2**24  # of the largest float64 copy of features: 128 MiB
+COPIED_AT_ONCE = 2**24  # of the largest float64 copy of features: 128 MiB
 
 
 # ------------------------------------------------------------------------ centred kernel alignment
@@ -37,7 +37,7 @@ def centred_gram(features: Tensor) -> Tensor:
     """
     flat = features.flatten(1)
     gram = torch.zeros((len(flat), len(flat)), dtype=torch.float64, device=flat.device)
-    for columns in flat.split(max(1, _ELEMENTS // len(flat)), dim=1):
+    for columns in flat.split(max(1, COPIED_AT_ONCE // len(flat)), dim=1):
         centred = columns.double()
         centred = centred - centred.mean(0)
         gram += centred @ centred.T
@@ -124,7 +124,7 @@ class Moments:
             self.mean_x, self.mean_y = (z.new_zeros(z.shape[1], dtype=torch.float64) for z in (x, y))
             self.xx = x.new_zeros((x.shape[1], x.shape[1]), dtype=torch.float64)
             self.xy = x.new_zeros((x.shape[1], y.shape[1]), dtype=torch.float64)
-        rows = max(1, _ELEMENTS // max(x.shape[1], y.shape[1]))
+        rows = max(1, COPIED_AT_ONCE // max(x.shape[1], y.shape[1]))
         for x_rows, y_rows in zip(x.split(rows), y.split(rows), strict=True):
             self._add(x_rows.double(), y_rows.double())
 

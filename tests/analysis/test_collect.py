@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from made_runs import ACCURACY, make_run
-from told import assert_told
+from user_errors import assert_user_error
 from yaml_files import read_yaml
 
 from stitching import load_results
@@ -69,9 +69,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_collected(cli, sweep, tmp_
 
 
 def test_mistakes_are_told(cli, sweep, tmp_path):
-    assert_told(cli("collect", sweep, "-o", tmp_path / "x.xls"), "the ending of", ".parquet, .csv")
-    assert_told(cli("collect", tmp_path / "none", "-o", tmp_path / "x.csv"), "there is no folder", str(tmp_path))
-    assert_told(cli("collect", sweep, "-o", tmp_path / "none" / "x.csv"), "cannot write", "No such file")
+    assert_user_error(cli("collect", sweep, "-o", tmp_path / "x.xls"), "the ending of", ".parquet, .csv")
+    assert_user_error(cli("collect", tmp_path / "none", "-o", tmp_path / "x.csv"), "there is no folder", str(tmp_path))
+    assert_user_error(cli("collect", sweep, "-o", tmp_path / "none" / "x.csv"), "cannot write", "No such file")
     (tmp_path / "empty").mkdir()
-    assert_told(cli("collect", tmp_path / "empty", "-o", tmp_path / "x.csv"), "no run in", "logged anything")
+    assert_user_error(cli("collect", tmp_path / "empty", "-o", tmp_path / "x.csv"), "no run in", "logged anything")
     assert not (tmp_path / "x.csv").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from made_runs import RESNET, VIT, make_base, make_run
 from matplotlib.figure import Figure
-from told import assert_told
+from user_errors import assert_user_error
 
 from stitching import list_runs, load_results
 from stitching.analysis.plots.curves import plot_setting
@@ -149,10 +149,12 @@ def test_the_command(cli, tmp_path):
     assert all(name in outcome.out for name in FIGURES)
     path = tmp_path / "out.png"
     arguments = ("plot", tmp_path / "sweep", "--figure", "penalties", "-o", path)
-    assert_told(cli(*arguments), "there is no base network of a destination", "--base FOLDER")
+    assert_user_error(cli(*arguments), "there is no base network of a destination", "--base FOLDER")
     assert cli(*arguments, "--base", tmp_path / "base").code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert_told(cli("plot", tmp_path / "sweep", "--figure", "penaltys"), "there is no figure", "penalties")
-    assert_told(cli("plot", tmp_path / "sweep", "--figure", "setting"), "0 settings vary", "grid")
-    assert_told(cli("plot", tmp_path / "sweep", "--setting", "lr"), "the figure 'gap' takes no --setting", "setting")
-    assert_told(cli("plot"), "no folder of runs", "plot FOLDER")
+    assert_user_error(cli("plot", tmp_path / "sweep", "--figure", "penaltys"), "there is no figure", "penalties")
+    assert_user_error(cli("plot", tmp_path / "sweep", "--figure", "setting"), "0 settings vary", "grid")
+    assert_user_error(
+        cli("plot", tmp_path / "sweep", "--setting", "lr"), "the figure 'gap' takes no --setting", "setting"
+    )
+    assert_user_error(cli("plot"), "no folder of runs", "plot FOLDER")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from made_runs import ACCURACY, RESNET, VIT, make_base, make_run
 from made_study import make_study
-from told import assert_told, files_below
+from user_errors import assert_user_error, files_below
 from yaml_files import read_yaml
 
 from stitching.analysis.checks import failed_checks
@@ -161,7 +161,7 @@ def test_wrong_input_is_told_and_nothing_is_written(tmp_path, cli, study, folder
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken").mkdir()
     outcome = cli("report", study if folder == "study" else tmp_path / folder, "-o", tmp_path / output)
-    assert_told(outcome, place or str(tmp_path), words)
+    assert_user_error(outcome, place or str(tmp_path), words)
     assert files_below(tmp_path) == {}
 
 

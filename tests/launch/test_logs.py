@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from told import assert_told
+from user_errors import assert_user_error
 
 from stitching.launch.logs import followed_log, log_files
 from stitching.launch.records import new_record, write_record
@@ -70,7 +70,7 @@ def test_following_ends_with_the_run_and_prints_whole_lines_once(run):
 
 
 def test_what_is_no_run_is_told(cli, run):
-    assert_told(cli("logs", run.parent / "nothing"), str(run.parent / "nothing"), "there is no folder here")
-    assert_told(cli("logs", run.parent), str(run.parent), "is no folder of a run")
-    assert_told(cli("logs", "--follow", run.parent), str(run.parent), "is no folder of a run")
-    assert_told(cli("logs", run), str(run), "has no log yet")
+    assert_user_error(cli("logs", run.parent / "nothing"), str(run.parent / "nothing"), "there is no folder here")
+    assert_user_error(cli("logs", run.parent), str(run.parent), "is no folder of a run")
+    assert_user_error(cli("logs", "--follow", run.parent), str(run.parent), "is no folder of a run")
+    assert_user_error(cli("logs", run), str(run), "has no log yet")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from small_sweeps import CONVNET, cluster_of, gaps, go, plan_of, states, write_sweep
-from told import files_below
+from user_errors import files_below
 from weights_server import (
     SMALL,
     WeightsServer,

@@ -150,7 +150,7 @@ def test_a_constant_gives_the_mean():
 def test_sums_do_not_depend_on_batches(monkeypatch):
     x, y = torch.randn(90, 2, 3, 6), torch.randn(90, 2, 3, 4)
     whole = moments(x, y)
-    monkeypatch.setattr("stitching.similarity.measures._ELEMENTS", 50)
+    monkeypatch.setattr("stitching.similarity.measures.COPIED_AT_ONCE", 50)
     parts = moments(x, y, 7)
     assert whole.count == parts.count == 540
     for name in ("mean_x", "mean_y", "xx", "xy"):

@@ -18,7 +18,7 @@ from small_sweeps import (
     planned,
     write_sweep,
 )
-from told import assert_told
+from user_errors import assert_user_error
 from yaml_files import read_yaml
 
 from stitching.analysis.load import load_results
@@ -155,7 +155,7 @@ def _weights(folder: Path) -> Path:
 )
 def test_mistakes_in_controls_are_told(tmp_path, cli, controls, words):
     path = write_sweep(tmp_path / "small.yml", controls=controls)
-    assert_told(cli("plan", path), str(path), words)
+    assert_user_error(cli("plan", path), str(path), words)
 
 
 # ------------------------------------------------------------------------ training them

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from small_sweeps import frame_of, go, plan_of
-from told import assert_told
+from user_errors import assert_user_error
 from yaml_files import read_yaml
 
 from stitching.runs.identity import identity
@@ -99,16 +99,16 @@ WRONG = [
 
 @pytest.mark.parametrize(("lines", "place", "words"), WRONG)
 def test_what_is_wrong_in_the_grid_is_said_with_its_line(sweep, cli, tmp_path, lines, place, words):
-    assert_told(cli("plan", sweep(f"job: job/config.yml\n{lines}\n")), str(tmp_path / place), words)
+    assert_user_error(cli("plan", sweep(f"job: job/config.yml\n{lines}\n")), str(tmp_path / place), words)
 
 
 def test_what_is_wrong_in_the_job_is_said_where_it_stands(sweep, cli, write, small_job, tmp_path):
     path = sweep("job: job/config.yml\ngrid: {train_config.epochs: [1]}\n")
     write("job/config.yml", small_job.replace("batch_size", "batch_sise"))
-    assert_told(cli("plan", path), f"{tmp_path}/job/config.yml:11", "did you mean 'batch_size'")
+    assert_user_error(cli("plan", path), f"{tmp_path}/job/config.yml:11", "did you mean 'batch_size'")
     write("job/config.yml", small_job.replace("out_channels: 8", "out_channels: 9"))
-    assert_told(cli("plan", path), f"{tmp_path}/job/config.yml:6", "cannot take img 9x4x4")
-    assert_told(cli("plan", sweep("job: no.yml\n")), f"{path}:1", "there is no file")
+    assert_user_error(cli("plan", path), f"{tmp_path}/job/config.yml:6", "cannot take img 9x4x4")
+    assert_user_error(cli("plan", sweep("job: no.yml\n")), f"{path}:1", "there is no file")
 
 
 def test_it_runs_like_any_sweep_and_as_the_job_alone_would(sweep, cli, tmp_path):

@@ -21,7 +21,7 @@ from small_sweeps import (
     stitched_runs,
     write_sweep,
 )
-from told import files_below
+from user_errors import files_below
 
 from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml
