@@ -3,7 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DIGITS := experiments/digits
 # Some tests install packages (Slurm, Chromium) or mount a file system; they are skipped without this.
 MAY_CHANGE := [ "$$(id -u)" != 0 ] || export STITCHING_TESTS_MAY_CHANGE_MACHINE=1
 # A file's tests share what they have trained; the long files begin first (tests/conftest.py).
@@ -28,15 +27,11 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## train two small networks on digits, stitch them: a table, a figure and a report
+demo: $(INSTALLED)  ## stitch two small networks that know digits: a table, a figure and a report
 	@rm -rf experiments/demo
-	@echo "1/4  a ResNet on scikit-learn's handwritten digits"
-	@OMP_NUM_THREADS=1 $(BIN)/stitching train -c $(DIGITS)/resnet/config.yml --overwrite
-	@echo "2/4  a ViT on the same"
-	@OMP_NUM_THREADS=1 $(BIN)/stitching train -c $(DIGITS)/vit/config.yml --overwrite
-	@echo "3/4  stitching them in every direction"
+	@echo "1/2  stitching a ResNet and a ViT that have learned scikit-learn's handwritten digits, in every direction"
 	@$(BIN)/stitching submit across-scales/digits.yml --cluster local --pack 32 --jobs 2
-	@echo "4/4  the results"
+	@echo "2/2  the results"
 	@$(BIN)/stitching results experiments/demo/digits --figure experiments/demo/accuracy-by-gap.png
 	@$(BIN)/stitching report experiments/demo/digits -o experiments/demo/report.html
 

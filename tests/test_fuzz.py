@@ -76,7 +76,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("resnet", "vit"):
         net = load_yaml(ROOT / "experiments" / "digits" / name / "config.yml").data["model"]["Net"]
         own = {key: value for key, value in net.items() if key not in ("backend", "model_name", "pretrained")}
-        _checkpoint(folder / name / "checkpoint.pt", net["model_name"], own)
+        _checkpoint(folder / name / "weights.pth", net["model_name"], own)
     monkeypatch.chdir(tmp_path)
     return folder
 

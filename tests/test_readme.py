@@ -77,6 +77,7 @@ def test_the_demo_and_every_command_run_as_written(tmp_path):
     assert "136 runs done, 0 done before, 0 failed" in shown
     assert (tmp_path / "experiments/demo/accuracy-by-gap.png").stat().st_size > 10_000
     for name, least in (("resnet", 0.95), ("vit", 0.93)):
+        run("stitching train -c config.yml", tmp_path / "experiments/digits" / name)
         result = read_result(tmp_path / "experiments/digits" / name / "result.pkl")
         assert result["Overall/Test Accuracy"].iloc[-1] >= least
 

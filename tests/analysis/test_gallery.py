@@ -158,3 +158,13 @@ def test_the_command(cli, tmp_path):
         cli("plot", tmp_path / "sweep", "--setting", "lr"), "the figure 'gap' takes no --setting", "setting"
     )
     assert_user_error(cli("plot"), "no folder of runs", "plot FOLDER")
+
+
+def test_runs_of_one_epoch_have_points_with_bars_at_a_whole_epoch(tmp_path):
+    for seed in (1, 2):
+        run = make_run(tmp_path, f"run-{seed}", 0.5, seed=seed)
+        StepLog([{"Step": 1, "Epoch": 3, ACCURACY: 0.4 + 0.1 * seed}]).save(run / "result.pkl")
+    figure = draw("learning-curves", tmp_path)
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["3"]
+    assert axis.containers[0].has_yerr

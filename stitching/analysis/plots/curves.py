@@ -15,7 +15,7 @@ from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines
 from stitching.analysis.plots.style import GAP_INTERVALS, GRID_INTERVALS, series_look
 from stitching.analysis.selection import gaps_in, pairs_in, series_in, setting_word, short_names, worded
-from stitching.analysis.statistics import VAL_ACCURACY, gap_study_rows, grid_runs, stitched, summarize, varied_settings
+from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched, summarize, varied_settings
 from stitching.config.errors import UserError
 from stitching.runs.step_log import ACCURACY
 from stitching.text import printable
@@ -26,39 +26,30 @@ MOST_GAPS = 16  # beside each other
 
 
 @figure("learning-curves", "Learning curves")
-def plot_learning_curves(results: pd.DataFrame, value: str | None = None) -> Lines:
+def plot_learning_curves(results: pd.DataFrame, value: str = ACCURACY) -> Lines:
     """A logged number against the epoch, of unfinished runs, too: means over seeds with 95% intervals.
 
     Args:
         results: as `load_results` gives them.
-        value: its column; by default the test accuracy, or the validation accuracy of runs that are tested once.
+        value: its column.
     """
-    value = value or _logged_accuracy(results)
     subjects, means = _subjects(results), _means(results, "Epoch", value)
-    series, panels = series_in(results), []
+    series, panels, is_curve = series_in(results), [], means["Epoch"].nunique() != 1
     for subject in subjects:
         lines = []
         for shown in series:
             rows = shown.rows(subject.of(means))
             look = series_look(shown)
             words = [f"{look.label}\nepoch {row.Epoch:g}: {mean_words(row, _word(value))}" for row in rows.itertuples()]
-            lines.append(Line(look, rows.assign(x=rows["Epoch"], words=words, part=0), is_band=True))
+            lines.append(Line(look, rows.assign(x=rows["Epoch"], words=words, part=0), is_band=is_curve))
         panels.append(LinePanel(subject.title, _epochs(means["Epoch"]), lines))
-    note = f"Means over seeds, unfinished runs as far as they are. Shaded: {_intervals(results)}."
+    shown_as = "Shaded" if is_curve else "Bars"
+    note = f"Means over seeds, unfinished runs as far as they are. {shown_as}: {_intervals(results)}."
     return Lines(panels, _word(value), note, **_layout(subjects))
 
 
-def _logged_accuracy(results: pd.DataFrame) -> str:
-    """The test accuracy; the validation accuracy if only that is logged after several epochs."""
-    studied = pd.concat([stitched(gap_study_rows(results)), grid_runs(results)])
-    epochs = {
-        name: studied["Epoch"][studied[name].notna()].nunique() for name in (ACCURACY, VAL_ACCURACY) if name in studied
-    }
-    return VAL_ACCURACY if epochs.get(ACCURACY, 0) < 2 <= epochs.get(VAL_ACCURACY, 0) else ACCURACY
-
-
 def _epochs(epochs: pd.Series) -> AxisScale:
-    if epochs.nunique() > 1:
+    if epochs.nunique() != 1:
         return AxisScale("epoch", is_whole=True)
     return AxisScale("epoch", [*epochs.unique()], ends=(epochs.min() - 1, epochs.max() + 1))
 
