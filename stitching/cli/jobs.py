@@ -57,10 +57,10 @@ def train(
         "workers": workers,
     }  # fmt: skip
     with located(document):
-        given = {key: value for key, value in values.items() if value is not None} | parse_assignments(
+        changes = {key: value for key, value in values.items() if value is not None} | parse_assignments(
             assignments or [], "--set", "train_config.epochs=3"
         )
-        for key, value in given.items():
+        for key, value in changes.items():
             override(document, key, value, f"command line ({key})")
         with shown_progress(err, "steps") as on_progress:
             if smoke_test:
@@ -99,16 +99,16 @@ def inspect(
     """
     from stitching.cli import inspection
 
-    found = inspection.inspect_model(model, arguments or [], image_size=image_size, stages=stages or as_yaml)
+    inspected = inspection.inspect_model(model, arguments or [], image_size=image_size, stages=stages or as_yaml)
     if as_json:
-        print(json.dumps(found.as_json(), indent=1))
+        print(json.dumps(inspected.as_json(), indent=1))
     elif as_yaml:
-        print(found.as_yaml(), end="")
+        print(inspected.as_yaml(), end="")
     else:
-        print_table(found.title, found.columns, found.rows)
+        print_table(inspected.title, inspected.columns, inspected.rows)
 
 
 def _again() -> str:
     """This command line, made to go on from the checkpoint."""
-    given = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
-    return shlex.join(["stitching", *given, "--resume"])
+    arguments = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    return shlex.join(["stitching", *arguments, "--resume"])

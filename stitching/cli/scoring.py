@@ -1,4 +1,4 @@
-"""The command `score`: what a few hundred images tell of the gaps of a sweep before anything is trained."""
+"""The command `score`: rank a sweep's gaps before training."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def score(
     if output:
         check_ending(output)
     document = load_yaml(sweep)
-    known = PlanCache(cache_file())
+    cache = PlanCache(cache_file())
     try:
         with located(document), shown_progress(err, "steps") as on_progress:
-            found = score_sweep(document, images, known, on_progress)
+            scores = score_sweep(document, images, cache, on_progress)
     finally:
-        known.save()
-    table = found.table()
-    place = output or found.folder / "scores.csv"
+        cache.save()
+    table = scores.table()
+    path = output or scores.folder / "scores.csv"
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {place.parent}: {error.strerror}", do="Name a file with -o.") from None
-    save_table(table, place)
+        raise UserError(f"cannot write to {path.parent}: {error.strerror}", do="Name a file with -o.") from None
+    save_table(table, path)
     if as_json:
         print(json.dumps(json.loads(table.to_json(orient="records")), indent=1))
         return
     rows = []
-    for row in found.rows:
+    for row in scores.rows:
         numbers = (row.cka, row.procrustes, row.r2, row.accuracy, row.destination_accuracy)
         shown = [f"{number:.3f}" if number is not None else "" for number in numbers]
         gap = f"{row.first_deleted_block}-{row.last_deleted_block}"
@@ -69,11 +69,11 @@ def score(
     columns = ["source", "destination", "gap", "CKA", "Procrustes", "R2", "stitched", "destination", ""]
     print_table(f"Scores of {sweep.stem}", columns, rows)
     out.print(
-        f"Fitted to {found.fit_images} training images of {found.dataset}; R2 and the accuracies (stitched by the map, "
-        f"and the destination's own) are of {found.held_out_images} {found.held_out} images; both chosen by "
-        f"seed {found.seed}",
+        f"Fitted to {scores.fit_images} training images of {scores.dataset}; R2 and the accuracies (stitched by the "
+        f"map, and the destination's own) are of {scores.held_out_images} {scores.held_out} images; both chosen by "
+        f"seed {scores.seed}",
         soft_wrap=True,
     )  # fmt: skip
-    for note in found.notes:
+    for note in scores.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
-    out.print(f"Table: {place}", markup=False, soft_wrap=True)
+    out.print(f"Table: {path}", markup=False, soft_wrap=True)

@@ -74,8 +74,8 @@ def whole_model(row: StagedModel) -> dict[str, Any] | None:
     """The model's YAML keys, if the row is one whole model; a user may have typed out stages of another kind."""
     first, last = row.stages[0], row.stages[-1]
     joined = all(left.end == right.start for left, right in itertools.pairwise(row.stages))
-    one = all(stage.model == first.model for stage in row.stages)
-    return first.model if one and joined and first.start == 0 and last.block_output is None else None
+    same_model = all(stage.model == first.model for stage in row.stages)
+    return first.model if same_model and joined and first.start == 0 and last.block_output is None else None
 
 
 def whole_networks(stitches: Iterable[Stitch]) -> list[Stitch]:
@@ -102,11 +102,11 @@ def controls_of(stitches: Iterable[Stitch], controls: Iterable[str]) -> Iterator
 
 
 def _self_stitches(stitches: Iterable[Stitch]) -> Iterator[Stitch]:
-    places = {(row.title, place) for stitch in stitches for row, place in _cuts(stitch)}
+    cuts = {(row.title, cut) for stitch in stitches for row, cut in _cuts(stitch)}
     rows = {row.title: row for stitch in stitches for row in (stitch.source, stitch.dest) if whole_model(row)}
     for title, row in rows.items():
-        for place in sorted(place for named, place in places if named == title):
-            yield Stitch(row, row, (place, place - 1), 0, IDENTITY, "self")
+        for cut in sorted(cut for named, cut in cuts if named == title):
+            yield Stitch(row, row, (cut, cut - 1), 0, IDENTITY, "self")
 
 
 def _cuts(stitch: Stitch) -> list[tuple[StagedModel, int]]:

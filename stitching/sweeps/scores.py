@@ -1,8 +1,8 @@
-"""Scores: what a few hundred images tell of every gap of a sweep, without any training.
+"""Scores: a ranking of a sweep's gaps from a few hundred images, without any training.
 
 Two passes over the images, however many gaps there are: one over training images, which finds for every gap the affine
 map from the source's output to the destination's input, and how alike the two are; one over images that were held out,
-which tells how good the maps and the networks stitched with them are.
+which tests how good the maps and the networks stitched with them are.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from stitching.training.shared_prefixes import Features, SharedPrefixes, front_o
 __all__ = ["Score", "Scores", "score"]
 
 ProgressCallback = Callable[[int, int, str], None]
-Place = tuple[str, str, tuple[int, int]]  # source, destination, gap
+PairGap = tuple[str, str, tuple[int, int]]  # source, destination, gap
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,24 @@ def score(
     train = chosen_images(job, images, "train")
     held = chosen_images(job, images, "val" if job.train_config.validation else "test")
     device = device_of(job, ProcessGroup())
-    rows: dict[Place, Score] = {}
-    wanted: dict[Place, tuple[Stitch, Any]] = {}
+    rows: dict[PairGap, Score] = {}
+    to_measure: dict[PairGap, tuple[Stitch, Any]] = {}
     for stitch in make_stitches(sweep, first.images.shape, cache or PlanCache()):
-        place = (stitch.source.title, stitch.dest.title, stitch.gap)
-        if place not in rows:
-            rows[place] = _score(stitch)
+        key = (stitch.source.title, stitch.dest.title, stitch.gap)
+        if key not in rows:
+            rows[key] = _score(stitch)
             try:
-                wanted[place] = stitch, _network_of(stitch, job, first.images)
+                to_measure[key] = stitch, _network_of(stitch, job, first.images)
             except Declined as declined:
-                rows[place] = _score(stitch, declined=str(declined))
+                rows[key] = _score(stitch, declined=str(declined))
     try:
-        measured = _built(list(wanted.values()), job, first.images, device, on_progress)
+        measured = _build_all(list(to_measure.values()), job, first.images, device, on_progress)
         shared_prefixes = SharedPrefixes(fronts_of(measured)).to(device)
     finally:
         forget_models()
-    _fit(measured, shared_prefixes, train, device, on_progress)
-    _try([each for each in measured if each.declined is None], shared_prefixes, held, device, on_progress)
-    rows |= {place: each.score() for place, each in zip(wanted, measured, strict=True)}
+    _fit_all(measured, shared_prefixes, train, device, on_progress)
+    _test_all([gap for gap in measured if gap.declined is None], shared_prefixes, held, device, on_progress)
+    rows |= {key: gap.score() for key, gap in zip(to_measure, measured, strict=True)}
     (task,) = job.train_config.task_list
     return Scores(
         list(rows.values()), task.dataset, job.train_config.seed, train.num_images,
@@ -160,7 +160,7 @@ def score(
 
 
 class _Measured(Stitched):
-    """A stitched network, and what has been found out about it."""
+    """The network stitched over one gap, and its measurements so far."""
 
     def __init__(self, stitch: Stitch, stitched: Stitched) -> None:
         super().__init__(stitched.network, stitched.fit, stitched.front, stitched.target_front)
@@ -168,7 +168,7 @@ class _Measured(Stitched):
         self.declined: str | None = None
         self.cka = MinibatchCKA()
         self.residuals = Residuals(), Residuals()  # of positions, and of prefix tokens that the adapter makes
-        self.right = self.right_alone = self.tried = 0
+        self.right = self.right_alone = self.tested = 0
 
     @property
     def back(self) -> list[Part]:
@@ -182,12 +182,12 @@ class _Measured(Stitched):
             self.stitch,
             cka=self.cka.value, procrustes=procrustes([self.moments, *([self.tokens] if self.tokens.count else [])]),
             r2=r2(self.residuals),
-            accuracy=self.right / self.tried, destination_accuracy=self.right_alone / self.tried,
+            accuracy=self.right / self.tested, destination_accuracy=self.right_alone / self.tested,
         )  # fmt: skip
 
 
-def _score(stitch: Stitch, **found: Any) -> Score:
-    return Score(stitch.source.title, stitch.dest.title, *stitch.gap, stitch.num_downsamples, **found)
+def _score(stitch: Stitch, **numbers: Any) -> Score:
+    return Score(stitch.source.title, stitch.dest.title, *stitch.gap, stitch.num_downsamples, **numbers)
 
 
 def _options(job: JobSettings, images: Images, *, meta: bool) -> BuildOptions:
@@ -208,7 +208,7 @@ def _network_of(stitch: Stitch, job: JobSettings, images: Images) -> Any:
     return part
 
 
-def _built(
+def _build_all(
     parts: Sequence[tuple[Stitch, Any]],
     job: JobSettings,
     images: Images,
@@ -216,8 +216,8 @@ def _built(
     on_progress: ProgressCallback,
 ) -> list[_Measured]:
     """The networks with their weights. What several have in common is there once: fronts are shared prefixes."""
-    wanting = [p for p in model_parts(*(part for _, part in parts)) if p.wants_pretrained and not p.ckp_path]
-    fetch(dict.fromkeys(model_spec(part) for part in wanting), on_progress)
+    pretrained = [p for p in model_parts(*(part for _, part in parts)) if p.wants_pretrained and not p.ckp_path]
+    fetch(dict.fromkeys(model_spec(part) for part in pretrained), on_progress)
     options = _options(job, images, meta=False)
     backs: dict[Any, torch.nn.Module] = {}
     measured = []
@@ -228,8 +228,8 @@ def _built(
         network = build_stitched_network(part, Format.of("img", (1, *images.shape)), options)
         fit, front = fit_of(network), front_of(network, options.seed)
         assert fit is not None
-        for place, piece in enumerate(network.pieces):
-            if front and place < front.pieces:
+        for index, piece in enumerate(network.pieces):
+            if front and index < front.pieces:
                 piece.net = torch.nn.Identity()
             elif cut := getattr(piece.net, "cut_from", None):
                 piece.net = backs.setdefault(cut, piece.net)
@@ -237,7 +237,7 @@ def _built(
     return measured
 
 
-def _fit(
+def _fit_all(
     measured: list[_Measured],
     shared_prefixes: SharedPrefixes,
     batches: Batches,
@@ -249,8 +249,8 @@ def _fit(
     def compare(pairs: list[tuple[Tensor, Tensor]]) -> None:
         grams = {id(x): x for pair in pairs for x in pair}  # what several gaps share is one tensor
         kernels = {key: centred_gram(x) for key, x in grams.items()}
-        for each, (x, y) in zip(measured, pairs, strict=True):
-            each.cka.add(kernels[id(x)], kernels[id(y)])
+        for gap, (x, y) in zip(measured, pairs, strict=True):
+            gap.cka.add(kernels[id(x)], kernels[id(y)])
 
     add_moments(
         measured,
@@ -260,16 +260,16 @@ def _fit(
         lambda done, total: on_progress(done, total, "batches of training images"),
         compare,
     )
-    for number, each in enumerate(measured):
+    for number, gap in enumerate(measured):
         on_progress(number, len(measured), "solving for the maps")
         try:
-            each.solve()
+            gap.solve()
         except UserError as error:
-            each.declined = error.problem
+            gap.declined = error.problem
 
 
 @torch.no_grad()
-def _try(
+def _test_all(
     measured: list[_Measured],
     shared_prefixes: SharedPrefixes,
     batches: Batches,
@@ -283,32 +283,32 @@ def _try(
         x, y = images.to(device), labels.to(device)
         features = shared_prefixes(x, fronts)
         alone = _right_alone(measured, features, y)
-        for each in measured:
-            target, adapter = each.target(features), each.fit.piece
-            mapped = adapter.net(adapter.before(each.adapter_input(features)))
-            pairs = each.fit.output_rows(target, mapped), each.fit.output_token_rows(target, mapped)
-            for residuals, pair in zip(each.residuals, pairs, strict=True):
+        for gap in measured:
+            target, adapter = gap.target(features), gap.fit.piece
+            mapped = adapter.net(adapter.before(gap.adapter_input(features)))
+            pairs = gap.fit.output_rows(target, mapped), gap.fit.output_token_rows(target, mapped)
+            for residuals, pair in zip(gap.residuals, pairs, strict=True):
                 if pair:
                     residuals.add(*pair)
-            each.right += _right(each.network, each.fit.index + 1, adapter.after(mapped), y)
-            each.right_alone += alone[_key_of_back(each)]
-            each.tried += len(y)
+            gap.right += _right(gap.network, gap.fit.index + 1, adapter.after(mapped), y)
+            gap.right_alone += alone[_key_of_back(gap)]
+            gap.tested += len(y)
 
 
-def _key_of_back(each: _Measured) -> tuple[int, ...]:
-    return tuple(id(piece.net) for piece in each.back)
+def _key_of_back(gap: _Measured) -> tuple[int, ...]:
+    return tuple(id(piece.net) for piece in gap.back)
 
 
 def _right_alone(measured: Sequence[_Measured], features: Features, labels: Tensor) -> dict[tuple[int, ...], int]:
     """How often each destination is right by itself: its back on what its own front gave."""
-    found: dict[tuple[int, ...], int] = {}
-    for each in measured:
-        key = _key_of_back(each)
-        if key not in found:
-            begin = each.back[0]
-            x = begin.after(begin.net(each.target(features)))  # without the conversion that a stitched network needs
-            found[key] = _right(each.network, each.fit.index + 2, x, labels)
-    return found
+    counts: dict[tuple[int, ...], int] = {}
+    for gap in measured:
+        key = _key_of_back(gap)
+        if key not in counts:
+            first = gap.back[0]
+            x = first.after(first.net(gap.target(features)))  # without the conversion that a stitched network needs
+            counts[key] = _right(gap.network, gap.fit.index + 2, x, labels)
+    return counts
 
 
 def _right(network: Network, first: int, x: Tensor, labels: Tensor) -> int:
@@ -320,8 +320,8 @@ def _notes(sweep: Sweep, variant: Variant, measured: Sequence[_Measured]) -> lis
     """What a user should know of the scores."""
     notes = []
     if variant.values:
-        said = ", ".join(f"{key}: {value}" for key, value in variant.values.items())
-        notes.append(f"of the grid, only the first values are scored ({said})")
+        values = ", ".join(f"{key}: {value}" for key, value in variant.values.items())
+        notes.append(f"of the grid, only the first values are scored ({values})")
     if len(sweep.seeds or []) > 1:
         notes.append(f"of the seeds, only the first is used ({variant.seed})")
     for spec in dict.fromkeys(front.spec for front in fronts_of(measured)):

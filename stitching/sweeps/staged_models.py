@@ -118,9 +118,9 @@ def _declared(parts: Sequence[SubnetPart], image: Shape, key: str) -> StagedMode
                     f"{points[end].name!r} does not come after {points[start].name!r}", path=("block_output",)
                 )
             stage = _stage(part, part.block_input, part.block_output, points, start, end)
-            for name, found in (("in_format", stage.in_format), ("out_format", stage.out_format)):
+            for name, actual in (("in_format", stage.in_format), ("out_format", stage.out_format)):
                 with at(name):
-                    _check_declared(getattr(part, name), found)
+                    _check_declared(getattr(part, name), actual)
             stages.append(stage)
     return StagedModel("+".join(dict.fromkeys(part.title for part in parts)), tuple(stages), key)
 
@@ -158,9 +158,9 @@ def subnets(stages: Sequence[Stage], *, frozen: bool, in_format: Format | None =
 
 def _model_keys(part: ModelFields) -> dict[str, Any]:
     keys = part.naming_keys
-    given = {"pretrained": part.pretrained, "weights": part.weights, "ckp_path": part.ckp_path}
-    given["random"] = getattr(part, "random", None) or None
-    return keys | {key: value for key, value in given.items() if value is not None} | part.model_args
+    loading = {"pretrained": part.pretrained, "weights": part.weights, "ckp_path": part.ckp_path}
+    loading["random"] = getattr(part, "random", None) or None
+    return keys | {key: value for key, value in loading.items() if value is not None} | part.model_args
 
 
 def _looked_at(part: ModelFields, image: Shape) -> tuple[cut_points.TracedModel, Shape]:
@@ -191,13 +191,13 @@ def _check_weights(spec: ModelSpec, _digest: str) -> None:
         load_weights(building.build_meta(spec), spec.ckp_path, spec.title)
 
 
-def _check_declared(given: FormatField | None, found: Format) -> None:
-    if given is None:
+def _check_declared(written: FormatField | None, actual: Format) -> None:
+    if written is None:
         return
-    declared = Format.parse(given)
-    fits = declared.kind == found.kind and (declared.channels is None or declared.channels == found.channels)
-    if not fits or (declared.size is not None and declared.size != found.size):
+    declared = Format.parse(written)
+    fits = declared.kind == actual.kind and (declared.channels is None or declared.channels == actual.channels)
+    if not fits or (declared.size is not None and declared.size != actual.size):
         raise UserError(
-            f"declared as {declared}, the model has {found} there",
-            allowed=f"{found.to_yaml()}, or leave it out",
+            f"declared as {declared}, the model has {actual} there",
+            allowed=f"{actual.to_yaml()}, or leave it out",
         )

@@ -1,4 +1,4 @@
-"""Cells: the places in a sweep's table, each a pair of networks, a gap and a stitcher."""
+"""Stitches: every combination of a pair of models, a gap and a stitcher in a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Stitch", "make_stitches"]
 
 @dataclass(frozen=True)
 class Stitch:
-    """One place in a sweep's table, or something to compare such places with."""
+    """One combination of source, destination, gap and stitcher, or a control to compare it with."""
 
     source: StagedModel
     dest: StagedModel
@@ -152,15 +152,15 @@ def _downsamples(gap: Gap, source: StagedModel, dest: StagedModel) -> int:
     """
     first, last = gap.blocks_to_drop
     before, after = source.stages[first - 1].out_format.spatial, dest.stages[last + 1].in_format.spatial
-    found = max(0, round(math.log2(before[0] / after[0]))) if before and after else 0
+    counted = max(0, round(math.log2(before[0] / after[0]))) if before and after else 0
     declared = gap.num_downsamples
     if declared is None:
-        return found
+        return counted
     inside = [sum(stage.downsamples for stage in row.stages[first : last + 1]) for row in (source, dest)]
-    if not (source.isotropic or dest.isotropic) and declared not in (found, *inside):
+    if not (source.isotropic or dest.isotropic) and declared not in (counted, *inside):
         sizes = " becomes ".join("x".join(map(str, size)) if size else "no image" for size in (before, after))
         raise UserError(
             f"{declared} downsamplings declared, but {sizes} between {source.title} and {dest.title}",
-            allowed=f"{found}, or leave it out", path=("num_downsamples",),
+            allowed=f"{counted}, or leave it out", path=("num_downsamples",),
         )  # fmt: skip
     return declared

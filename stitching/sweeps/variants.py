@@ -91,10 +91,10 @@ def evaluation_only(variant: Variant, image: Images) -> Variant:
     """
     job, config = variant.job, variant.job.train_config
     channels, size, _ = image.shape
-    given = config.data_preprocessing.model_copy(update=_NOT_TESTED)
+    preprocessing = config.data_preprocessing.model_copy(update=_NOT_TESTED)
     if image != images_of(job):
-        given = given.model_copy(update={"image_size": size, "channels": channels})
-    tested = TrainConfig(data_preprocessing=given, **{name: getattr(config, name) for name in _TESTED})
+        preprocessing = preprocessing.model_copy(update={"image_size": size, "channels": channels})
+    tested = TrainConfig(data_preprocessing=preprocessing, **{name: getattr(config, name) for name in _TESTED})
     metrics = [metric for metric in job.metrics if metric.output is None]  # others look into a stitched network
     same = {name: getattr(job, name) for name in _ALSO_TESTED}
     only = JobSettings(train_config=tested, test_only=True, metrics=metrics, **same)
