@@ -9,7 +9,7 @@ MAY_CHANGE := [ "$$(id -u)" != 0 ] || export STITCHING_TESTS_MAY_CHANGE_MACHINE=
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help install demo test beside-the-tests test-slow coverage benchmarks lint slurm slurm-stop clean
+.PHONY: help install demo test test-slow coverage benchmarks lint slurm slurm-stop clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -42,16 +42,13 @@ lint: $(INSTALLED)  ## style, types, the order of the rooms, and how long files 
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/python tests/layout_limits.py
 
-test: $(INSTALLED)  ## lint, and all tests that are not slow; those on a real Slurm, which mostly wait, beside the others
+test: $(INSTALLED)  ## all tests but the slow ones; those on a real Slurm, which mostly wait, beside the others
 	@export OMP_NUM_THREADS=1; $(MAY_CHANGE); log=$$(mktemp); \
-	env --default-signal=INT $(MAKE) -s beside-the-tests >$$log 2>&1 & beside=$$!; \
-	trap 'wait $$beside; cat $$log; rm -f $$log; exit 130' INT; \
+	env --default-signal=INT $(BIN)/pytest -q -m "not slow" tests/slurm >$$log 2>&1 & on_slurm=$$!; \
+	trap 'wait $$on_slurm; cat $$log; rm -f $$log; exit 130' INT; \
 	$(BIN)/pytest -q -m "not slow" $(SPREAD) --ignore=tests/slurm; others=$$?; \
-	echo "waiting for lint and the tests on a real Slurm"; wait $$beside; code=$$?; cat $$log; rm -f $$log; \
-	[ $$others = 0 ] && [ $$code = 0 ]
-
-beside-the-tests: lint
-	@$(BIN)/pytest -q -m "not slow" tests/slurm
+	echo "waiting for the tests on a real Slurm"; wait $$on_slurm; slurm=$$?; cat $$log; rm -f $$log; \
+	[ $$others = 0 ] && [ $$slurm = 0 ]
 
 test-slow: $(INSTALLED)  ## what is marked slow: every architecture family, and more kills
 	@$(MAY_CHANGE); $(BIN)/pytest -q -m slow

@@ -151,7 +151,7 @@ def _weights(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("controls", "words"),
-    [(["selff"], "self"), ("self", "list"), (["self", "self"], "twice"), ([1], "controls")],
+    [(["selff"], "self"), ("self", "list"), (["self", "self"], "is repeated"), ([1], "controls")],
 )
 def test_mistakes_in_controls_are_told(tmp_path, cli, controls, words):
     path = write_sweep(tmp_path / "small.yml", controls=controls)
