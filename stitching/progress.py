@@ -18,7 +18,9 @@ from rich.progress import (
 
 from stitching.text import printable
 
-__all__ = ["duration", "shown_progress"]
+__all__ = ["ProgressCallback", "duration", "shown_progress"]
+
+ProgressCallback = Callable[[int, int, str], None]  # `done` of `total`, and the current activity
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -36,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+def shown_progress(console: Console, unit: str) -> Iterator[ProgressCallback]:
     """Yields a function that shows `done` of `total` and the current activity, on standard error."""
     if not console.is_terminal:
         yield _lines(console, unit)
@@ -56,7 +58,7 @@ def shown_progress(console: Console, unit: str) -> Iterator[Callable[[int, int, 
         )
 
 
-def _lines(console: Console, unit: str) -> Callable[[int, int, str], None]:
+def _lines(console: Console, unit: str) -> ProgressCallback:
     last = time.monotonic() - _SECONDS_BETWEEN_LINES + 2  # work of less than two seconds needs no line
 
     def print_line(done: int, total: int, words: str) -> None:

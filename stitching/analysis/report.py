@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -20,13 +20,12 @@ from stitching.analysis.plots import FIGURES, Chart
 from stitching.analysis.report_tables import RunTable, best_choices, configuration, data_sets, unfinished, versions
 from stitching.analysis.statistics import grid_runs, stitched
 from stitching.config.errors import UserError
+from stitching.progress import ProgressCallback
 from stitching.runs.code import package_digest
 from stitching.runs.folder import write_whole
 from stitching.text import escape
 
 __all__ = ["check_output", "make_report", "save_report"]
-
-ProgressCallback = Callable[[int, int, str], None]
 
 
 def make_report(folders: Sequence[str | Path], *, on_progress: ProgressCallback = lambda *_: None) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 from stitching.config.errors import UserError
+from stitching.progress import ProgressCallback
 from stitching.runs.kinds import Pace, kind_of
 from stitching.sweeps.plan import Plan, PlannedRun
 
@@ -47,7 +48,7 @@ def paces_of_finished(plan: Plan, done: Collection[str]) -> dict[Pair, Pace]:
     }  # fmt: skip
 
 
-def calibrated(plan: Plan, on_progress: Callable[[int, int, str], None]) -> dict[Pair, Pace]:
+def calibrated(plan: Plan, on_progress: ProgressCallback) -> dict[Pair, Pace]:
     """The pace of one run of each pair, that of median cost: a few real steps and tests on this machine.
 
     Raises:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from stitching.config.job_files import model_parts
 from stitching.models.prefetch import fetch
 from stitching.models.spec import ModelSpec
 from stitching.models.traced_models import model_spec
+from stitching.progress import ProgressCallback
 from stitching.runs.kinds import kind_of
 from stitching.sweeps.plan import PlannedRun
 
@@ -27,7 +28,7 @@ def weights_of(runs: Iterable[PlannedRun]) -> list[ModelSpec]:
     return list(dict.fromkeys(map(model_spec, wanting.values())))
 
 
-def fetch_weights(runs: Iterable[PlannedRun], on_progress: Callable[[int, int, str], None] = lambda *_: None) -> None:
+def fetch_weights(runs: Iterable[PlannedRun], on_progress: ProgressCallback = lambda *_: None) -> None:
     """Fetch what the runs need and this machine's caches lack.
 
     Args:

@@ -12,9 +12,10 @@ from stitching.config.errors import UserError, reason_of
 from stitching.launch.orders import Order, tasks_of
 from stitching.launch.prefetch_weights import fetch_weights
 from stitching.launch.records import RECORDS, Submitted, one_submit_at_a_time
-from stitching.launch.schedulers import ProgressCallback, Started
+from stitching.launch.schedulers import Started
 from stitching.launch.stored_code import with_stored_code
 from stitching.launch.submitted import queued_runs
+from stitching.progress import ProgressCallback
 from stitching.runs.folder import FolderBusy, RunFolder, write_yaml
 from stitching.runs.state import state_on_disk
 from stitching.sweeps.plan import Plan, PlannedRun

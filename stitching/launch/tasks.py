@@ -19,9 +19,10 @@ from typing import Any
 from stitching.config.errors import UserError
 from stitching.data.datasets import UnreadableImage
 from stitching.processes import process_rank
+from stitching.progress import ProgressCallback
 from stitching.runs.causes import ERROR, OUT_OF_MEMORY
 from stitching.runs.folder import FolderBusy, RunFolder, read_checked, write_yaml
-from stitching.runs.kinds import ProgressCallback, RunOptions, RunRequest, kind_of, load_job
+from stitching.runs.kinds import RunOptions, RunRequest, kind_of, load_job
 from stitching.runs.stopping import Interrupted, StopRequest
 from stitching.training.failures import cause_of, failure_reason, free_memory
 

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from timm.models._hub import download_cached_file
 
 from stitching.config.errors import UserError, first_line
 from stitching.config.model_sources import WeightsFile
+from stitching.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from stitching.models.spec import ModelSpec
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["HubFile", "UrlFile", "fetch", "weights_file"]
 
 PATIENCE = 6  # seconds that a server has to answer, name lookup included
-
-ProgressCallback = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from stitching.config.plugins import load_plugins
 from stitching.config.registries import Registry
 from stitching.config.yaml import Document, load_yaml
 from stitching.cutting.cost import Cost
+from stitching.progress import ProgressCallback
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import identity
 from stitching.runs.stopping import StopRequest
@@ -29,7 +30,6 @@ __all__ = [
     "EndedRun",
     "JobKind",
     "Pace",
-    "ProgressCallback",
     "Remember",
     "RunOptions",
     "RunRequest",
@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 J = TypeVar("J", bound=JobSettings)
-ProgressCallback = Callable[[int, int, str], None]  # `done` of `total` steps of all runs together, and what is going on
 
 # The result of the function (plain data), computed once for each value of the first argument: all that it depends on,
 # beside the code.

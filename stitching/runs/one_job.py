@@ -12,8 +12,9 @@ from typing import Any
 from stitching.config.errors import UserError
 from stitching.config.job_config import JobSettings
 from stitching.config.yaml import Document
+from stitching.progress import ProgressCallback
 from stitching.runs.folder import RunFolder
-from stitching.runs.kinds import ProgressCallback, RunOptions, RunRequest, kind_of, marked_kind
+from stitching.runs.kinds import RunOptions, RunRequest, kind_of, marked_kind
 from stitching.runs.locks import file_lock
 from stitching.runs.state import is_whole
 from stitching.runs.stopping import Interrupted, StopRequest

@@ -18,11 +18,12 @@ from stitching.config.yaml import Document
 from stitching.cutting.cost import Cost, cost
 from stitching.models.building import normalization_note
 from stitching.models.traced_models import model_spec
+from stitching.progress import ProgressCallback
 from stitching.runs.identity import identity, network_digest, part_digest, settings_digest
 from stitching.sweeps.grid_values import blamed_on_grid
 from stitching.sweeps.names import Names
 from stitching.sweeps.networks import controls_of, network_of, whole_model, whole_networks
-from stitching.sweeps.plan import Plan, PlannedRun, ProgressCallback, check_names
+from stitching.sweeps.plan import Plan, PlannedRun, check_names
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.staged_models import StagedModel, subnets
 from stitching.sweeps.stitchers import STITCHERS, Declined

@@ -15,9 +15,10 @@ from stitching.config.schema import one_of, validated
 from stitching.config.sweep import StudyKeys
 from stitching.config.user_code import resolved_code
 from stitching.config.yaml import Document, Keys, load_yaml, located
+from stitching.progress import ProgressCallback
 from stitching.runs.kinds import JobKind, kind_of, marked_kind
 from stitching.sweeps.grid_values import Combination, applied, blamed_on_grid, combinations, fit_for_a_folder
-from stitching.sweeps.plan import Plan, PlannedRun, ProgressCallback, check_names
+from stitching.sweeps.plan import Plan, PlannedRun, check_names
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.studies import STUDIES, Study
 

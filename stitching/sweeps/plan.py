@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,7 @@ from stitching.cutting.cost import Cost
 from stitching.runs.folder import RunFolder
 from stitching.runs.state import ExpectedRun
 
-__all__ = ["Plan", "PlannedRun", "ProgressCallback", "check_names"]
-
-ProgressCallback = Callable[[int, int, str], None]
+__all__ = ["Plan", "PlannedRun", "check_names"]
 
 
 @dataclass(frozen=True, kw_only=True)

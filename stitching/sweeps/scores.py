@@ -7,7 +7,7 @@ which tests how good the maps and the networks stitched with them are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from stitching.models.prefetch import fetch
 from stitching.models.traced_models import forget_models, model_spec
 from stitching.nets.build import BuildOptions
 from stitching.nets.network import Network, Part
+from stitching.progress import ProgressCallback
 from stitching.similarity.least_squares import build_stitched_network, fit_of
 from stitching.similarity.measures import MinibatchCKA, Residuals, centred_gram, procrustes, r2
 from stitching.sweeps.gaps_study import PART
@@ -51,7 +52,6 @@ from stitching.training.shared_prefixes import Features, SharedPrefixes, front_o
 
 __all__ = ["Score", "Scores", "score"]
 
-ProgressCallback = Callable[[int, int, str], None]
 PairGap = tuple[str, str, tuple[int, int]]  # source, destination, gap
 
 

@@ -15,7 +15,8 @@ from stitching.config.registries import Registry
 from stitching.config.schema import Schema
 from stitching.config.script_text import ALLOWED, WHY, unfit_character
 from stitching.config.yaml import Document
-from stitching.sweeps.plan import Plan, ProgressCallback
+from stitching.progress import ProgressCallback
+from stitching.sweeps.plan import Plan
 from stitching.sweeps.plan_cache import PlanCache
 
 __all__ = ["STUDIES", "Study", "check_has_gaps", "is_sweep", "make_plan", "marks_of_sweeps", "study_of"]

@@ -12,9 +12,10 @@ from stitching.config.errors import UserError
 from stitching.config.job_config import Job
 from stitching.config.yaml import Document
 from stitching.cutting.cost import Cost
+from stitching.progress import ProgressCallback
 from stitching.runs.folder import RunFolder
 from stitching.runs.identity import network_digest, part_digest
-from stitching.runs.kinds import KINDS, JobKind, Pace, ProgressCallback, Remember, RunOptions, RunRequest
+from stitching.runs.kinds import KINDS, JobKind, Pace, Remember, RunOptions, RunRequest
 from stitching.training.distributed import process_group
 from stitching.training.job_checks import images_of, network_cost, try_names
 from stitching.training.job_data import TaskData, shared_key

@@ -20,16 +20,16 @@ from stitching.config.schema import validated
 from stitching.launch.endings import Ending
 from stitching.launch.records import Submitted, task_ids
 from stitching.launch.snapshots import snapshot_environment
+from stitching.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from stitching.runs.folder import RunFolder
 
 __all__ = [
-    "HERE", "SCHEDULERS", "Batch", "Cluster", "ProgressCallback", "Scheduler", "Started", "TaskEnd", "TaskState",
+    "HERE", "SCHEDULERS", "Batch", "Cluster", "Scheduler", "Started", "TaskEnd", "TaskState",
     "find_scheduler", "load_cluster",
 ]  # fmt: skip
 
-ProgressCallback = Callable[[int, int, str], None]
 HERE = "local"  # the cluster of runs that no record is about: they were started on some machine, without a queue
 
 

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from stitching.config.bounds import Count
 from stitching.config.clusters import ClusterProfile
-from stitching.launch.schedulers import HERE, SCHEDULERS, Cluster, ProgressCallback, Scheduler, Started
+from stitching.launch.schedulers import HERE, SCHEDULERS, Cluster, Scheduler, Started
+from stitching.progress import ProgressCallback
 from stitching.runs.folder import RunFolder
 
 __all__ = ["Local", "LocalProfile"]

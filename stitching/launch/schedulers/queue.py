@@ -11,9 +11,10 @@ from typing import Any
 
 from stitching.config.errors import UserError
 from stitching.launch.records import Record, new_record, read_records, write_record
-from stitching.launch.schedulers import Batch, Cluster, ProgressCallback, Scheduler, Started
+from stitching.launch.schedulers import Batch, Cluster, Scheduler, Started
 from stitching.launch.snapshots import current_snapshot, snapshot_path
 from stitching.launch.submitted import settle_records
+from stitching.progress import ProgressCallback
 from stitching.runs.folder import RunFolder
 
 __all__ = ["QueueScheduler"]

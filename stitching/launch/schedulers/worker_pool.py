@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +18,13 @@ from stitching.launch.endings import Ending, count_oom_kills, ending_of_process
 from stitching.launch.snapshots import current_snapshot, snapshot_environment
 from stitching.launch.tasks import note_failure
 from stitching.processes import cpus_of_process
+from stitching.progress import ProgressCallback
 from stitching.runs.causes import KILLED
 from stitching.runs.folder import RunFolder
 from stitching.runs.stopping import Interrupted
 from stitching.training.failures import cause_of
 
 __all__ = ["run_locally"]
-
-ProgressCallback = Callable[[int, int, str], None]
 
 
 def run_locally(tasks: list[list[RunFolder]], *, jobs: int, on_progress: ProgressCallback) -> dict[str, str]:
