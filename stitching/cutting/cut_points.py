@@ -156,11 +156,16 @@ def _follow_device(graph: fx.Graph) -> None:
     x = next(iter(graph.nodes))
     for node in list(graph.nodes):
         arguments = (node.args, node.kwargs)
-        device = graph.create_node("call_function", getattr, (x, "device"))
-        x.append(device)
-        node.args, node.kwargs = map_aggregate(arguments, _replacing_devices(device))  # type: ignore[misc,assignment]
-        if not device.users:
-            graph.erase_node(device)
+        recorded: list[torch.device] = []
+        map_aggregate(arguments, _collecting_devices(recorded))  # type: ignore[arg-type]
+        if recorded:
+            device = graph.create_node("call_function", getattr, (x, "device"))
+            x.append(device)
+            node.args, node.kwargs = map_aggregate(arguments, _replacing_devices(device))  # type: ignore[misc,assignment]
+
+
+def _collecting_devices(devices: list[torch.device]) -> Callable[[Any], None]:
+    return lambda argument: devices.append(argument) if isinstance(argument, torch.device) else None
 
 
 def _replacing_devices(device: fx.Node) -> Callable[[Any], Any]:

@@ -1,10 +1,11 @@
-"""A made-up project of 300 runs, the way a finished or half-finished set of sweeps would have left it.
+"""A made-up project of up to 300 runs, the way a finished or half-finished set of sweeps would have left it.
 
 Nothing is random: each accuracy is a formula of what the run is, with a small wobble that its number gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +34,37 @@ STATES = {
 LOST = ((0, (1, 2)), (1, (1, 1)))
 
 
-def make_project(folder: Path, *, every: int = 1, extras: bool = True) -> Path:
+def make_project(
+    folder: Path, *, pairs: Sequence[tuple] = PAIRS, gaps: Sequence[tuple] = GAPS, every: int = 1, extras: bool = True
+) -> Path:
     """The project's runs in `folder`, a sweep for each pair; the folder is returned.
 
     Of a whole one 291 runs are done, three failed, two are running, two are waiting, and two have lost their result.
 
     Args:
         folder: made if it is not there.
+        pairs: of networks, each a sweep.
+        gaps: the blocks dropped.
         every: only each so-manieth run was started, and no sweep has evaluated its networks.
         extras: whether there are a validation split, agreement, controls, and settings that vary.
     """
-    runs = _runs(extras)
+    runs = _runs(pairs, gaps, extras)
     for number, (sweep, about) in enumerate(runs):
         if every == 1 or (number % every == 0 and "base" not in about):
             _write(folder / sweep, number, about, extras)
     return folder
 
 
-def _runs(extras: bool) -> list[tuple[str, dict[str, Any]]]:
+def _runs(pairs: Sequence[tuple], gaps: Sequence[tuple], extras: bool) -> list[tuple[str, dict[str, Any]]]:
     """(sweep, what the run is) of each run."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for pair in PAIRS:
+    for pair in pairs:
         sweep = f"{_short(pair[0])}-{_short(pair[1])}"
-        cells = [(gap, adapter) for gap in GAPS for adapter in ADAPTERS]
+        cells = [(gap, adapter) for gap in gaps for adapter in ADAPTERS]
         found += [(sweep, _cell(pair, *cell, seed)) for cell in cells for seed in (1, 2, 3)]
         if extras:
             found += [(sweep, {**_cell(pair, gap, adapter, 1), "control": control})
-                      for gap in GAPS for adapter in list(ADAPTERS)[:2] for control in CONTROLS]  # fmt: skip
+                      for gap in gaps for adapter in list(ADAPTERS)[:2] for control in CONTROLS]  # fmt: skip
             found += [(sweep, {**_cell((title, title), (cut, cut - 1), "identity", 1), "control": "self"})
                       for title in dict.fromkeys(pair) for cut in ((1, 3) if title == SWIN else (1,))]  # fmt: skip
         found += [(sweep, {"base": title, "seed": 1}) for title in dict.fromkeys(pair)]
