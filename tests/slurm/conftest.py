@@ -33,8 +33,23 @@ def forked_on_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def only_first_fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first task that Slurm starts is a fresh interpreter, as ever; those after it are forked."""
+    (tmp_path / "bin").mkdir()
+    forking = forked.interpreter(tmp_path / "bin")
+    either = tmp_path / "bin" / "fresh-once"
+    first = f'[ -n "$SLURM_JOB_ID" ] && mkdir "{tmp_path}/bin/started" 2> /dev/null'
+    either.write_text(f'#!/bin/sh\n{first} && exec "{sys.executable}" "$@"\nexec "{forking}" "$@"\n')
+    either.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(either))
+
+
+@pytest.fixture
 def sweep(tmp_path: Path, monkeypatch) -> Callable[..., Path]:
-    """Write a sweep of five runs into a project of its own: four stitched networks, and the whole one."""
+    """Write a sweep of five runs into a project of its own: four stitched networks, and the whole one.
+
+    They take a few steps, unless `epochs` says how many whole epochs.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # jobs inherit it
     (tmp_path / "experiments").mkdir()
     (tmp_path / "sbatch").mkdir()
@@ -61,14 +76,15 @@ def left_here(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[st
 
 
 def _write_sweep(folder: Path, name: str = "small", **train_config: object) -> Path:
+    length = {} if "epochs" in train_config else {"epochs": 2, "max_batches": 4}
     data = {
         "project": "tests",
         "models": [{"model_name": "convnet", "num_blocks": 4, "width": 8, "in_chans": 1}],
         "gaps": [{"blocks_to_drop": [1, 1]}, {"blocks_to_drop": [1, 2]}],
         "stitchers": ["affine", "downsample_then_block"],
         "train_config": {
-            "dataset": "digits", "data_preprocessing": {"image_size": 32}, "epochs": 2, "batch_size": 128,
-            "optimizer_args": {"lr": 0.01}, **train_config,
+            "dataset": "digits", "data_preprocessing": {"image_size": 32}, "batch_size": 128,
+            "optimizer_args": {"lr": 0.01}, **length, **train_config,
         },
     }  # fmt: skip
     path = folder / f"{name}.yml"

@@ -156,7 +156,7 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_been(experiments)
     assert_undisturbed(folder, experiments, epochs=60)
 
 
-def test_scancel_ends_a_preemptible_job_for_good(experiments) -> None:
+def test_scancel_ends_a_preemptible_job_for_good(forked_on_slurm, experiments) -> None:
     folder = experiments.folder("idea", epochs=1000)
     job = experiments.sbatch(folder, "train-preemptible")
     wait((folder / "checkpoint.pt").exists, folder)

@@ -32,7 +32,7 @@ from stitching.runs.folder import write_yaml
 pytestmark = pytest.mark.usefixtures("slurm")
 
 
-def test_submitted_runs_end_as_they_do_here(cli, sweep, left_here):
+def test_submitted_runs_end_as_they_do_here(cli, sweep, left_here, only_first_fresh):
     path = sweep()
     began = time.monotonic()
     outcome = cli("submit", path, "--cluster", "test", "--pack", "4")
@@ -153,7 +153,7 @@ def test_runs_that_were_queued_before_their_sweep_was_edited_are_named(cli, swee
     path = sweep()
     assert cli("submit", path, "--cluster", "test", "--pack", "4", "--slurm", "sbatch.hold=true").code == 0
     assert "edited" not in cli("plan", path).out
-    sweep(epochs=3)  # the whole network, which is only tested, has no epochs
+    sweep(epochs=3, max_batches=4)  # the whole network, which is only tested, has no epochs
     again = cli("submit", path, "--cluster", "test")
     assert "0 runs submitted" in again.out
     for outcome in (again, cli("plan", path)):

@@ -44,7 +44,7 @@ def test_the_time_limit_costs_nothing(cli, sweep, left_here):
 
 
 def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep, left_here, forked_on_slurm):
-    path = sweep(epochs=15)
+    path = sweep(epochs=6)
     submit_and_wait_for_checkpoints(cli, path)
     killed = subprocess.run(["pkill", "-KILL", "-f", f"submitit.core._submit {folder_of(path)}"], check=False)
     assert killed.returncode == 0
@@ -57,7 +57,7 @@ def test_a_killed_task_is_failed_and_gone_on_with(cli, sweep, left_here, forked_
     assert "4 runs submitted" in cli("retry", path, "--pack", "4").out
     wait_until_over(path)
     assert all("resumed at epoch" in log for log in logs(path))
-    assert_undisturbed(cli, path, left_here(epochs=15))
+    assert_undisturbed(cli, path, left_here(epochs=6))
 
 
 def test_a_memory_limit_is_told_and_retry_finds_it(cli, sweep):
@@ -87,15 +87,15 @@ def test_cancelled_runs_are_gone_on_with(cli, sweep, forked_on_slurm):
     cli("cancel", path)
 
 
-def test_signals_of_slurm_reach_the_trainer(cli, sweep, left_here):
+def test_signals_of_slurm_reach_the_trainer(cli, sweep, left_here, only_first_fresh):
     """Preempted as a preempting scheduler does it, by USR2: saved, back in the queue, gone on with."""
-    path = sweep(epochs=15)
+    path = sweep(epochs=6)
     submit_and_wait_for_checkpoints(cli, path)
     (task,) = submitted_tasks(folder_of(path) / RECORDS)
     subprocess.run(["scancel", f"--signal={signal.SIGUSR2.name}", task.id], check=True)
     wait(lambda: any("stopped at epoch" in log for log in logs(path)))
     wait_until_over(path)
-    assert_undisturbed(cli, path, left_here(epochs=15))
+    assert_undisturbed(cli, path, left_here(epochs=6))
     assert all(log.count("resumed at epoch") == 1 for log in logs(path))
 
 
@@ -125,7 +125,7 @@ def test_the_controller_may_restart_while_runs_train(cli, sweep, slurm):
 
 
 def test_a_node_whose_daemon_restarts_loses_nothing(cli, sweep, slurm, forked_on_slurm):
-    path = sweep(epochs=15)
+    path = sweep(epochs=6)
     submit_and_wait_for_checkpoints(cli, path)
     cluster.stop_daemon(slurm, "slurmd")
     before = logs(path)
