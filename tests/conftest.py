@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -38,7 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # libraries and test modules stay to the end: no `gc.collect` of a run looks through them again
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()  # as the interpreter takes apart what it can find
     shutil.rmtree(CACHE, ignore_errors=True)
     if not hasattr(config, "workerinput"):
         forked.forget()

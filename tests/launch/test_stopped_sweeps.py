@@ -90,7 +90,7 @@ def test_two_submits_at_once_train_every_run_once(cli, tmp_path, forked_tasks):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, number, forked_tasks):
-    long = ROW | {"train_config": {"epochs": 12, "batch_size": 64}, "gaps": gaps([1, 1])}
+    long = ROW | {"train_config": {"epochs": 8, "batch_size": 64}, "gaps": gaps([1, 1])}
     sweep = write_sweep(tmp_path / "small.yml", **long)
     plan = plan_of(sweep)
     stitched, (tested,) = stitched_runs(plan), [run for run in plan.runs if run.stitch.only_tests]
@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_next_submit_finishes(cli, tmp_path, n
     assert state_of(plan, tested) == "submitted"  # its turn had not come
     for run in stitched:
         metadata = yaml.safe_load((plan.folder / run.name / "metadata.yml").read_text())
-        assert 23 <= metadata["steps"] < 12 * 23
+        assert 23 <= metadata["steps"] < 8 * 23
     if number == signal.SIGTERM:
         return
     assert len(go(sweep)[1].ended) == 3

@@ -96,6 +96,12 @@ def test_ctrl_c_while_configs_are_written_leaves_the_other_folders_alone(sweep, 
 
 
 def test_every_run_of_the_plan_is_trained_once(cli, sweep, tmp_path, monkeypatch):
+    starts = iter([subprocess.Popen])  # the first task has an interpreter of its own, the other a forked one
+
+    def start(command, **options):
+        return next(starts, forked.popen)(command, **options)
+
+    monkeypatch.setattr(worker_pool, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
     (tmp_path / "stitching").mkdir()
     (tmp_path / "stitching" / "__init__.py").write_text("raise SystemExit('not the snapshot')")
     monkeypatch.chdir(tmp_path)  # Python would look here first

@@ -41,7 +41,8 @@ def gaps(*blocks: list[int], **more: Any) -> list[dict[str, Any]]:
 
 def write_sweep(path: Path, **keys: Any) -> Path:
     """A sweep's file: what is not said is a row of ResNet blocks, one gap, and `affine` on digits."""
-    train_config = {"dataset": "digits", "data_preprocessing": {"image_size": 32}, "seed": 3, "epochs": 1}
+    preprocessing = {"image_size": keys.pop("image_size", 32)}
+    train_config = {"dataset": "digits", "data_preprocessing": preprocessing, "seed": 3, "epochs": 1}
     train_config |= {"batch_size": 256, "optimizer_args": {"lr": 0.01}} | keys.pop("train_config", {})
     data = {"stitchers": ["affine"], **keys, "train_config": train_config}
     if not {"models", "stages", "src_stages"} & data.keys():
@@ -89,7 +90,9 @@ def frame_of(folder: Path) -> pd.DataFrame:
 # ------------------------------------------------------------------------ submitting them
 
 
-ROW = {"models": [CONVNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine", "downsample_then_block"]}
+ROW = {
+    "models": [CONVNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine", "downsample_then_block"], "image_size": 8,
+}  # fmt: skip
 BLOCKS = "downsample_then_block"
 
 
