@@ -81,9 +81,10 @@ def _jobs(data: Path) -> dict[str, dict]:
     }
 
 
+# What is trained by two processes alone; the others of the jobs are in the pack, with one of these.
 ALONE = [
-    "frozen parts", "unfrozen", "batch statistics", "two images at the end", "one image in the last test", "two tasks",
-    "outputs inside", "only tested", "least squares", "validation and a reference",
+    "frozen parts", "two images at the end", "one image in the last test", "two tasks", "outputs inside", "only tested",
+    "validation and a reference",
 ]  # fmt: skip
 PACK = ["frozen parts", "unfrozen", "batch statistics", "least squares"]
 
