@@ -33,9 +33,9 @@ def with_stored_code(job: Any, identity: str | None, sweep: Path) -> Any:
     Raises:
         UserError: a file cannot be read or was edited since the job was planned, or its copy cannot be written.
     """
-    if not user_code_of(job):
+    names = user_code_of(job)
+    if not names:
         return job
-    planned = job
     job = job.model_copy(deep=True)
     folder = sweep.absolute().parent / USER_CODE
     job.plugins = [_stored(name, folder) for name in job.plugins]
@@ -44,9 +44,7 @@ def with_stored_code(job: Any, identity: str | None, sweep: Path) -> Any:
             file, colon, function = part.module.rpartition(":")
             part.module = _stored(file, folder) + colon + function
     if kind_of(job).identity(job) != identity:
-        raise UserError(
-            f"{' or '.join(user_code_of(planned))} was edited while the sweep was planned", do="Submit again."
-        )
+        raise UserError(f"{' or '.join(names)} was edited while the sweep was planned", do="Submit again.")
     return job
 
 

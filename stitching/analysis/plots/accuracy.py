@@ -20,14 +20,13 @@ from stitching.analysis.plots.gallery import figure
 from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
 from stitching.analysis.plots.style import ALONE, CONTROLS, GAP_INTERVALS, control_look, series_look
 from stitching.analysis.selection import Series, gaps_in
-from stitching.runs.step_log import ACCURACY
+from stitching.runs.columns import ACCURACY, AGREEMENT
 
 __all__ = [
     "plot_accuracy_by_depth", "plot_accuracy_by_gap", "plot_accuracy_by_macs", "plot_accuracy_by_parameters",
     "plot_accuracy_by_source_stage", "plot_agreement_by_gap",
 ]  # fmt: skip
 
-AGREEMENT = "Overall/Test Agreement"
 _NOTE = f"Means of finished runs over seeds. Bars, where there are several: {GAP_INTERVALS}."
 _CONTROLS_NOTE = " Grey columns: what the same adapter reaches in the control, without what was learned."
 _STARTS = " Lines join gaps that start at the same block."
