@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stitching.cli.console import app, out
-from stitching.cli.places import Places, expected_of
+from stitching.cli.sweep_arguments import SweepsOrFolders, expected_of
 
 
 @app.command(
@@ -16,7 +16,7 @@ Examples: `stitching clean across-scales/digits.yml --dry-run`, `stitching clean
 """
 )
 def clean(
-    places: Places,
+    paths: SweepsOrFolders,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
 ) -> None:
     """Remove copies of the code, and logs and records of submitted jobs, that no unfinished or queued run needs.
@@ -26,8 +26,8 @@ def clean(
     from stitching.launch.leftovers import remove_leftovers
 
     total = 0
-    for place in places:
-        folder, runs = expected_of(place)
+    for path in paths:
+        folder, runs = expected_of(path)
         leftovers = remove_leftovers(folder, runs, dry_run=dry_run)
         for leftover in leftovers.removed:
             verb = "would remove" if dry_run else "removed"

@@ -18,11 +18,11 @@ __all__ = ["Inspection", "inspect_model"]
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's places, a mapping for each, and how to show them."""
+    """A model's stages or cut points, a mapping for each, and how to show them."""
 
     title: str
     model: dict[str, Any]
-    places: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
     is_stages: bool
 
     @property
@@ -41,7 +41,7 @@ class Inspection:
                     str(i), p["block_input"], p["block_output"], _words(p["in_format"]), _words(p["out_format"]),
                     f"{p['parameters'] / 1e6:.3f}", f"{p['macs'] / 1e9:.4f}",
                 ]
-                for i, p in enumerate(self.places)
+                for i, p in enumerate(self.entries)
             ]  # fmt: skip
         return [
             [
@@ -49,17 +49,17 @@ class Inspection:
                 *(f"{p[key] / 1e6:.3f}" for key in ("parameters_before", "parameters_after")),
                 *(f"{p[key] / 1e9:.4f}" for key in ("macs_before", "macs_after")),
             ]
-            for i, p in enumerate(self.places)
+            for i, p in enumerate(self.entries)
         ]  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {"model": self.title, "stages" if self.is_stages else "cut_points": self.places}
+        return {"model": self.title, "stages" if self.is_stages else "cut_points": self.entries}
 
     def as_yaml(self) -> str:
         """The stages as a sweep's `stages:`."""
         keys = ("block_input", "block_output", "in_format", "out_format")
-        stages = [{"Subnet": {**self.model, **{key: place[key] for key in keys}}} for place in self.places]
+        stages = [{"Subnet": {**self.model, **{key: entry[key] for key in keys}}} for entry in self.entries]
         return yaml_text({"stages": stages}, default_flow_style=None, width=110)
 
 
@@ -87,12 +87,12 @@ def inspect_model(
     title = f"{spec.title} for images of {'x'.join(map(str, shape))}"
     model = {**spec.source.keys(spec.name), **args}
     if stages:
-        found = find_stages(traced, "stages", shape)
+        found_stages = find_stages(traced, "stages", shape)
         ends = [
             (cut_points.resolve(traced, s.block_input, "input"), cut_points.resolve(traced, s.block_output))
-            for s in found
+            for s in found_stages
         ]
-        places: list[dict[str, Any]] = [
+        entries: list[dict[str, Any]] = [
             {
                 "name": stage.name,
                 "block_input": stage.block_input,
@@ -102,10 +102,10 @@ def inspect_model(
                 "parameters": costs[end.name].before.params - costs[start.name].before.params,
                 "macs": costs[end.name].before.macs - costs[start.name].before.macs,
             }
-            for stage, (start, end) in zip(found, ends, strict=True)
+            for stage, (start, end) in zip(found_stages, ends, strict=True)
         ]
-        return Inspection(title, model, places, True)
-    places = [
+        return Inspection(title, model, entries, True)
+    entries = [
         {
             "name": point.name,
             "format": point.layout.kind if point.layout else None,
@@ -118,7 +118,7 @@ def inspect_model(
         }
         for point in points
     ]
-    return Inspection(title, model, places, False)
+    return Inspection(title, model, entries, False)
 
 
 def _words(given: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stitching.cli.console import AsJson, ListCommand, app, err, out, print_table
-from stitching.cli.places import PACK, DataPath, Seeds, SweepFiles, plan_of, sweep_files
+from stitching.cli.sweep_arguments import PACK, DataPath, Seeds, SweepFiles, plan_of, sweep_files
 from stitching.progress import duration, shown_progress
 
 if TYPE_CHECKING:

@@ -212,6 +212,6 @@ def collect_runs(
     check_ending(output)
     table, runs = read_results(folder, steps=steps)
     save_table(table, output)
-    for place, reason in runs.dropna(subset="problem").drop_duplicates("run")[["folder", "problem"]].to_numpy():
-        err.print(f"left out {place}: {reason}", markup=False, soft_wrap=True)
+    for run_folder, reason in runs.dropna(subset="problem").drop_duplicates("run")[["folder", "problem"]].to_numpy():
+        err.print(f"left out {run_folder}: {reason}", markup=False, soft_wrap=True)
     out.print(f"{len(table)} rows of {table['run'].nunique()} runs in {output}", markup=False, soft_wrap=True)

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stitching.cli.console import LIST_OPTIONS, ListCommand, app, err, out
-from stitching.cli.places import PACK, DataPath, Places, Seeds, SweepFiles, plan_of, run_folder_of, sweep_files
 from stitching.cli.planning import print_outdated
+from stitching.cli.sweep_arguments import (
+    PACK,
+    DataPath,
+    Seeds,
+    SweepFiles,
+    SweepsOrFolders,
+    plan_of,
+    run_folder_of,
+    sweep_files,
+)
 from stitching.config.errors import UserError, unknown_name
 from stitching.config.yaml import parse_assignments
 from stitching.progress import shown_progress
@@ -153,7 +162,7 @@ Examples: `stitching cancel across-scales/digits.yml`, `stitching cancel experim
 """
 )
 def cancel(
-    places: Places,
+    paths: SweepsOrFolders,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this run, or 'pattern*' of names; may be repeated.")
     ] = None,
@@ -164,8 +173,8 @@ def cancel(
     """
     from stitching.launch.cancel import cancel as cancel_runs
 
-    for place in places:
-        folder = run_folder_of(place)
+    for path in paths:
+        folder = run_folder_of(path)
         cancelled = cancel_runs(folder, only or [])
         out.print(f"{len(cancelled.runs)} runs in {cancelled.tasks} tasks cancelled")
         for name in cancelled.along:

@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 
 from stitching.cli.console import AsJson, app, err, out, print_table, table_of
-from stitching.cli.places import Places, expected_of
+from stitching.cli.sweep_arguments import SweepsOrFolders, expected_of
 
 _SHOWN = 100  # runs of one state that are listed without --all
 _SECONDS = 15.0  # between two looks of --watch: Slurm's controller has others to answer, too
@@ -25,7 +25,7 @@ Examples: `stitching status across-scales/digits.yml`, `stitching status experim
 """
 )
 def status(
-    places: Places,
+    paths: SweepsOrFolders,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help=f"Update every {_SECONDS:.0f} s until all runs are done or failed.")
     ] = False,
@@ -35,15 +35,15 @@ def status(
     """Show the state of every run: done, running, pending or failed, and why."""
     from stitching.launch.status import other_code, status_of_all, summary
 
-    sweeps = [(place, *expected_of(place)) for place in places]
+    sweeps = [(path, *expected_of(path)) for path in paths]
     if watch and not as_json:
         _watch(sweeps)
         return
     statuses = status_of_all([(folder, expected) for _, folder, expected in sweeps])
     _print_damaged(folder for _, folder, _ in sweeps)
     if as_json:
-        places_of_runs = [place for place, _, expected in sweeps for _ in expected]
-        rows = [{"sweep": str(place), **run.as_json()} for place, run in zip(places_of_runs, statuses, strict=True)]
+        paths_of_runs = [path for path, _, expected in sweeps for _ in expected]
+        rows = [{"sweep": str(path), **run.as_json()} for path, run in zip(paths_of_runs, statuses, strict=True)]
         print(json.dumps(rows, indent=1))
         return
     print_table("Runs", _COLUMNS, _rows(statuses, len(statuses) if every_run else _SHOWN))
@@ -104,8 +104,8 @@ def _print_forgotten(sweeps: list[tuple[Path, Path, list[Any]]]) -> None:
     from stitching.cli.planning import print_forgotten
     from stitching.runs.state import forgotten_runs
 
-    for place, folder, expected in sweeps:
-        if not place.is_dir():
+    for path, folder, expected in sweeps:
+        if not path.is_dir():
             print_forgotten(forgotten_runs(folder, [run.name for run in expected]), folder)
 
 

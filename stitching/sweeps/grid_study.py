@@ -119,8 +119,8 @@ def _job_document(sweep: GridSweep, document: Document) -> Document:
         job = load_yaml(path)
         job = _JobDocument(job.path, job.data, job.locations)
     else:
-        places = {keys[1:]: place for keys, place in document.locations.items() if keys[:1] == ("job",)}
-        job = _JobDocument(document.path, document.data["job"], places)
+        locations = {keys[1:]: location for keys, location in document.locations.items() if keys[:1] == ("job",)}
+        job = _JobDocument(document.path, document.data["job"], locations)
     if isinstance(job.data, dict):
         job.remove(("save_dir",))  # each run has a folder of its own
         if job.data.get("resume_from"):

@@ -83,7 +83,7 @@ def applied(job: Document, combination: Combination, keys: Collection[str], swee
     if combination.seed is not None:
         override(document, "train_config.seed", combination.seed, sweep.locations.get(("seeds",), ""))
     for key, value in combination.values.items():
-        place = sweep.locations.get(("grid", key, value.number), str(sweep.path))
+        location = sweep.locations.get(("grid", key, value.number), str(sweep.path))
         own: Keys = ("grid", key)
         more = [(dotted, setting, (*own, value.number, "with", dotted)) for dotted, setting in value.overrides.items()]
         for dotted, setting, path in ((key, value.value, own), *more):
@@ -92,7 +92,7 @@ def applied(job: Document, combination: Combination, keys: Collection[str], swee
                 if top not in keys or top in _NOT_TO_VARY:
                     raise unknown_name("job key to vary called", dotted, set(keys) - _NOT_TO_VARY)
                 try:
-                    override(document, dotted, setting, place)
+                    override(document, dotted, setting, location)
                 except UserError as error:
                     raise UserError(f"{'.'.join(map(str, error.path))}: {error.problem}") from None
     return document

@@ -28,33 +28,33 @@ class PlanCache:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self._versions = [package_digest(), *(version(name) for name in ("torch", "torchvision", "timm"))]
         self._changed = False
         if path and (text := read_cached(path)):
             data = json.loads(text)
-            self.found = data["found"] if data["versions"] == self._versions else {}
+            self.values = data["values"] if data["versions"] == self._versions else {}
 
     def get(self, made_from: object, find_out: Callable[[], Any]) -> Any:
-        """What is known, found out now if it is new. What `find_out` raises is not kept.
+        """The cached value, or what `find_out` returns, which is then cached. What it raises is not.
 
         Args:
             made_from: everything that it depends on beside the code, with a `repr` that tells it apart.
         """
         key = hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]
-        if key not in self.found:
-            self.found[key] = find_out()
+        if key not in self.values:
+            self.values[key] = find_out()
             self._changed = True
-        return self.found[key]
+        return self.values[key]
 
     def save(self) -> None:
-        """Write what is new to the file; without a word where that cannot be done, as all of it can be found again."""
+        """Write new values to the file; silently left where that fails, as all of them can be computed again."""
         if not (self.path and self._changed):
             return
-        write_cached(self.path, json.dumps({"versions": self._versions, "found": self.found}).encode())
+        write_cached(self.path, json.dumps({"versions": self._versions, "values": self.values}).encode())
         self._changed = False
 
 
 def cache_file() -> Path:
-    """Where the command line keeps what is known."""
+    """Where the command line keeps its cache of plans."""
     return cache_folder() / "networks.json"

@@ -18,7 +18,7 @@ from small_sweeps import submit
 from traitlets.config import Config
 
 from stitching import load_results, self_stitch_check
-from stitching.cli.places import plan_of
+from stitching.cli.sweep_arguments import plan_of
 from stitching.runs.step_log import ACCURACY, StepLog
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stitching.cli.places import sweep_files
+from stitching.cli.sweep_arguments import sweep_files
 from stitching.config.errors import UserError
 
 STUDY = """

@@ -261,9 +261,9 @@ def test_what_is_known_of_networks_changes_no_plan_and_is_found_out_once(tmp_pat
         == [run.as_json() for run in second.entries]
     )
     file.write_text(file.read_text()[:100])
-    assert PlanCache(file).found == {}
-    write_cached(file, json.dumps({"versions": ["of another code"], "found": {"x": 1}}).encode())
-    assert PlanCache(file).found == {}
+    assert PlanCache(file).values == {}
+    write_cached(file, json.dumps({"versions": ["of another code"], "values": {"x": 1}}).encode())
+    assert PlanCache(file).values == {}
 
 
 @pytest.mark.parametrize("metrics_output", ["other.pkl", "result-x.pkl"])

@@ -29,19 +29,19 @@ def test_no_flipped_bit_changes_a_number(file):
             damaged = bytearray(data)
             damaged[place] ^= 1 << bit
             file.write_bytes(damaged)
-            assert PlanCache(file).found == {}, place
+            assert PlanCache(file).values == {}, place
 
 
-@pytest.mark.parametrize("text", [b"", b"\n", b"{}", b"[1]", b'{"versions": [], "found": 3}', b"\xff\n" * 9])
+@pytest.mark.parametrize("text", [b"", b"\n", b"{}", b"[1]", b'{"versions": [], "values": 3}', b"\xff\n" * 9])
 def test_what_is_something_else_counts_as_empty(file, text):
     file.write_bytes(text)
-    assert PlanCache(file).found == {}
+    assert PlanCache(file).values == {}
 
 
 def test_a_pipe_or_a_folder_in_its_place_counts_as_empty(file):
     file.unlink()
     os.mkfifo(file)
-    assert PlanCache(file).found == {}
+    assert PlanCache(file).values == {}
     file.unlink()
     file.mkdir()
     known = PlanCache(file)

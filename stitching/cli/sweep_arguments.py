@@ -13,13 +13,23 @@ from stitching.config.yaml import load_yaml, located
 from stitching.progress import shown_progress
 
 __all__ = [
-    "PACK", "DataPath", "Places", "Seeds", "SweepFiles", "expected_of", "plan_of", "run_folder_of", "sweep_files",
+    "PACK",
+    "DataPath",
+    "Seeds",
+    "SweepFiles",
+    "SweepsOrFolders",
+    "expected_of",
+    "plan_of",
+    "run_folder_of",
+    "sweep_files",
 ]  # fmt: skip
 
 SweepFiles = Annotated[
     list[Path], typer.Argument(metavar="SWEEP.yml...", help="Sweeps: YAML files, folders of them, or 'patterns*.yml'.")
 ]
-Places = Annotated[list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", help="Sweeps, or folders of their runs.")]
+SweepsOrFolders = Annotated[
+    list[Path], typer.Argument(metavar="SWEEP.yml|FOLDER...", help="Sweeps, or folders of their runs.")
+]
 Seeds = Annotated[
     list[int] | None,
     typer.Option("--seeds", metavar="SEED...", help="Seeds to use instead of those in the files: 1 2 3, or 1,2,3."),
@@ -29,29 +39,29 @@ DataPath = Annotated[Path | None, typer.Option(help="Folder of the data sets, in
 PACK = 8  # runs of a task, if nothing else is said
 
 
-def sweep_files(places: list[Path]) -> list[Path]:
+def sweep_files(paths: list[Path]) -> list[Path]:
     """The files of the sweeps that these arguments name, in order and each once.
 
     Raises:
         UserError: a folder or pattern has no sweep.
     """
     files: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            of_place = [path for path in sorted((*place.glob("*.yml"), *place.glob("*.yaml"))) if _is_sweep(path)]
-        elif any(mark in place.name for mark in "*?[") and not place.exists():
-            of_place = sorted(path for path in place.parent.glob(place.name) if _is_sweep(path))
+    for path in paths:
+        if path.is_dir():
+            matching = [file for file in sorted((*path.glob("*.yml"), *path.glob("*.yaml"))) if _is_sweep(file)]
+        elif any(mark in path.name for mark in "*?[") and not path.exists():
+            matching = sorted(file for file in path.parent.glob(path.name) if _is_sweep(file))
         else:
-            of_place = [place]
-        if not of_place:
+            matching = [path]
+        if not matching:
             from stitching.sweeps.studies import marks_of_sweeps
 
             raise UserError(
-                f"there is no sweep in {place}",
+                f"there is no sweep in {path}",
                 allowed=f"a YAML file with one of the keys {', '.join(marks_of_sweeps())}",
                 do="Results are looked at with `stitching status FOLDER` and `stitching results FOLDER`.",
             )  # fmt: skip
-        files += of_place
+        files += matching
     return list(dict.fromkeys(files))
 
 
@@ -87,18 +97,18 @@ def plan_of(path: Path, *, seeds: list[int] | None = None, data_path: Path | Non
         cache.save()
 
 
-def expected_of(place: Path) -> tuple[Path, list[Any]]:
+def expected_of(path: Path) -> tuple[Path, list[Any]]:
     """The folder of a sweep, and its runs: those of the plan, or of a folder those that are in it."""
     from stitching.runs.state import expected_in
 
-    if place.is_dir():
-        return place, expected_in(place)
-    plan = plan_of(place)
+    if path.is_dir():
+        return path, expected_in(path)
+    plan = plan_of(path)
     return plan.folder, [plan.expected(run) for run in plan.runs]
 
 
-def run_folder_of(place: Path) -> Path:
-    """The folder of a sweep's runs, from its YAML alone or as it is given; nothing is planned.
+def run_folder_of(path: Path) -> Path:
+    """The folder of a sweep's runs, read from its YAML without planning, or the folder itself.
 
     Raises:
         UserError: the file is no sweep, or the folder has no run in it.
@@ -106,10 +116,10 @@ def run_folder_of(place: Path) -> Path:
     from stitching.runs.state import expected_in
     from stitching.sweeps.studies import study_of
 
-    if place.is_dir():
-        expected_in(place)
-        return place
-    document = load_yaml(place)
+    if path.is_dir():
+        expected_in(path)
+        return path
+    document = load_yaml(path)
     with located(document):
         return study_of(document).folder(document)
 
