@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stitching.sweeps.grid_values import fit_for_a_folder
-from stitching.sweeps.stitches import Stitch
+from stitching.sweeps.staged_models import Stitch
 from stitching.sweeps.variants import Variant
 
 __all__ = ["Names"]

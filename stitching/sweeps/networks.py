@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from stitching.sweeps.staged_models import Stage, StagedModel, subnets
+from stitching.sweeps.staged_models import Stage, StagedModel, Stitch, subnets
 from stitching.sweeps.stitchers import STITCHERS, AdapterPlan, Interface
-from stitching.sweeps.stitches import Stitch
 
 __all__ = ["controls_of", "network_of", "whole_model", "whole_networks"]
 

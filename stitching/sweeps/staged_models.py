@@ -1,4 +1,4 @@
-"""Rows of stages: a model cut into the pieces that a sweep drops and keeps, each with its formats."""
+"""Models cut into rows of stages, which a sweep drops and keeps, with their formats; and stitches of two such rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stitching.nets.parts.trained import SubnetPart
 from stitching.runs.identity import file_digest
 from stitching.sweeps.plan_cache import PlanCache
 
-__all__ = ["Shape", "Stage", "StagedModel", "declared_row", "discovered_row", "subnets"]
+__all__ = ["Shape", "Stage", "StagedModel", "Stitch", "declared_row", "discovered_row", "subnets"]
 
 Shape = tuple[int, int, int]
 
@@ -58,6 +58,23 @@ class StagedModel:
     def isotropic(self) -> bool:
         """Whether nothing after the first stage changes the resolution."""
         return not any(stage.downsamples for stage in self.stages[1:-1])
+
+
+@dataclass(frozen=True)
+class Stitch:
+    """One combination of source, destination, gap and stitcher, or a control to compare it with."""
+
+    source: StagedModel
+    dest: StagedModel
+    gap: tuple[int, int]  # the first and the last block that is dropped
+    num_downsamples: int
+    stitcher: str
+    control: str | None = None  # `base` for a whole network, else one of the sweep's `controls`
+
+    @property
+    def only_tests(self) -> bool:
+        """Whether there is nothing in its network to train."""
+        return self.control in ("base", "self")
 
 
 def discovered_row(entry: ModelEntry, depths: str | list[str], image: Shape, cache: PlanCache) -> StagedModel:

@@ -16,8 +16,7 @@ from stitching.config.registries import Registry
 from stitching.cutting.formats import Format
 
 if TYPE_CHECKING:
-    from stitching.sweeps.staged_models import Stage
-    from stitching.sweeps.stitches import Stitch
+    from stitching.sweeps.staged_models import Stage, Stitch
 
 __all__ = [
     "LEAST_SQUARES", "STITCHERS", "AdapterPlan", "Declined", "Interface", "Step", "Stitcher", "adapter_steps",

@@ -5,32 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from stitching.config.errors import ErrorCollector, UserError, at, unknown_name
 from stitching.config.sweep import Gap, Sweep
 from stitching.sweeps.plan_cache import PlanCache
-from stitching.sweeps.staged_models import Shape, StagedModel, declared_row, discovered_row
+from stitching.sweeps.staged_models import Shape, StagedModel, Stitch, declared_row, discovered_row
 from stitching.sweeps.stitchers import STITCHERS
 
-__all__ = ["Stitch", "make_stitches"]
-
-
-@dataclass(frozen=True)
-class Stitch:
-    """One combination of source, destination, gap and stitcher, or a control to compare it with."""
-
-    source: StagedModel
-    dest: StagedModel
-    gap: tuple[int, int]  # the first and the last block that is dropped
-    num_downsamples: int
-    stitcher: str
-    control: str | None = None  # `base` for a whole network, else one of the sweep's `controls`
-
-    @property
-    def only_tests(self) -> bool:
-        """Whether there is nothing in its network to train."""
-        return self.control in ("base", "self")
+__all__ = ["make_stitches"]
 
 
 def make_stitches(sweep: Sweep, image: Shape, cache: PlanCache) -> list[Stitch]:

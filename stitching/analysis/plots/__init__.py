@@ -6,9 +6,9 @@ report read the registry `FIGURES`. The modules imported last are the families o
 """
 
 from stitching.analysis.plots.cells import CellPanel, Cells
-from stitching.analysis.plots.chart import Chart
+from stitching.analysis.plots.chart import AxisScale, Chart
 from stitching.analysis.plots.gallery import FIGURES, draw, figure
-from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
+from stitching.analysis.plots.lines import Line, LinePanel, Lines, Reference
 from stitching.analysis.plots.style import Look, adapter_look, save_figure
 
 from stitching.analysis.plots import accuracy, curves, heatmaps  # noqa: F401  # isort: skip

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from stitching.analysis.gap_study import GAP, PAIR, GapStudy, rows_with
-from stitching.analysis.plots.chart import mean_words
+from stitching.analysis.plots.chart import AxisScale, mean_words
 from stitching.analysis.plots.gallery import figure
-from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines, Reference
+from stitching.analysis.plots.lines import Line, LinePanel, Lines, Reference
 from stitching.analysis.plots.style import ALONE, CONTROLS, GAP_INTERVALS, control_look, series_look
 from stitching.analysis.selection import Series, gaps_in
 from stitching.runs.columns import ACCURACY, AGREEMENT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,9 @@ import pandas as pd
 from stitching.analysis.plots.style import Look
 from stitching.text import escape  # of names, which plotly reads as HTML of a kind
 
-if TYPE_CHECKING:
-    from stitching.analysis.plots.lines import AxisScale
-
 __all__ = [
-    "COLUMN", "Chart", "area_trace", "axis_layout", "column_shape", "line_shape", "line_trace", "mean_words",
-    "runs_trace", "text_lines",
+    "COLUMN", "AxisScale", "Chart", "area_trace", "axis_layout", "column_shape", "line_shape", "line_trace",
+    "mean_words", "runs_trace", "text_lines",
 ]  # fmt: skip
 
 _SYMBOLS = {
@@ -30,6 +27,18 @@ _SYMBOLS = {
 }  # fmt: skip
 COLUMN = "#ebebeb"
 _DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
+
+
+@dataclass
+class AxisScale:
+    """An axis: its words, and where its ticks are."""
+
+    label: str
+    ticks: list[float] | None = None  # None: where the library likes them
+    tick_labels: list[str] | None = None
+    ends: tuple[float, float] | None = None
+    is_log: bool = False
+    is_whole: bool = False  # whole numbers only
 
 
 @dataclass

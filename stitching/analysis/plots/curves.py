@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from stitching.analysis.gap_study import GAP, PAIR
-from stitching.analysis.plots.chart import mean_words
+from stitching.analysis.plots.chart import AxisScale, mean_words
 from stitching.analysis.plots.gallery import figure
-from stitching.analysis.plots.lines import AxisScale, Line, LinePanel, Lines
+from stitching.analysis.plots.lines import Line, LinePanel, Lines
 from stitching.analysis.plots.style import GAP_INTERVALS, GRID_INTERVALS, series_look
 from stitching.analysis.selection import gaps_in, pairs_in, series_in, setting_word, short_names, worded
 from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched, summarize, varied_settings

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stitching.analysis.plots.chart import (
     COLUMN,
+    AxisScale,
     Chart,
     area_trace,
     axis_layout,
@@ -28,21 +29,9 @@ from stitching.analysis.plots.style import PAGE_WIDTH, Look, finish, legend_entr
 from stitching.config.errors import UserError
 from stitching.text import escape
 
-__all__ = ["AxisScale", "Line", "LinePanel", "Lines", "Reference"]
+__all__ = ["Line", "LinePanel", "Lines", "Reference"]
 
 _MISSING = Look("a finished run without a number (NaN), in no mean", "#B00020", "x")
-
-
-@dataclass
-class AxisScale:
-    """An axis: its words, and where its ticks are."""
-
-    label: str
-    ticks: list[float] | None = None  # None: where the library likes them
-    tick_labels: list[str] | None = None
-    ends: tuple[float, float] | None = None
-    is_log: bool = False
-    is_whole: bool = False  # whole numbers only
 
 
 @dataclass
