@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stitching.config.field_descriptions import described_schema
 from stitching.config.parts import PART_COMMENT, PARTS
 from stitching.config.schema import Schema
 
@@ -15,9 +16,9 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def json_schema(*schemas: type[Schema]) -> dict[str, Any]:
     """The JSON schema of documents of one of these schemas, with all parts that are registered by now."""
     definitions: dict[str, Any] = {}
-    tops = [_without_definitions(schema.model_json_schema(), definitions) for schema in schemas]
+    tops = [_without_definitions(described_schema(schema), definitions) for schema in schemas]
     for name, part in PARTS.items():
-        definitions[f"part.{name}"] = _without_definitions(part.model_json_schema(), definitions)
+        definitions[f"part.{name}"] = _without_definitions(described_schema(part), definitions)
     definitions["part"] = {
         "description": "A part of a network: one name with its arguments.",
         "type": "object",

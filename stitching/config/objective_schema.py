@@ -12,6 +12,7 @@ from pydantic import GetCoreSchemaHandler, model_serializer
 from pydantic_core import core_schema
 
 from stitching.config.errors import shortened
+from stitching.config.field_descriptions import described_schema
 from stitching.config.named_schemas import NamedSchemas
 from stitching.config.parts import BasePart
 from stitching.config.schema import Schema, complaint
@@ -90,7 +91,7 @@ class _AnyObjective:
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
         with_arguments = {
             "type": "object",
-            "properties": {name: objective.model_json_schema() for name, objective in OBJECTIVES.items()},
+            "properties": {name: described_schema(objective) for name, objective in OBJECTIVES.items()},
             "minProperties": 1,
             "maxProperties": 1,
             "additionalProperties": False,

@@ -35,11 +35,12 @@ class Neutral:
 
 
 class Schema(BaseModel):
-    """A mapping in YAML: unknown keys are errors that offer the nearest known one."""
+    """A mapping in YAML: unknown keys are errors that offer the nearest known one.
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, validate_default=False, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    The docstring below a field describes it to editors and in the documentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
     open_to: ClassVar[str | None] = None  # what further keys are, for the few mappings that take any
 
     @model_validator(mode="before")

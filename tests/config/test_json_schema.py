@@ -78,13 +78,14 @@ def test_names_of_plugins_are_in_the_schema(write):
     path = write(
         "mine.py",
         "from stitching.nets.parts import PARTS, ChannelsPart\n"
-        "@PARTS.register('PartInSchema')\nclass Mine(ChannelsPart):\n    '''Of my own.'''\n    strength: int = 1\n"
+        "@PARTS.register('PartInSchema')\nclass Mine(ChannelsPart):\n    '''Of my own.'''\n    strength: int = 1\n    'How\\n    strong.'\n"
         "    def build(self, input_format, options): ...\n",
     )
     result = CliRunner().invoke(app, ["schema", "job", "--plugin", str(path)], catch_exceptions=False)
     part = json.loads(result.stdout)["$defs"]["part.PartInSchema"]
     assert part["description"] == "Of my own."
     assert part["properties"]["strength"]["type"] == "integer"
+    assert part["properties"]["strength"]["description"] == "How strong."
 
 
 def test_the_reference_is_current():
