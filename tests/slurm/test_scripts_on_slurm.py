@@ -190,8 +190,9 @@ def test_put_back_by_the_administrator_it_goes_on(experiments) -> None:
 @pytest.mark.slow
 def test_before_its_time_is_over_an_ordinary_job_saves(experiments) -> None:
     folder = experiments.folder("idea", epochs=100_000)
-    job = experiments.sbatch(folder, "train", options=("--time=1", "--signal=B:USR2@40"))
-    known = wait_for(job, folder, 180)
+    # Slurm sends the signal up to a minute early: 30 to 90 s after the start, when the job trains.
+    job = experiments.sbatch(folder, "train", options=("--time=2", "--signal=B:USR2@30"))
+    known = wait_for(job, folder, 240)
     assert (known["JobState"], known["ExitCode"]) == ("FAILED", "130:0")
     assert (folder / "checkpoint.pt").exists()
     assert "stitching train -c config.yml --resume" in log_of(folder)
