@@ -15,7 +15,7 @@ from stitching.config.errors import UserError
 from stitching.config.registries import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 __all__ = ["SOURCES", "ModelSource", "WeightsFile"]
@@ -169,6 +169,15 @@ class ModelSource(ABC):
             UserError: nobody has published weights of this model.
         """
         return None
+
+    def adapted(self, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a file of weights (`ckp_path`) has for a model, by the model's keys.
+
+        Args:
+            weights: all that is in the file.
+            expected: the model's own state, for what a file may lack.
+        """
+        return dict(weights)
 
     def normalization(self, name: str, weights: str | None) -> tuple[Sequence[float], Sequence[float]] | None:
         """Mean and std of the images that the published weights were trained on; None where nobody says."""

@@ -63,7 +63,9 @@ class ModelFields(Schema):
     open_to: ClassVar[str | None] = "model arguments"
 
     backend: Annotated[str, NameIn("stitching.config.model_sources:SOURCES")] | None = None
-    """Source of the model: `timm` or `torchvision` (also `pytorch`); without one, it is one of ours."""
+    """Source of the model: `timm`, `torchvision` (also `pytorch`), `satlas` or `retccl`; without one, it is one of
+    ours.
+    """
     model_name: Annotated[str, Field(min_length=1)] | None = None
     """Name of the model at its source; or with the source in front, such as `timm/resnet50.a1_in1k`."""
     module: Annotated[str, Field(min_length=1)] | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from stitching.config.bounds import Count, Epochs, Pixels, Positive, Seed
+from stitching.config.dataset_names import DatasetName
 from stitching.config.registries import NameIn
 from stitching.config.schema import Neutral, Schema, complaint
 
@@ -70,7 +71,7 @@ class Validation(Schema):
 class TaskConfig(Schema):
     """One of several data sets that are learned side by side, a head for each."""
 
-    dataset: Annotated[str, NameIn("stitching.data.datasets:DATASETS")]
+    dataset: DatasetName
     """Name of the data set."""
     batch_size: Annotated[Count, Field(le=1_000_000)] | None = None
     """Images in a batch; by default that of `train_config`."""
@@ -145,7 +146,7 @@ class LRSchedulerArgs(Schema):
 class TrainConfig(Schema):
     """How to train."""
 
-    dataset: Annotated[str, NameIn("stitching.data.datasets:DATASETS")] | None = None
+    dataset: DatasetName | None = None
     """Name of the data set, one of ours or of a plugin."""
     tasks: Annotated[list[TaskConfig], Field(min_length=1)] | None = None
     """Several data sets that are learned side by side, instead of `dataset`; the network has a head for each."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 from torchvision.transforms import AutoAugmentPolicy
 
+from stitching.config.dataset_names import canonical_dataset
 from stitching.config.errors import UserError, reason_of
 from stitching.config.registries import Registry
 
@@ -88,6 +89,10 @@ def dataset(name: str, *, num_classes: int, **attributes: Any) -> Callable[[Open
     """
 
     def register(opener: Opener) -> Opener:
+        if (ours := canonical_dataset(name)) != name:
+            raise UserError(
+                f"the data set {name!r} is another spelling of {ours!r}", allowed="a name that is not taken"
+            )
         DATASETS.register(name, opener.__module__)(DatasetInfo(name, num_classes, opener, **attributes))
         return opener
 
@@ -96,7 +101,7 @@ def dataset(name: str, *, num_classes: int, **attributes: Any) -> Callable[[Open
 
 def _entry(name: str) -> DatasetInfo:
     try:
-        return DATASETS[name]
+        return DATASETS[canonical_dataset(name)]
     except UserError as error:
         error.path = ("dataset",)
         raise
@@ -153,6 +158,7 @@ def look_for_dataset(name: str, data_path: str | Path | None = None) -> None:
 
 def files_digest(name: str, data_path: str | Path | None = None) -> str | None:
     """The part of a run's identity for images that the data set's name does not determine; None if it does."""
+    name = canonical_dataset(name)
     digest = DATASETS[name].digest if name in DATASETS else None
     return digest(_folder(data_path)) if digest else None
 

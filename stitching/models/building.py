@@ -41,7 +41,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         model.statistics_images = measure_statistics(model, spec.sample)  # type: ignore[assignment]
     if spec.ckp_path:
         with at("ckp_path"):
-            load_weights(model, spec.ckp_path, spec.title)
+            load_weights(model, spec.ckp_path, spec.title, adapt=spec.source.adapted)
     return model
 
 

@@ -38,7 +38,7 @@ from stitching.progress import ProgressCallback
 if TYPE_CHECKING:
     from stitching.models.spec import ModelSpec
 
-__all__ = ["HubFile", "UrlFile", "fetch", "weights_file"]
+__all__ = ["HubFile", "ManualFile", "UrlFile", "fetch", "weights_file"]
 
 PATIENCE = 6  # seconds that a server has to answer, name lookup included
 
@@ -122,6 +122,33 @@ class UrlFile:
         download_cached_file(self.url, check_hash=True, progress=not are_progress_bars_disabled(), cache_dir=self.cache)
 
 
+@dataclass(frozen=True)
+class ManualFile:
+    """Weights that are published for people, not for programs: whoever has them puts them into the cache."""
+
+    name: str  # below the cache
+    server: str  # the page that has them
+
+    moved_by: ClassVar[str] = "TORCH_HOME"
+
+    @property
+    def cache(self) -> str:
+        return os.path.join(torch.hub.get_dir(), "checkpoints")
+
+    def cached_path(self) -> Path | None:
+        path = Path(self.cache, self.name)
+        return path if path.exists() else None
+
+    def origin(self) -> dict[str, str]:
+        return {"page": self.server}
+
+    def status(self) -> int:
+        return 200  # a program has nothing to ask there
+
+    def download(self) -> None:
+        raise FileNotFoundError(f"nothing downloads its file by itself; get it there, as {Path(self.cache, self.name)}")
+
+
 def weights_file(spec: ModelSpec) -> WeightsFile | None:
     """The published weights that building `spec` loads; None if it loads none.
 
@@ -168,7 +195,7 @@ def fetch(specs: Iterable[ModelSpec], on_progress: ProgressCallback | None = Non
 
 def _download(source: WeightsFile) -> str:
     """Download; returns the reason if that fails, else an empty string."""
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and not isinstance(source, ManualFile):
         return f"not in {source.cache}, and HF_HUB_OFFLINE=1 forbids downloads"
     try:
         source.download()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ _WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep th
 _FIRST_PART = "parts.0.net."  # of the keys of a network's first part, which may be a whole model
 _PREFIXES = ("module.", "net.", _FIRST_PART)  # of DataParallel, of a wrapper, and ours
 
+Adapt = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
+
 
 def load_weights(
-    module: nn.Module, path: str | Path, title: str, *, strict: bool = True, do: str | None = CHECK_MODEL
-) -> str:
+    module: nn.Module, path: str | Path, title: str, *, strict: bool = True, do: str | None = CHECK_MODEL,
+    adapt: Adapt | None = None,
+) -> str:  # fmt: skip
     """Load a state dict into a model, or into a network; no code in the file is run.
 
     The file holds a state dict, or a dict with one under `model` or `state_dict`. Its keys may begin with `module.` or
@@ -36,6 +39,7 @@ def load_weights(
         title: what messages call the module.
         strict: all weights must be there and fit; else those that fit are loaded, of which there must be some.
         do: what the user can do where they do not fit.
+        adapt: makes what is in the file a state dict of the module; its arguments are both.
 
     Returns:
         A line for the log: how much was loaded, and what was not.
@@ -45,6 +49,8 @@ def load_weights(
     """
     expected = module.state_dict()
     weights = _with_keys_of(expected, read_weights(path))
+    if adapt:
+        weights = adapt(weights, expected)
     other_shape = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
     differences = {
         "missing from the file": [key for key in expected if key not in weights],

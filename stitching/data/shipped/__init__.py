@@ -1,5 +1,5 @@
 """Our own data sets. Importing this package registers them."""
 
-from stitching.data.shipped import class_folders, digits, torchvision_sets
+from stitching.data.shipped import class_folders, digits, scene_sets, torchvision_sets
 
-__all__ = ["class_folders", "digits", "torchvision_sets"]
+__all__ = ["class_folders", "digits", "scene_sets", "torchvision_sets"]

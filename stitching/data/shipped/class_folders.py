@@ -21,6 +21,8 @@ from stitching.config.errors import UserError
 from stitching.data.datasets import ImageDataset, UnreadableImage, dataset
 from stitching.data.shipped.torchvision_sets import python_command
 
+__all__ = ["class_names", "read_image"]
+
 _HELD_OUT = {"imagenet": ("val",), "image_folder": ("test", "val", "valid")}
 _CLASSES = {"imagenet": 1000}
 
@@ -29,14 +31,15 @@ class _ClassFolders(datasets.ImageFolder):
     """ImageFolder that names broken files, and does not take `.ipynb_checkpoints` for a class."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, loader=_read_image)
+        super().__init__(root, loader=read_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        names = _class_names(Path(directory))
+        names = class_names(Path(directory))
         return names, {name: i for i, name in enumerate(names)}
 
 
-def _read_image(path: str) -> Image.Image:
+def read_image(path: str | Path) -> Image.Image:
+    """The image in a file, as RGB. Raises `UnreadableImage` if it is damaged."""
     try:
         with Path(path).open("rb") as file:
             return Image.open(file).convert("RGB")
@@ -46,7 +49,8 @@ def _read_image(path: str) -> Image.Image:
         ) from error
 
 
-def _class_names(folder: Path) -> list[str]:
+def class_names(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, hidden ones left out."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -70,7 +74,7 @@ def _class_folders(name: str, data_path: Path, held_out: tuple[str, ...]) -> tup
                 else ""
             ),
         )
-    names = [_class_names(folder) for folder in folders]
+    names = [class_names(folder) for folder in folders]
     for folder, classes in zip(folders, names, strict=True):
         if not classes:
             raise UserError(
@@ -91,7 +95,7 @@ def _class_folders(name: str, data_path: Path, held_out: tuple[str, ...]) -> tup
 def _checked_folders(name: str, data_path: Path) -> tuple[Path, Path]:
     """The folders of the training and of the held-out images, with as many classes as the data set has."""
     folders = _class_folders(name, data_path, _HELD_OUT[name])
-    expected, count = _CLASSES.get(name), len(_class_names(folders[0]))
+    expected, count = _CLASSES.get(name), len(class_names(folders[0]))
     if expected and count != expected:  # its labels would not be those that published networks were trained with
         raise UserError(
             f"{folders[0]} has {count} class folders; {name} has {expected}",
@@ -110,7 +114,7 @@ def _open_folders(name: str, data_path: Path, train: bool) -> ImageDataset:
 
 def _count_classes(data_path: Path) -> int:
     train, _ = _class_folders("image_folder", data_path, _HELD_OUT["image_folder"])
-    return len(_class_names(train))
+    return len(class_names(train))
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,10 @@ def _open(
     )
 
 
-def python_command(kind: Any, root: Path, *splits: Mapping[str, Any], download: bool = True) -> str:
-    more = ", download=True" if download else ""
-    calls = (", ".join(f"{key}={value!r}" for key, value in split.items()) for split in splits)
-    commands = "; ".join(f"S(R, {call}{more})" for call in calls)
+def python_command(kind: Any, root: Path, *splits: dict[str, Any], download: bool = True) -> str:
+    more = {"download": True} if download else {}
+    calls = (", ".join(f"{key}={value!r}" for key, value in (split | more).items()) for split in splits)
+    commands = "; ".join(f"S(R, {call})" for call in calls)
     return f'python -c "from torchvision.datasets import {kind.__name__} as S; R = {str(root)!r}; {commands}"'
 
 
