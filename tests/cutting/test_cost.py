@@ -23,21 +23,13 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("title", "giga", "mega"), PUBLISHED)
-def test_published_numbers(title: str, giga: float, mega: float) -> None:
-    found = cost(build_meta(ModelSpec.parse(title)), (3, 224, 224))
+def test_published_numbers_with_and_without_gradients(title: str, giga: float, mega: float) -> None:
+    model = build_meta(ModelSpec.parse(title))
+    found = cost(model, (3, 224, 224))
     assert found.macs / 1e9 == pytest.approx(giga, rel=2e-3)
     assert found.params / 1e6 == pytest.approx(mega, rel=1e-3)
-
-
-@pytest.mark.parametrize("title", [row[0] for row in PUBLISHED])
-def test_gradients_do_not_change_the_count(title: str) -> None:
-    model = build_meta(ModelSpec.parse(title))
-    expected = cost(model, (3, 224, 224))
-    model.requires_grad_(False)
-    with torch.no_grad():
-        assert cost(model, Format("img", 3, (224, 224))) == expected
-    with torch.inference_mode(False):
-        assert cost(model.train(), (3, 224, 224)) == expected
+    with torch.no_grad():  # which changes what is counted as little as the mode does
+        assert cost(model.requires_grad_(False).train(), Format("img", 3, (224, 224))) == found
 
 
 @pytest.mark.parametrize("title", ["timm/resnet50", "torchvision/swin_t", "timm/vit_small_patch16_224"])
@@ -48,7 +40,7 @@ def test_every_cut_point_has_what_its_pieces_cost(title: str) -> None:
     whole = cost(model, (3, 224, 224))
     assert list(costs) == [point.name for point in points]
     assert costs[points[-1].name].before == costs[points[0].name].after == whole
-    for point in points[4:-1:7]:
+    for point in points[4 : -1 : len(points) // 5]:
         front, back = extract(traced, points[0], point), extract(traced, point, points[-1])
         assert costs[point.name].before == cost(front, (3, 224, 224))
         assert costs[point.name].after == cost(back, point.format)

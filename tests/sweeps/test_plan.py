@@ -313,7 +313,7 @@ def test_planning_twice_gives_the_same_and_touches_nothing(tmp_path, monkeypatch
 
     path = write_sweep(
         tmp_path / "pure.yml", models=[{**RESNET, "pretrained": True}, {**VIT, "pretrained": True}], seeds=[1, 2],
-        stitchers=["affine", "finetune", "downsample_then_block"],
+        pairs="cross", stitchers=["affine", "finetune"],
     )  # fmt: skip
     before = files_below(tmp_path)
     monkeypatch.setattr(traced_models, "build", forbidden)
