@@ -16,7 +16,7 @@ from stitching.training.session import train
 
 NARROW_RESNET = {
     "backend": "timm", "model_name": "resnet18", "pretrained": False, "num_classes": 10, "in_chans": 1,
-    "channels": [8, 8, 12, 16],
+    "channels": [8, 8, 12, 16], "layers": [2, 1, 1, 1],
 }  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_weights_of_a_whole_network_load_into_the_assembly_it_begins(tmp_path):
     new_head["model"]["Assembly"]["parts"] = [body, {"ClassifierHead": {}}]
     (run,) = trained(new_head, tmp_path / "head")
     shared_prefixes, head = run.network.state_dict(), whole.network.state_dict()
-    assert torch.equal(shared_prefixes["parts.0.net.layer4.1.conv2.weight"], head["parts.0.net.layer4.1.conv2.weight"])
+    assert torch.equal(shared_prefixes["parts.0.net.layer4.0.conv2.weight"], head["parts.0.net.layer4.0.conv2.weight"])
     with pytest.raises(UserError, match="strict_load"):
         trained(new_head | {"strict_load": True}, tmp_path / "strict")
 
