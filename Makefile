@@ -43,7 +43,8 @@ lint: $(INSTALLED)  ## style, types, the order of the rooms, and how long files 
 	@$(BIN)/python tests/layout_limits.py
 
 test: $(INSTALLED)  ## all tests but the slow ones; those on a real Slurm, which mostly wait, beside the others
-	@export OMP_NUM_THREADS=1; $(MAY_CHANGE); log=$$(mktemp); \
+	@export OMP_NUM_THREADS=1; $(MAY_CHANGE); log=$$(mktemp); forks=$$(mktemp -d); \
+	export STITCHING_TESTS_FORK_SERVER=$$$$:$$forks; trap 'rm -rf $$forks' EXIT; \
 	env --default-signal=INT $(BIN)/pytest -q -m "not slow" tests/slurm >$$log 2>&1 & on_slurm=$$!; \
 	trap 'wait $$on_slurm; cat $$log; rm -f $$log; exit 130' INT; \
 	$(BIN)/pytest -q -m "not slow" $(SPREAD) --ignore=tests/slurm; others=$$?; \

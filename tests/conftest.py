@@ -17,6 +17,7 @@ import pytest
 from guards import why_unchanged
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+OWNS_SERVER = pytest.StashKey[bool]()
 CACHE = tempfile.mkdtemp(prefix="stitching-tests-")  # what plans find out is not the user's
 os.environ["XDG_CACHE_HOME"] = CACHE
 # A grammar of URLs that jsonschema, and so nbformat, takes seconds to build if it is installed; no schema here has any.
@@ -24,7 +25,8 @@ sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # the workers of this session share its server
+    config.stash[OWNS_SERVER] = forked.SESSION not in os.environ
+    if config.stash[OWNS_SERVER]:  # the workers of this session share it, as do the two sessions of `make test`
         forked.announce()
 
 
@@ -46,7 +48,7 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     gc.unfreeze()  # as the interpreter takes apart what it can find
     shutil.rmtree(CACHE, ignore_errors=True)
-    if not hasattr(config, "workerinput"):
+    if config.stash[OWNS_SERVER]:
         forked.forget()
 
 
