@@ -109,9 +109,14 @@ def test_every_figure_of_a_whole_project(tmp_path, monkeypatch, size, runs, fail
 
 
 def test_a_project_that_has_hardly_begun(tmp_path, monkeypatch):
+    def laid_out(figure: Figure, path: Path, **_: object) -> None:  # that all are written well is shown above
+        figure.draw_without_rendering()
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", laid_out)
     project = make_project(tmp_path / "project", every=23, extras=False)
     shown = _executed(PROJECT, project, tmp_path / "figures", monkeypatch)
-    assert _drawn(tmp_path / "figures") < FIGURES
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} < FIGURES
     assert "No whole network was tested yet" in shown
     assert "No self-stitch could be compared" in shown
     assert "Not here: there is no base network of a destination" in shown
@@ -148,7 +153,7 @@ def digits(tmp_path_factory) -> Path:
         "controls": ["self", "random_source"],
         "save_dir": str(folder / "runs"),
         "train_config": {
-            "dataset": "digits", "data_preprocessing": {"image_size": 16}, "validation": {"fraction": 0.1},
+            "dataset": "digits", "data_preprocessing": {"image_size": 8}, "validation": {"fraction": 0.1},
             "epochs": 2, "batch_size": 128, "optimizer_args": {"lr": 0.03},
         },
     }  # fmt: skip
