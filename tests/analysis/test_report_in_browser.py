@@ -22,7 +22,7 @@ FIRST = '.plot[data-chart="depth"]'
 def page(tmp_path_factory) -> Path:
     """The report of a made-up study whose self-stitch check fails."""
     folder = tmp_path_factory.mktemp("report")
-    study = make_study(folder / "study", self_accuracy=0.8)
+    study = make_study(folder / "study", seeds=2, gaps=((1, 1), (1, 4)), self_accuracy=0.8)
     save_report(make_report([study]), folder / "report.html")
     return folder / "report.html"
 
