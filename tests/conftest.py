@@ -70,6 +70,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             module.main()
             code = 0
         except SystemExit as stopped:
+            if isinstance(stopped.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # Ctrl-C is meant for the tests
             code = int(stopped.code or 0)
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
