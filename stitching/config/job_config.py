@@ -12,7 +12,7 @@ from stitching.config.format_syntax import ReformatOptions
 from stitching.config.objective_schema import ObjectiveField
 from stitching.config.parts import PARTS, BasePart, PartField
 from stitching.config.registries import NameIn
-from stitching.config.schema import Schema, complaint
+from stitching.config.schema import Schema, complaint, one_of
 from stitching.config.train_config import LRSchedulerArgs, TrainConfig
 
 __all__ = ["Job", "JobSettings", "Metric"]
@@ -75,8 +75,8 @@ class JobSettings(Schema):
     """Use deterministic algorithms only: bit for bit the same on the same machine, and slower."""
     unfrozen: bool = False
     """Train all parts, also those with `frozen: true`."""
-    verbose: bool = False
-    """Also log the loss within epochs."""
+    verbose: one_of(text=bool, number=Annotated[int, Field(ge=0, le=3)]) = False  # type: ignore[valid-type]
+    """Also log the loss within epochs: `true`, or 1 to 3, which are the same here; 0 is `false`."""
     train_config: TrainConfig
     """Data set, loss, optimizer, schedule and length of the training."""
     objective: ObjectiveField | None = None
@@ -154,6 +154,8 @@ class Job(JobSettings):
     """The network as a list of parts in a row; older form of `model: {Assembly: ...}`."""
     head: PartField | None = None
     """With `assembly`: the part behind it."""
+    project: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the project that the job is of, for its metadata."""
     reference: PartField | None = None
     """A whole network (`Net`) whose predictions on the test images are compared with the job's: agreement and KL
     divergence.

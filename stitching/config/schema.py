@@ -87,13 +87,13 @@ def complaint(
 
 
 def one_of(**schemas: Any) -> Any:
-    """A field that may be written in several ways, told apart by type: `text`, `list` or `mapping`.
+    """A field that may be written in several ways, told apart by type: `text`, `number`, `list` or `mapping`.
 
     A plain union would complain about every way that the user did not mean.
     """
 
     def way(value: Any) -> str | None:
-        kinds = {str: "text", bool: "text", list: "list", dict: "mapping"}
+        kinds = {str: "text", bool: "text", int: "number", float: "number", list: "list", dict: "mapping"}
         kind = kinds.get(type(value), "mapping" if isinstance(value, BaseModel) else "")
         return f"as-{kind}" if kind in schemas else None
 
@@ -103,7 +103,7 @@ def one_of(**schemas: Any) -> Any:
     ]
 
 
-_WAYS = {"text": "a word", "list": "a list", "mapping": "a mapping"}
+_WAYS = {"text": "a word", "number": "a whole number", "list": "a list", "mapping": "a mapping"}
 
 
 def validated(schema: type[S], document: Document) -> S:

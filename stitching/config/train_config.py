@@ -6,57 +6,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stitching.config.bounds import Count, Epochs, Pixels, Positive, Seed
+from stitching.config.bounds import Count, Epochs, Positive, Seed
 from stitching.config.dataset_names import DatasetName
+from stitching.config.preprocessing import AugmentationField, Preprocessing
 from stitching.config.registries import NameIn
 from stitching.config.schema import Neutral, Schema, complaint
 
-__all__ = ["MONITORS", "LRSchedulerArgs", "LossTerm", "Preprocessing", "TaskConfig", "TrainConfig", "Validation"]
+__all__ = ["MONITORS", "LRSchedulerArgs", "LossTerm", "TaskConfig", "TrainConfig", "Validation"]
 
 LossName = Annotated[str, NameIn("stitching.training.losses:LOSSES")]
 OptimizerName = Annotated[str, NameIn("stitching.training.optim:OPTIMIZERS", library="torch.optim")]
 SchedulerName = Annotated[str, NameIn("stitching.training.schedules:LR_SCHEDULERS", library="torch.optim.lr_scheduler")]
-
-
-class Preprocessing(Schema):
-    """How images become tensors. What is left out is as suits the data set."""
-
-    model_config = {"frozen": True}
-
-    image_size: Pixels | None = None
-    """Side of the square that goes into the network, in pixels; by default the data set's."""
-    data_augmentation: Annotated[Literal[True, False, "default", "none"] | None, Neutral("none")] = None
-    """`true` or `default`: training images get a flip, the AutoAugment policy of the data set and `train_crop`, those
-    of them that it has.
-    """
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    """How images are resized. By default bicubic for sets of big images, bilinear for sets of small ones."""
-    crop_pct: Annotated[float, Field(ge=0.01, le=1)] | None = None
-    """A test image is resized so that its shorter side is `image_size / crop_pct`, and its centre is cut out. By
-    default 0.875 from 96 pixels on; below, it is resized to the square with nothing cut off.
-    """
-    train_crop: Literal["random_resized", "pad", "none"] | None = None
-    """Random crop of augmentation. `random_resized`: 8% to 100% of the area (arXiv:1409.4842); `pad`: a shift by up to
-    an eighth of the side (arXiv:1512.03385); by default training images are cut as test images are.
-    """
-    channels: Literal[1, 3] | None = None
-    """3 turns grey images into RGB, 1 the other way round; by default the data set's."""
-    mean: Annotated[list[float], Field(min_length=1)] | None = None
-    """Mean of each channel, or one for all of them, after scaling to 0..1; by default the data set's."""
-    std: Annotated[list[Positive], Field(min_length=1)] | None = None
-    """Standard deviation of each channel, or one for all of them; by default the data set's."""
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
-    @property
-    def is_augmented(self) -> bool:
-        """Whether training images get random changes."""
-        return self.data_augmentation in (True, "default")
-
-    def of_tests(self) -> Preprocessing:
-        """The same without augmentation: how test images become tensors."""
-        return self.model_copy(update={"data_augmentation": "none", "train_crop": None})
 
 
 class Validation(Schema):
@@ -75,6 +35,16 @@ class TaskConfig(Schema):
     """Name of the data set."""
     batch_size: Annotated[Count, Field(le=1_000_000)] | None = None
     """Images in a batch; by default that of `train_config`."""
+    max_batches: Count | None = None
+    """Use so many batches of this data set in an epoch; by default as `train_config` says."""
+    data_preprocessing: Preprocessing | None = None
+    """Keys that this data set has instead of those of `train_config`. All images must have one size."""
+    loss_fn: LossName | None = None
+    """Loss of this task; by default that of `train_config` with its arguments."""
+    loss_fn_args: dict[str, Any] = {}
+    """Its arguments."""
+    loss_scale: Annotated[float, Field(ge=0, le=10**9)] = 1.0
+    """What the task's loss is multiplied with in the sum that is trained. Measured losses are not scaled."""
 
 
 class LossTerm(Schema):
@@ -152,7 +122,7 @@ class TrainConfig(Schema):
     """Several data sets that are learned side by side, instead of `dataset`; the network has a head for each."""
     data_preprocessing: Preprocessing = Preprocessing()
     """Size, augmentation and normalisation of the images."""
-    data_augmentation: Literal[True, False, "default", "none"] | None = None
+    data_augmentation: AugmentationField | None = None
     """Older place of `data_preprocessing.data_augmentation`."""
     validation: Validation | None = None
     """Training images that are held out, to choose a learning rate or an epoch by."""
@@ -166,8 +136,8 @@ class TrainConfig(Schema):
     """End every epoch after so many batches."""
     batch_size: Annotated[Count, Field(le=1_000_000)] = 256
     """Images in a batch, of all processes together."""
-    max_grad_norm: Positive | None = None
-    """Clip the norm of the gradient to this."""
+    max_grad_norm: Annotated[float, Field(ge=0)] | None = None
+    """Clip the norm of the gradient to this; 0 does not."""
     loss_fn: LossName = "cross_entropy"
     """Name of the loss, one of ours or of a plugin."""
     loss_fn_args: dict[str, Any] = {}
@@ -211,11 +181,12 @@ class TrainConfig(Schema):
                 "one of them",
                 key="data_augmentation",
             )
-        value = inner if self.data_augmentation is None else self.data_augmentation
-        names = {True: "default", False: "none", None: "none"}
-        augmentation = names.get(value, value)  # type: ignore[arg-type]
-        self.data_preprocessing = self.data_preprocessing.model_copy(update={"data_augmentation": augmentation})
+        augmentation = inner if self.data_augmentation is None else self.data_augmentation
+        preprocessing = self.data_preprocessing.model_copy(update={"data_augmentation": augmentation})
+        self.data_preprocessing = preprocessing.in_one_spelling
         self.data_augmentation = None
+        self.max_grad_norm = self.max_grad_norm or None
+        self._complete_tasks()
         if self.lr_scheduler_args:
             self.lr_scheduler_args.spread_cadence()
         if self.lr_scheduler is None and self.lr_scheduler_args is not None:
@@ -223,6 +194,22 @@ class TrainConfig(Schema):
                 "lr_scheduler_args without lr_scheduler", "lr_scheduler: a class of torch.optim.lr_scheduler"
             )
         return self
+
+    def _complete_tasks(self) -> None:
+        """Give each task that has a preprocessing of its own all keys of it."""
+        for i, task in enumerate(self.tasks or []):
+            if task.loss_fn_args and task.loss_fn is None:
+                raise complaint(f"task {i + 1} has loss_fn_args without loss_fn", "both", key="tasks")
+            if task.data_preprocessing is not None:
+                own = {
+                    name: getattr(task.data_preprocessing, name) for name in task.data_preprocessing.model_fields_set
+                }
+                merged = self.data_preprocessing.model_copy(update=own)
+                task.data_preprocessing = merged.in_one_spelling
+
+    def preprocessing_of(self, task: TaskConfig) -> Preprocessing:
+        """How the images of one of the tasks become tensors."""
+        return task.data_preprocessing or self.data_preprocessing
 
     @property
     def task_list(self) -> list[TaskConfig]:

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError, at
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.data.datasets import ImageDataset, UnreadableImage, dataset_info, open_dataset
-from stitching.data.transforms import is_random, make_transform, normalization
+from stitching.data.transforms import image_shape, is_random, make_transform, normalization
 from stitching.processes import cpus_of_process
 
 __all__ = ["Batches", "Split", "derive_seed"]
@@ -77,7 +77,8 @@ class Batches:
             single image, which BatchNorm cannot train with; of the others, never. An only batch is always kept.
 
     Attributes:
-        num_classes, channels, image_size: of the images.
+        num_classes: of the data set.
+        shape: (C, H, W) of the images.
         num_images: the number of different images.
         split: the argument.
         notes: for the user, a line for each setting that is ignored.
@@ -111,8 +112,7 @@ class Batches:
             transform, self.notes = make_transform(info, preprocessing, train)
         self.normalization = normalization(transform)
         self.num_classes = info.num_classes
-        self.channels = preprocessing.channels or info.channels
-        self.image_size = preprocessing.image_size or info.image_size
+        self.shape = image_shape(info, preprocessing.in_one_spelling)
         source = open_dataset(dataset_name, data_path, train=split != "test")
         rows = torch.arange(len(source))
         if split != "test" and validation:
@@ -127,15 +127,14 @@ class Batches:
         self._pin = pin_memory and torch.cuda.is_available()
         self._newest = 0  # number of the latest call of `epoch`
         self._cache: _Cache | None = None
-        shape = (self.channels, self.image_size, self.image_size)
-        is_small = len(images) * math.prod(shape) * 4 <= CACHE_BYTES
+        is_small = len(images) * math.prod(self.shape) * 4 <= CACHE_BYTES
         if workers is None:
             workers = 0 if is_small else _workers_for(cpus_of_process())
         self._started = workers == 0
         if workers == 0 and not images.random and is_small:
             # A training transform that is not random is that of the test images.
             key = (info, split == "test", preprocessing.of_tests().model_dump_json()) if info.constant else None
-            self._cache, self._cache_rows = _cache_of(images, shape, key)
+            self._cache, self._cache_rows = _cache_of(images, self.shape, key)
         self._loader = DataLoader(
             images,
             batch_sampler=self._order,

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.cutting.shapes import meta_copy
 from stitching.cutting.tracing import Shape3
 from stitching.data.loading import Batches
@@ -48,8 +48,7 @@ class ImageSample:
     @property
     def shape(self) -> Shape3:
         """(C, H, W) of the images."""
-        batches = self.batches()
-        return batches.channels, batches.image_size, batches.image_size
+        return self.batches().shape
 
     def batches(self) -> Batches:
         """`STATISTICS_IMAGES` of them, or all if there are fewer; which ones depends on the seed."""

@@ -29,7 +29,7 @@ __all__ = [
 # Keys that never change a result: paths, display, checkpoints, the number of workers.
 LEFT_OUT = (
     "data_path", "save_dir", "metrics_output", "save_checkpoints", "checkpoint_minutes", "resume_from", "print_freq",
-    "workers", "verbose",
+    "workers", "verbose", "project",
 )  # fmt: skip
 _NETWORKS = ("model", "assembly", "head", "reference")
 

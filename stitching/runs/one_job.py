@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
     with StopRequest().on_signals() as stop:
         try:
             start.check()  # before setting up, which takes time
+            kind.check(job, _compute)  # mistakes are told before any data is opened
             request = RunRequest(job, start.folder, start.hold)
             options = RunOptions(resume=start.resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
             (run,) = kind.run([request], options)
@@ -68,7 +69,14 @@ def run_job(document: Document, *, resume: bool, overwrite: bool, on_progress: P
 
 def smoke_test_job(document: Document, on_progress: ProgressCallback) -> Report:
     """Try the job on a little data, without leaving a file."""
-    return Report(f"The smoke test passed: {marked_kind(document).smoke_test(document, on_progress)}")
+    kind = marked_kind(document)
+    kind.check(kind.read(document), _compute)
+    return Report(f"The smoke test passed: {kind.smoke_test(document, on_progress)}")
+
+
+def _compute(_: object, compute: Callable[[], Any]) -> Any:
+    """Remembers nothing."""
+    return compute()
 
 
 class _NothingToDo(UserError):

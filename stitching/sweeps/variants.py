@@ -8,6 +8,7 @@ from typing import Any
 from stitching.config.errors import ErrorCollector, UserError, at
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import read_settings
+from stitching.config.preprocessing import NOT_TESTED
 from stitching.config.sweep import Sweep
 from stitching.config.train_config import TrainConfig
 from stitching.config.yaml import Document
@@ -80,7 +81,6 @@ _TESTED = ("dataset", "tasks", "batch_size", "loss_fn", "loss_fn_args", "validat
 _ALSO_TESTED = (
     "data_path", "workers", "device", "deterministic", "precision", "channels_last", "metrics_output", "plugins",
 )  # fmt: skip
-_NOT_TESTED = {"data_augmentation": "none", "train_crop": None}  # of the preprocessing
 
 
 def evaluation_only(variant: Variant, image: Images) -> Variant:
@@ -90,11 +90,16 @@ def evaluation_only(variant: Variant, image: Images) -> Variant:
         image: what the network takes; other images are resized to it.
     """
     job, config = variant.job, variant.job.train_config
-    channels, size, _ = image.shape
-    preprocessing = config.data_preprocessing.model_copy(update=_NOT_TESTED)
+    channels, height, width = image.shape
+    (task,) = config.task_list
+    preprocessing = config.preprocessing_of(task).of_tests()
     if image != images_of(job):
+        size = height if height == width else [height, width]
         preprocessing = preprocessing.model_copy(update={"image_size": size, "channels": channels})
-    tested = TrainConfig(data_preprocessing=preprocessing, **{name: getattr(config, name) for name in _TESTED})
+    keys = {name: getattr(config, name) for name in _TESTED}
+    if config.tasks:
+        keys["tasks"] = [task.model_copy(update={"data_preprocessing": None})]
+    tested = TrainConfig(data_preprocessing=preprocessing, **keys)
     metrics = [metric for metric in job.metrics if metric.output is None]  # others look into a stitched network
     same = {name: getattr(job, name) for name in _ALSO_TESTED}
     only = JobSettings(train_config=tested, test_only=True, metrics=metrics, **same)
@@ -112,5 +117,5 @@ def _has_part_in_test(key: str) -> bool:
     if top != "train_config" or not below:
         return top in (*_ALSO_TESTED, "metrics")
     if below[0] == "data_preprocessing":
-        return len(below) == 1 or below[1] not in _NOT_TESTED
+        return len(below) == 1 or below[1] not in NOT_TESTED
     return below[0] in _TESTED

@@ -84,7 +84,7 @@ def chosen_images(job: JobSettings, count: int, split: Split) -> Batches:
     (task,) = config.task_list
     with at("train_config", *(("tasks", 0) if config.tasks else ()), "dataset"):
         return Batches(
-            task.dataset, job.data_path, preprocessing=config.data_preprocessing.of_tests(),
+            task.dataset, job.data_path, preprocessing=config.preprocessing_of(task).of_tests(),
             batch_size=_BATCH, seed=config.seed, split=split, validation=held_out(config), only=count, drop_last=False,
         )  # fmt: skip
 

@@ -15,12 +15,13 @@ from stitching.config.parts import BasePart
 from stitching.cutting.cost import Cost, cost
 from stitching.cutting.formats import Format
 from stitching.data.datasets import dataset_info
-from stitching.data.transforms import make_transform, normalization
+from stitching.data.transforms import image_shape, make_transform, normalization
 from stitching.models.weights import read_weights
 from stitching.nets.build import BuildOptions, build_network
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import build_stitched_network
 from stitching.training.frozen_networks import check_classes
+from stitching.training.job_data import of_dataset, same_shape
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs, check_outputs
 from stitching.training.optim import try_training
@@ -55,13 +56,12 @@ class Images:
 def images_of(job: JobSettings) -> Images:
     """The images of the job's data sets. Raises `UserError` if there is no such data set."""
     config = job.train_config
-    infos = []
+    infos, shapes = [], []
     for i, task in enumerate(config.task_list):
-        with at("train_config", *(("tasks", i) if config.tasks else ())):
+        with at("train_config", *(("tasks", i) if config.tasks else ())), of_dataset():
             infos.append(dataset_info(task.dataset, job.data_path))
-    size = config.data_preprocessing.image_size or infos[0].image_size
-    shape = (config.data_preprocessing.channels or infos[0].channels, size, size)
-    return Images(shape, tuple(info.num_classes for info in infos))
+            shapes.append(image_shape(infos[-1], config.preprocessing_of(task)))
+    return Images(same_shape(shapes), tuple(info.num_classes for info in infos))
 
 
 def try_names(job: JobSettings) -> Normalization:
@@ -71,14 +71,13 @@ def try_names(job: JobSettings) -> Normalization:
         UserError: with the key of a name that does not exist, or does not take its arguments.
     """
     config = job.train_config
-    classes = images_of(job).num_classes
+    classes = images_of(job).classes
     with at("train_config"):
         for i, task in enumerate(config.task_list):
             with at(*(("tasks", i) if config.tasks else ())):
                 info = dataset_info(task.dataset, job.data_path)
-            with at("data_preprocessing"):
-                preprocessing = config.data_preprocessing
-                transform, _ = make_transform(info, preprocessing, train=True)
+            with at(*(("tasks", i) if task.data_preprocessing else ()), "data_preprocessing"):
+                transform, _ = make_transform(info, config.preprocessing_of(task), train=True)
         make_losses(config, classes)
         # The steps of an epoch cannot be counted before the data is opened.
         in_epochs = config.lr_scheduler_args is None or config.lr_scheduler_args.cadence == "epochs"

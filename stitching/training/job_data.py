@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from stitching.config.errors import UserError, at
 from stitching.config.job_config import Job
-from stitching.config.train_config import TrainConfig
+from stitching.config.train_config import TaskConfig, TrainConfig
+from stitching.cutting.tracing import Shape3
 from stitching.data.loading import Batches, Split, derive_seed
 from stitching.models.random_networks import ImageSample
 
-__all__ = ["TaskData", "held_out", "sample_of", "shared_key"]
+__all__ = ["TaskData", "held_out", "of_dataset", "same_shape", "sample_of", "shared_key"]
 
 Batch = list[tuple[Tensor, Tensor]]  # images and labels, a pair for each task
 
@@ -39,8 +40,9 @@ def held_out(config: TrainConfig) -> tuple[float, int] | None:
 def sample_of(job: Job) -> ImageSample:
     """Images of the job's first task as it tests them, for what random networks need of the data."""
     config = job.train_config
-    preprocessing = config.data_preprocessing.of_tests()
-    return ImageSample(config.task_list[0].dataset, job.data_path, preprocessing, config.seed, held_out(config))
+    first = config.task_list[0]
+    preprocessing = config.preprocessing_of(first).of_tests()
+    return ImageSample(first.dataset, job.data_path, preprocessing, config.seed, held_out(config))
 
 
 class TaskData:
@@ -59,24 +61,23 @@ class TaskData:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         config = job.train_config
-        preprocessing = config.data_preprocessing
         self.names = [task.dataset for task in config.task_list]
         self.train: list[Batches] = []
         self.val: list[Batches] = []
         self.test: list[Batches] = []
         sets: list[tuple[Split, list[Batches]]] = [("train", self.train), ("val", self.val), ("test", self.test)]
         for i, task in enumerate(config.task_list):
-            with at("train_config", *(("tasks", i) if config.tasks else ())), _of_dataset():
+            with at("train_config", *(("tasks", i) if config.tasks else ())), of_dataset():
                 for split, batches in sets:
                     if split == "val" and not config.validation:
                         continue
                     batches.append(
                         Batches(
-                            task.dataset, job.data_path, preprocessing=preprocessing,
+                            task.dataset, job.data_path, preprocessing=config.preprocessing_of(task),
                             batch_size=task.batch_size or config.batch_size,
                             seed=config.seed, split=split, validation=held_out(config), workers=job.workers,
                             pin_memory=pin_memory,
-                            max_batches=config.max_batches if split == "train" else max_test_batches, share=share,
+                            max_batches=_fewest(config, task) if split == "train" else max_test_batches, share=share,
                         )
                     )  # fmt: skip
         self.batches_per_epoch = max(map(len, self.train))
@@ -89,15 +90,7 @@ class TaskData:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image. Raises `UserError` if the tasks' images differ."""
-        first, *others = [(each.channels, each.image_size, each.image_size) for each in self.train]
-        for i, other in enumerate(others, 1):
-            if other != first:
-                raise UserError(
-                    f"its images are {'x'.join(map(str, other))}, those of the first task {'x'.join(map(str, first))}",
-                    do="Set image_size and channels in data_preprocessing.",
-                    path=("train_config", "tasks", i),
-                )
-        return first
+        return same_shape([batches.shape for batches in self.train])
 
     def epoch(self, epoch: int, start: int) -> Iterator[Batch]:
         """The training batches of an epoch from number `start` on."""
@@ -116,8 +109,27 @@ class TaskData:
                     return
 
 
+def same_shape(shapes: Sequence[Shape3]) -> Shape3:
+    """(C, H, W) of the images of all tasks, from those of each. Raises `UserError` if they differ."""
+    first, *others = shapes
+    for i, other in enumerate(others, 1):
+        if other != first:
+            raise UserError(
+                f"its images are {'x'.join(map(str, other))}, those of the first task {'x'.join(map(str, first))}",
+                do="Set image_size and channels in data_preprocessing.",
+                path=("train_config", "tasks", i),
+            )
+    return first
+
+
+def _fewest(config: TrainConfig, task: TaskConfig) -> int | None:
+    """The batches that an epoch of a task ends after."""
+    limits = [limit for limit in (config.max_batches, task.max_batches) if limit is not None]
+    return min(limits, default=None)
+
+
 @contextmanager
-def _of_dataset() -> Iterator[None]:
+def of_dataset() -> Iterator[None]:
     """Errors that name no key of their own are about the data set."""
     try:
         yield

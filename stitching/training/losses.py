@@ -13,7 +13,7 @@ from stitching.config.errors import UserError, reason_of, shortened
 from stitching.config.registries import Registry
 from stitching.training.distributed import ProcessGroup
 
-__all__ = ["LOSSES", "Loss", "make_loss", "share_of_mean"]
+__all__ = ["LOSSES", "Loss", "make_loss", "mse_of_labels", "share_of_mean"]
 
 # An entry is a function of scores (N, classes), labels (N) and arguments of its own that gives the loss of each image
 # (N); or a subclass of `Loss`, for a mean over the batch of another kind.
@@ -69,6 +69,18 @@ class Loss:
         return self._by_device[device]
 
 
+def mse_of_labels(scores: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+    """The squared errors of N images, each the mean over the classes: shape (N), or their mean or sum.
+
+    Args:
+        scores: (N, classes).
+        labels: (N), as vectors of zeros and a one.
+        reduction: none, mean or sum.
+    """
+    errors = (scores - F.one_hot(labels, scores.shape[1])).square().mean(1)
+    return errors if reduction == "none" else errors.mean() if reduction == "mean" else errors.sum()
+
+
 @LOSSES.register("multi_margin_loss")
 class MultiMarginLoss(Loss):
     """torch's: the mean over the images, whatever their weights."""
@@ -94,6 +106,13 @@ class CrossEntropy(NLLLoss):
     """torch's: of scores before the softmax."""
 
     function = F.cross_entropy
+
+
+@LOSSES.register("mse_loss")
+class MSELoss(Loss):
+    """torch's, of scores and labels as vectors of zeros and a one: the mean over the images and classes."""
+
+    function = staticmethod(mse_of_labels)
 
 
 class _LossOfEachImage(Loss):

@@ -13,6 +13,7 @@ from torch import Tensor
 from stitching.config.errors import UserError, at, reason_of, shortened, unknown_name
 from stitching.config.job_config import Metric
 from stitching.config.registries import Registry
+from stitching.training.losses import mse_of_labels
 
 __all__ = ["METRICS", "BoundMetric", "agreement", "comparison", "kl_divergence", "make_metrics", "predicts"]
 
@@ -43,13 +44,36 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 @METRICS.register("topk_accuracy")
-def topk_accuracy(scores: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
+def topk_accuracy(scores: Tensor, labels: Tensor, topk: int | Sequence[int] = (1, 5)) -> dict[str, Tensor]:
     """Whether the label is among the k highest scores, for each k."""
+    if type(topk) is int:
+        topk = (topk,)
     if not isinstance(topk, Sequence) or not topk or not all(type(k) is int and k > 0 for k in topk):
         raise UserError(
-            f"found {shortened(topk)}", allowed="a list of whole numbers above zero", path=("metric_fn_args", "topk")
+            f"found {shortened(topk)}",
+            allowed="a whole number above zero, or a list of them",
+            path=("metric_fn_args", "topk"),
         )
     return {f"Top-{k} Accuracy": _correct_in_top(scores, labels, k) for k in topk}
+
+
+@METRICS.register("cross_entropy")
+def cross_entropy(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    """The cross entropy of the softmax of the scores with the label."""
+    values = F.cross_entropy(scores.float(), labels, reduction="none", label_smoothing=label_smoothing)
+    return {"Cross Entropy": values}
+
+
+@METRICS.register("mse_loss")
+def mse_loss(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The squared error of the scores, with the label as a vector of zeros and a one: the mean over the classes."""
+    return {"MSE Loss": mse_of_labels(scores.float(), labels)}
+
+
+@METRICS.register("cosine_similarity")
+def cosine_similarity(scores: Tensor, labels: Tensor, eps: float = 1e-8) -> dict[str, Tensor]:
+    """The cosine of the angle between the scores and the label as a vector of zeros and a one."""
+    return {"Cosine Similarity": F.cosine_similarity(scores.float(), F.one_hot(labels, scores.shape[1]), eps=eps)}
 
 
 class BoundMetric:

@@ -111,10 +111,11 @@ def build_network_of(job: Job, data: TaskData) -> Network:
 def _scorer(job: Job, network: Network, context: LoopContext) -> Scorer:
     classes = [batches.num_classes for batches in context.data.train]
     with at("train_config"):
-        loss, aux_losses = make_losses(job.train_config, classes[0] if len(classes) == 1 else None)
+        losses, aux_losses = make_losses(job.train_config, classes)
     return Scorer(
-        TrainingLoss(loss, job.objective),
-        loss.plain,
+        [TrainingLoss(loss, job.objective) for loss in losses],
+        [loss.plain for loss in losses],
+        [task.loss_scale for task in job.train_config.task_list],
         aux_losses,
         make_metrics(job.metrics, job.monitor),
         HookedOutputs(network, job),

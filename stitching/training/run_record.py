@@ -37,6 +37,7 @@ def record_start(run: Run) -> None:
         "state": "running",
         "identity": run.identity,
         "seed": run.seed,
+        **({"project": run.job.project} if run.job.project else {}),
         "parameters": run.cost.params,
         "macs": run.cost.macs,
         "macs_convention": "multiply-adds of convolutions, linear layers and both products of attention, one image",

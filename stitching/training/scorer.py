@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,27 +28,40 @@ class AuxLoss:
     weight: float
 
 
-def make_losses(config: TrainConfig, num_classes: int | None) -> tuple[Loss, list[AuxLoss]]:
-    """The loss and the auxiliary losses of a config; raises `UserError` as `make_loss` does.
+def make_losses(config: TrainConfig, classes: Sequence[int]) -> tuple[list[Loss], list[AuxLoss]]:
+    """The loss of each task, and the auxiliary losses; raises `UserError` as `make_loss` does.
 
     Args:
-        num_classes: of the data; None if there are several tasks.
+        classes: of each task.
     """
-    loss = make_loss(config.loss_fn, config.loss_fn_args, num_classes)
+    num_classes = classes[0] if len(classes) == 1 else None
+    losses = []
+    for i, (task, count) in enumerate(zip(config.task_list, classes, strict=True)):
+        if task.loss_fn is None:
+            losses.append(make_loss(config.loss_fn, config.loss_fn_args, num_classes))
+        else:
+            with at("tasks", i):
+                losses.append(make_loss(task.loss_fn, task.loss_fn_args, count))
     aux_losses = []
     for i, term in enumerate(config.aux_losses):
         with at("aux_losses", i):
             aux_loss = make_loss(term.loss_fn, term.loss_fn_args, num_classes)
             aux_losses.append(AuxLoss(term.output, aux_loss, term.weight))
-    return loss, aux_losses
+    return losses, aux_losses
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The losses and metrics of a job, for batches that are split over the processes of `world`."""
+    """The losses and metrics of a job, for batches that are split over the processes of `world`.
 
-    training_loss: TrainingLoss
-    test_loss: Loss
+    Attributes:
+        training_losses, test_losses: of each task.
+        loss_scales: what each task's loss is multiplied with in the sum that is trained.
+    """
+
+    training_losses: list[TrainingLoss]
+    test_losses: list[Loss]
+    loss_scales: list[float]
     aux_losses: list[AuxLoss]
     metrics: list[BoundMetric]
     hooked_outputs: HookedOutputs
@@ -67,11 +80,11 @@ class Scorer:
         self, values: BatchValues, scores: Tensor, labels: Tensor, task: int, teacher: Tensor | None
     ) -> None:
         """Add a task's loss and metrics in training; `scores` and `teacher` are (N, classes), `labels` (N)."""
-        loss = self.training_loss.share(scores, labels, teacher, self.world)
+        loss = self.training_losses[task].share(scores, labels, teacher, self.world)
         for aux in self.aux_losses:
             output = self.hooked_outputs[aux.output][: len(labels)]
             loss = loss + aux.weight * aux.loss.share(output, labels, self.world)
-        values.loss = values.loss + loss
+        values.loss = values.loss + self.loss_scales[task] * loss
         if self.has_several_tasks:
             values.means[self.column("Loss", task)] = (loss.detach(), len(labels))
         values.sums.update(self._metrics(scores, labels, task))
@@ -80,7 +93,7 @@ class Scorer:
         self, values: BatchValues, scores: Tensor, labels: Tensor, task: int, reference: Tensor | None
     ) -> None:
         """Add a test batch's loss and metrics, and how far the predictions agree with the reference's."""
-        values.loss = values.loss + self.test_loss.share(scores, labels, self.world)
+        values.loss = values.loss + self.test_losses[task].share(scores, labels, self.world)
         values.sums.update(self._metrics(scores, labels, task))
         if reference is not None:
             for name, value in comparison(scores, reference).items():

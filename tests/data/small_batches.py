@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.data.loading import Batches
 
 Epoch = list[tuple[Tensor, Tensor]]

@@ -14,7 +14,7 @@ from small_batches import pets, same
 from torch import Tensor
 
 from stitching.config.errors import UserError
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.data import loading
 from stitching.data.datasets import open_dataset
 from stitching.data.loading import Batches, derive_seed
@@ -53,8 +53,8 @@ def test_derived_seeds_never_change() -> None:
 
 def test_attributes(folder: Path) -> None:
     batches = pets(folder)
-    assert (batches.num_classes, batches.channels, batches.image_size, len(batches)) == (2, 3, 16, 5)
-    assert digits(batch_size=100).image_size == 32
+    assert (batches.num_classes, batches.shape, len(batches)) == (2, (3, 16, 16), 5)
+    assert digits(batch_size=100).shape == (1, 32, 32)
     told = Batches(
         "digits", None, preprocessing=Preprocessing(data_augmentation=True), batch_size=9, seed=0, split="train"
     )

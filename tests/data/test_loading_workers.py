@@ -64,7 +64,7 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     script = f"""
 import multiprocessing, os, signal
 from stitching.data.loading import Batches
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 batches = Batches("image_folder", {str(folder)!r}, preprocessing=Preprocessing(image_size=16), batch_size=4, seed=0,
                   split="train", workers=2)
 next(batches.epoch(0))

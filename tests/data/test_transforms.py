@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from stitching.config.errors import UserError
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.data.datasets import DATASETS
 from stitching.data.transforms import is_random, make_transform
 
@@ -147,3 +147,78 @@ def test_wrong_settings_are_told(settings: dict[str, object]) -> None:
     with pytest.raises(UserError) as told:
         make_transform(DATASETS["cifar10"], Preprocessing(**settings), True)  # type: ignore[arg-type]
     assert told.value.path == (next(iter(settings)),)
+
+
+@pytest.mark.parametrize(("mode", "corner", "edge"), [("crop", 1.0, 1.0), ("squash", 0.0, 0.0), ("pad", 0.0, 0.0)])
+def test_an_image_gets_a_size_of_two_sides(mode: str, corner: float, edge: float) -> None:
+    """A white map with black ends, twice as wide as it is high: cut off, squeezed in, or with black around it."""
+    image = Image.new("L", (512, 256), 0)
+    image.paste(255, (128, 0, 384, 256))
+    settings = {"channels": 1, "mean": [0.0], "std": [1.0], "image_size": [64, 32], "resize_mode": mode}
+    seen = transformed("imagenet", image, crop_pct=1.0 if mode == "crop" else None, **settings)
+    assert seen.shape == (1, 64, 32)
+    assert (seen[0, 0, 0].item(), seen[0, 32, 0].item()) == (corner, edge)
+    white = (seen[0] > 0.5).float()
+    assert white[32].mean() == (1.0 if mode == "crop" else 0.5)
+    assert white[:, 16].mean() == (0.25 if mode == "pad" else 1.0)
+
+
+def test_older_words_of_the_preprocessing_are_other_ones() -> None:
+    image = picture(120, 90)
+    for older, newer in [
+        ({"image_size": [32, 32]}, {"image_size": 32}),
+        ({"resize_mode": "nearest"}, {"interpolation": "nearest"}),
+        ({"to_rgb": True}, {"channels": 3}),
+        ({"to_rgb": False}, {}),
+    ]:
+        assert Preprocessing(**older).in_one_spelling == Preprocessing(**newer).in_one_spelling  # type: ignore[arg-type]
+        assert torch.equal(transformed("digits", image, **older), transformed("digits", image, **newer))
+    assert transformed("digits", image, to_rgb=True).shape == (3, 32, 32)
+
+
+def test_the_scale_of_the_random_crop() -> None:
+    """It is a crop by itself, for training images only; the least share of the area decides what may be lost."""
+    image = Image.new("L", (64, 64), 255)
+    image.paste(0, (24, 24, 40, 40))  # a sixteenth of the area
+    settings = {"random_resize_scale": [0.9, 1.0], "mean": [0.0], "std": [1.0]}
+    dark = [float((transformed("digits", image, True, **settings) < 0.5).float().mean()) for _ in range(20)]
+    assert len(set(dark)) > 1
+    assert 0.05 < min(dark) <= max(dark) < 0.09
+    assert v2.RandomResizedCrop not in steps("digits", train=False, **settings)
+    assert Preprocessing(**settings).of_tests().random_resize_scale is None  # type: ignore[arg-type]
+
+
+def test_listed_transforms_replace_flip_and_policy() -> None:
+    listed = ["RandomHorizontalFlip", {"RandAugment": {"num_ops": 1, "interpolation": "bilinear"}}]
+    assert not {v2.RandomHorizontalFlip, v2.AutoAugment} & set(steps("imagenet", data_augmentation=listed))
+    flip = transformed(
+        "digits", Image.linear_gradient("L").rotate(90), True, data_augmentation=[{"RandomHorizontalFlip": {"p": 1.0}}]
+    )
+    plain = transformed("digits", Image.linear_gradient("L").rotate(90))
+    assert torch.equal(flip, plain.flip(2))
+    assert not torch.equal(flip, plain)
+    transform, notes = make_transform(DATASETS["digits"], Preprocessing(data_augmentation=listed), True)  # type: ignore[arg-type]
+    assert is_random(transform)
+    assert notes == []
+    assert not is_random(make_transform(DATASETS["digits"], Preprocessing(data_augmentation=listed), False)[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("listed", "is_resized"),
+    [
+        (["TrivialAugmentWide"], True),
+        ([{"RandomCrop": {"size": 16, "padding": 2}}], True),
+        ([{"RandomResizedCrop": {"size": 16}}], False),
+        ([{"transform": "RandomResizedCrop", "transform_args": {"size": 16}}], False),
+        ([{"Resize": {"size": [20, 20]}}, {"RandomCrop": {"size": 16}}, "ToImage"], False),
+        (["GaussianNoise", "RandomErasing", "RandomGrayscale"], True),
+        ([{"RandomApply": {"transforms": [{"ColorJitter": {"brightness": 0.5}}], "p": 1.0}}], True),
+        ([{"AutoAugment": {"policy": "cifar10"}}, {"Grayscale": {"num_output_channels": 1}}], True),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_lists_that_set_the_size_get_the_whole_image(listed: list, is_resized: bool) -> None:
+    settings = {"data_augmentation": listed, "image_size": 16}
+    for name, channels in (("cifar10", 3), ("digits", 1)):
+        assert transformed(name, picture(50, 40), True, **settings).shape == (channels, 16, 16)
+    assert (v2.Resize in steps("cifar10", **settings)) == is_resized

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.models.building import build
 from stitching.models.random_networks import ImageSample, measure_statistics, open_branches
 from stitching.models.spec import ModelSpec

@@ -29,7 +29,7 @@ import torch
 from stitching.config.job_config import JobSettings
 from stitching.config.schema import Schema
 from stitching.data.loading import Batches
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.runs.folder import write_yaml
 from stitching.runs.kinds import KINDS, JobKind
 from stitching.runs.step_log import StepLog, read_steps

@@ -9,7 +9,7 @@ from small_jobs import NARROW_RESNET, frame_of, job_of, same, stitched, trained,
 from yaml_files import read_yaml
 
 from stitching.config.errors import UserError
-from stitching.config.train_config import Preprocessing
+from stitching.config.preprocessing import Preprocessing
 from stitching.data.loading import Batches
 from stitching.models.building import build
 from stitching.models.spec import ModelSpec
