@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
-import torch
 from torch import fx
-from torch.fx.node import map_aggregate
 
 from stitching.config.errors import UserError, unknown_name
+from stitching.cutting.extraction import piece_graph
+from stitching.cutting.flow import content_flow, size_values
 from stitching.cutting.formats import Format
-from stitching.cutting.shapes import layouts, tensor_shapes
-from stitching.cutting.subnet import CutModule
-from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, paths_to, trace
+from stitching.cutting.shapes import layouts
+from stitching.cutting.subnet import CutModule, by
+from stitching.cutting.tracing import Shape3, TracedModel, paths_to, trace
 
-__all__ = ["CutModule", "CutPoint", "TracedModel", "cut_points", "extract", "resolve", "trace"]
+__all__ = ["CutModule", "CutPoint", "TracedModel", "cut_points", "extract", "extract_for", "resolve", "trace"]
 
 Side = Literal["input", "output"]
 
@@ -31,6 +32,7 @@ class CutPoint:
         shape: of the tensor, without the batch.
         layout: the format, None if the tensor has none of ours (a sequence with channels first, say).
         module: the path of the module that the node belongs to, "" for the model itself.
+        image_shape: (C, H, W) of the images that the shape and the format are for.
     """
 
     name: str
@@ -38,6 +40,7 @@ class CutPoint:
     shape: tuple[int, ...]
     layout: Format | None
     module: str
+    image_shape: Shape3 = field(compare=False)
 
     @property
     def format(self) -> Format:
@@ -48,7 +51,7 @@ class CutPoint:
         """
         if self.layout is None:
             raise UserError(
-                f"the tensor at {self.name!r} ({'x'.join(map(str, self.shape))} for each image) is in no known format",
+                f"the tensor at {self.name!r} ({by(self.shape)} for each image) is in no known format",
                 allowed="img, bhwc, token, bert, vector",
                 do="Cut the model a little before or after.",
             )
@@ -71,14 +74,15 @@ def cut_points(traced: TracedModel, input_shape: Shape3 | None = None) -> list[C
     shape = input_shape or traced.input_shape
     if ("cut points", shape) not in traced.cache:
         graph, train = traced.graphs[False], traced.graphs[True]
-        in_train = {train.names[node] for node in train.only_values()}
-        shapes = tensor_shapes(traced, False, shape)
-        nodes = [n for n in graph.only_values() if n in shapes and graph.names[n] in in_train]
+        flow = content_flow(traced, False, shape)
+        shapes = flow.shapes
+        in_train = {train.names[node] for node in content_flow(traced, True, shape).only_values()}
+        nodes = [n for n in flow.only_values() if n in shapes and graph.names[n] in in_train]
         if graph.result not in nodes:
             raise UserError(f"{traced.title} does not return one floating tensor with the batch first in both modes")
         formats = layouts(traced, nodes, shapes, shape)
         traced.cache["cut points", shape] = [
-            CutPoint(graph.names[node], index, shapes[node], formats[node], graph.owners[node])
+            CutPoint(graph.names[node], index, shapes[node], formats[node], graph.owners[node], shape)
             for index, node in enumerate(nodes)
         ]
     return list(traced.cache["cut points", shape])
@@ -106,70 +110,89 @@ def resolve(
     nodes = [graph.by_name[name]] if name in graph.by_name else graph.of_module(name)
     if not nodes:
         raise _unknown(traced, name)
+    flow = content_flow(traced, False, input_shape or traced.input_shape)
     if nodes[0] not in graph.dependent:
         raise UserError(f"{name!r} in {traced.title} does not depend on the input, so nothing can be cut there")
-    position = graph.position[nodes[0]] - 1 if side == "input" else graph.position[nodes[-1]]
-    crossing = graph.crossing(position)
-    if len(crossing) == 1 and (side == "input" or crossing[0] is nodes[-1]):
+    carriers = [node for node in nodes if node in flow.content]
+    if not carriers:
+        raise UserError(
+            f"{name!r} in {traced.title} depends on the size of the input only, so nothing can be cut there"
+        )
+    position = graph.position[nodes[0]] - 1 if side == "input" else graph.position[carriers[-1]]
+    crossing = flow.crossing(position)
+    if len(crossing) == 1 and (side == "input" or crossing[0] is carriers[-1]):
         for point in points:
             if point.name == graph.names[crossing[0]]:
                 return point
-    value = nodes[-1] if side == "output" else crossing[0]
+    value = carriers[-1] if side == "output" else crossing[0]
     raise _no_cut_point(traced, f"the {side} of {name!r}", value, crossing, points)
 
 
-def extract(traced: TracedModel, start: CutPoint, end: CutPoint) -> CutModule:
+def extract(traced: TracedModel, start: CutPoint, end: CutPoint, image_shape: Shape3 | None = None) -> CutModule:
     """The piece of the model between two of its cut points, as a module that shares nothing with the model.
 
+    Sizes that it needs and that its input does not show (the map that tokens make up) are those for images of one
+    shape. Such a piece says so in `sized_for`, and stops on inputs of another size.
+
+    Args:
+        traced: the model.
+        start, end: where the piece begins and ends.
+        image_shape: (C, H, W) of the images; by default those that `start` is for.
+
     Raises:
-        UserError: if the end does not come after the start.
+        UserError: if the end does not come after the start, or the model cannot take images of this shape.
     """
     if end.index <= start.index:
         raise UserError(
             f"in {traced.title} the output {end.name!r} does not come after the input {start.name!r}",
             do="Name a block_output that is computed from the block_input.",
         )
-    graphs = {mode: _between(graph, start.name, end.name) for mode, graph in traced.graphs.items()}
-    return CutModule(traced.model, traced.constants, graphs)
+    shape = image_shape or start.image_shape
+    graphs, sized = {}, False
+    for mode, graph in traced.graphs.items():
+        graphs[mode], for_one_size = piece_graph(
+            content_flow(traced, mode, shape),
+            graph.by_name[start.name],
+            graph.by_name[end.name],
+            by(shape),
+            partial(size_values, traced, mode, shape),
+        )
+        sized = sized or for_one_size
+    piece = CutModule(traced.model, traced.constants, graphs)
+    if sized:
+        piece.sized_for = shape
+    return piece
 
 
-def _between(whole: ModeGraph, start: str, end: str) -> fx.Graph:
-    """The graph from one value to another, with everything it needs that does not depend on the input."""
-    first, last = whole.by_name[start], whole.by_name[end]
-    inside = whole.nodes[whole.position[first] + 1 : whole.position[last] + 1]
-    needed = {last, *(node for node in inside if not node.users)}  # without users: checks, changes of buffers
-    for node in reversed(whole.nodes[: whole.position[last] + 1]):
-        if node in needed and node is not first:
-            needed.update(node.all_input_nodes)
-    graph = fx.Graph()
-    copies = {first: graph.placeholder("x")}
-    for node in whole.nodes:
-        if node in needed and node is not first:
-            copies[node] = graph.node_copy(node, lambda old: copies[old])
-    graph.output(copies[last])
-    _follow_device(graph)
-    return graph
+def extract_for(traced: TracedModel, start: CutPoint, end: CutPoint, in_shape: tuple[int, ...]) -> CutModule:
+    """The piece of the model between two cut points, for inputs of this shape (without the batch).
+
+    Raises:
+        UserError: as `extract`, or if the piece needs sizes that no images with such a tensor at `start` give.
+    """
+    piece = extract(traced, start, end)
+    if piece.sized_for is None or in_shape == start.shape:
+        return piece
+    return extract(traced, start, end, _images_giving(traced, start, in_shape))
 
 
-def _follow_device(graph: fx.Graph) -> None:
-    """Replace devices that tracing recorded (those of the weights) by the device of the input."""
-    x = next(iter(graph.nodes))
-    for node in list(graph.nodes):
-        arguments = (node.args, node.kwargs)
-        recorded: list[torch.device] = []
-        map_aggregate(arguments, _collecting_devices(recorded))  # type: ignore[arg-type]
-        if recorded:
-            device = graph.create_node("call_function", getattr, (x, "device"))
-            x.append(device)
-            node.args, node.kwargs = map_aggregate(arguments, _replacing_devices(device))  # type: ignore[misc,assignment]
-
-
-def _collecting_devices(devices: list[torch.device]) -> Callable[[Any], None]:
-    return lambda argument: devices.append(argument) if isinstance(argument, torch.device) else None
-
-
-def _replacing_devices(device: fx.Node) -> Callable[[Any], Any]:
-    return lambda argument: device if isinstance(argument, torch.device) else argument
+def _images_giving(traced: TracedModel, point: CutPoint, shape: tuple[int, ...]) -> Shape3:
+    """(C, H, W) of the images for which the tensor at a cut point has this shape."""
+    channels, *sides = point.image_shape
+    images = tuple(shape) if point.index == 0 else point.image_shape
+    if point.index and point.layout and len(shape) == len(point.shape):
+        maps = point.layout.spatial, Format.of(point.layout.kind, (1, *shape), point.layout.prefix).spatial
+        if all(maps):
+            height, width = (side * new // old for side, old, new in zip(sides, *maps, strict=True))  # type: ignore[arg-type]
+            images = channels, height, width
+    with suppress(UserError):
+        if cut_points(traced, images)[point.index].shape == tuple(shape):  # type: ignore[arg-type]
+            return images  # type: ignore[return-value]
+    raise UserError(
+        f"{traced.title} behind {point.name!r} needs the size of its images, and none give a tensor of "
+        f"{by(shape)} there; {by(point.image_shape)} give {by(point.shape)}",
+        do="Set the size in `in_format`, or cut the model elsewhere.",
+    )
 
 
 def _unknown(traced: TracedModel, name: str) -> UserError:

@@ -15,9 +15,9 @@ from stitching.config.errors import UserError, reason_of
 from stitching.cutting.formats import Format
 from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel, all_tensors, made_from
 
-__all__ = ["Shapes", "layouts", "meta_copy", "run_on_meta", "tensor_shapes"]
+__all__ = ["TRIAL_BATCH", "Shapes", "layouts", "meta_copy", "run_on_meta", "shape_without_batch"]
 
-_BATCH = 5  # of trial runs: unlikely to be the size of another dimension
+TRIAL_BATCH = 5  # of trial runs: unlikely to be the size of another dimension
 Shapes = dict[fx.Node, tuple[int, ...]]
 
 
@@ -77,17 +77,11 @@ class _Runner(fx.Interpreter):
         return value
 
 
-def tensor_shapes(traced: TracedModel, mode: bool, input_shape: Shape3) -> Shapes:
-    """The shape, without the batch, of every value that is a floating tensor with the batch as its first dimension."""
-    shapes: Shapes = {}
-
-    def add_shape(node: fx.Node, value: Any) -> None:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.shape[0] == _BATCH:
-            shapes[node] = tuple(value.shape[1:])
-
-    with torch.no_grad():
-        run_on_meta(traced, mode, (_BATCH, *input_shape), add_shape)
-    return shapes
+def shape_without_batch(value: Any) -> tuple[int, ...] | None:
+    """The shape of a trial run's value, without the batch; None if it is no floating tensor with the batch first."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and value.shape[0] == TRIAL_BATCH:
+        return tuple(value.shape[1:])
+    return None
 
 
 def layouts(
@@ -98,7 +92,7 @@ def layouts(
     Args:
         traced: the model.
         nodes: nodes whose values are floating tensors with the batch first, in trace order.
-        shapes: of eval mode, from `tensor_shapes`.
+        shapes: of eval mode, from a trial run.
         input_shape: (C, H, W) of the images.
     """
     graph = traced.graphs[False]
@@ -183,8 +177,16 @@ def _by_growth(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> str | 
 
 def _shapes_twice_as_large(traced: TracedModel, input_shape: Shape3) -> Shapes:
     channels, height, width = input_shape
+    shapes: Shapes = {}
+
+    def add_shape(node: fx.Node, value: Any) -> None:
+        if (shape := shape_without_batch(value)) is not None:
+            shapes[node] = shape
+
     try:
-        return tensor_shapes(traced, False, (channels, 2 * height, 2 * width))
+        with torch.no_grad():
+            run_on_meta(traced, False, (TRIAL_BATCH, channels, 2 * height, 2 * width), add_shape)
+        return shapes
     except UserError:  # the model takes one size only
         return {}
 

@@ -13,10 +13,44 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from stitching.config.errors import UserError
 from stitching.cutting.formats import Format
 from stitching.cutting.tracing import all_tensors
 
-__all__ = ["CutModule"]
+__all__ = ["CutModule", "by", "check_map", "check_size"]
+
+Sizes = tuple[int, ...]
+
+
+def check_size(x: Tensor, shape: Sizes, images: str) -> None:
+    """Stop a piece that holds sizes of other images than those that its input is from.
+
+    Args:
+        x: the input (N, ...).
+        shape: of the input without the batch, for the images that the piece was cut for.
+        images: the size of those images in words.
+    """
+    if tuple(x.shape[1:]) != shape:
+        raise UserError(
+            f"this piece was cut for {images} images, where its input is {by(shape)} for each, and got "
+            f"{by(x.shape[1:])}",
+            do="Cut the model for images of this size, or give the piece the size that it was cut for.",
+        )
+
+
+def check_map(x: Tensor, out: Tensor, shape: Sizes, out_shape: Sizes, images: str) -> None:
+    """Stop a piece whose output, of images of another size, would pass for that of the images it was cut for."""
+    if tuple(x.shape[1:]) != shape and tuple(out.shape[1:]) == out_shape:
+        raise UserError(
+            f"this piece was cut for {images} images, where its input is {by(shape)} for each; the rest of the model "
+            f"could not tell the output for {by(x.shape[1:])} from the one that it was cut for",
+            do="Cut the model for images of this size.",
+        )
+
+
+def by(shape: Sizes) -> str:
+    """A shape in words: `3x224x224`."""
+    return "x".join(map(str, shape))
 
 
 class CutModule(nn.Module):
@@ -39,6 +73,7 @@ class CutModule(nn.Module):
     out_format: Format | None = None
     image_shape: tuple[int, int, int] | None = None  # (C, H, W) of the images, if it begins at the model's input
     cut_from: tuple[Any, Any, Any] | None = None
+    sized_for: tuple[int, int, int] | None = None  # (C, H, W) of the images, if it works for these only
     statistics_images: int | None = None  # behind a random network's BatchNorm statistics
 
     def __init__(self, model: nn.Module, constants: Mapping[str, Tensor], graphs: Mapping[bool, fx.Graph]) -> None:

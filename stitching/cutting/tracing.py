@@ -33,15 +33,14 @@ _LEAF_OPS = [op for _, op in inspect.getmembers(torchvision.ops, inspect.isclass
 
 
 class ModeGraph:
-    """One mode's graph, reduced to what its main output needs, with the lifetimes of values that depend on the input.
+    """One mode's graph, reduced to what its main output needs.
 
     Attributes:
         nodes: everything but the output node, in trace order; the first is the input.
         names: the dotted name of each node; `by_name` is the reverse.
         owners: the path of the module that each node belongs to ("" for the model itself).
         position: the number of each node in `nodes`.
-        dependent: the nodes whose value depends on the input.
-        last_use: the position at which each node's value is last used, -1 if never.
+        dependent: the nodes whose value depends on the input, even if only on its size.
         result: the node of the model's (main) output.
     """
 
@@ -54,33 +53,11 @@ class ModeGraph:
         self.position = {node: position for position, node in enumerate(self.nodes)}
         self.result: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
         self.dependent = dependent_nodes(graph)
-        self.last_use = {
-            node: max((self.position.get(user, len(self.nodes)) for user in node.users), default=-1)
-            for node in self.nodes
-        }
 
     @property
     def input(self) -> fx.Node:
         """The node of the model's input."""
         return self.nodes[0]
-
-    def crossing(self, position: int) -> list[fx.Node]:
-        """The values that depend on the input, exist once the node at `position` has run, and are used later."""
-        return [n for n in self.nodes[: position + 1] if n in self.dependent and self.last_use[n] > position]
-
-    def only_values(self) -> list[fx.Node]:
-        """The nodes whose value is the only one that crosses right after it is computed: one liveness scan."""
-        only_values: list[fx.Node] = []
-        closing: dict[int, int] = {}  # position -> how many open values are last used there
-        num_open = 0
-        for position, node in enumerate(self.nodes):
-            num_open -= closing.pop(position, 0)
-            if node in self.dependent and self.last_use[node] > position:
-                num_open += 1
-                closing[self.last_use[node]] = closing.get(self.last_use[node], 0) + 1
-                if num_open == 1:
-                    only_values.append(node)
-        return only_values
 
     def of_module(self, path: str) -> list[fx.Node]:
         """The input-dependent nodes of a module and all its children, in trace order."""

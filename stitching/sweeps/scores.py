@@ -232,7 +232,7 @@ def _build_all(
             if front and index < front.pieces:
                 piece.net = torch.nn.Identity()
             elif cut := getattr(piece.net, "cut_from", None):
-                piece.net = backs.setdefault(cut, piece.net)
+                piece.net = backs.setdefault((cut, piece.net.sized_for), piece.net)
         measured.append(_Measured(stitch, stitched_of(network.to(device), fit, front, options.seed)))
     return measured
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stitching.cutting import cut_points
+from stitching.cutting.tracing import Shape3
 from stitching.models.spec import ModelSpec
 from stitching.models.traced_models import traced_model
 from stitching.nets.network import Network
@@ -26,6 +27,7 @@ class FrozenPrefix:
     seed: int
     end: cut_points.CutPoint
     pieces: int  # how many of the network's leading pieces it replaces
+    image_shape: Shape3 | None  # of the images, if it works for these only
 
     @property
     def key(self) -> FrontKey:
@@ -56,7 +58,8 @@ def front_of(network: Network, seed: int) -> FrozenPrefix | None:
         begins_there = start.index == 0 if front is None else (spec, start.index) == (front.spec, front.end.index)
         if not begins_there or piece.after.changes:
             break
-        front = FrozenPrefix(spec, seed, end, count)
+        image_shape = front.image_shape if front and front.image_shape else piece.net.sized_for
+        front = FrozenPrefix(spec, seed, end, count, image_shape)
     return front
 
 
@@ -78,8 +81,9 @@ class SharedPrefixes(nn.Module):
             traced = traced_model(spec, seed)
             chain = nn.ModuleList()
             position = cut_points.resolve(traced, None, "input")
+            image_shape = next((front.image_shape for front in taps.values() if front.image_shape), None)
             for index in sorted(taps):
-                chain.append(cut_points.extract(traced, position, taps[index].end))
+                chain.append(cut_points.extract(traced, position, taps[index].end, image_shape))
                 position = taps[index].end
             self.chains.append(chain)
             self.ends.append([taps[index] for index in sorted(taps)])

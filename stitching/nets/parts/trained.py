@@ -53,7 +53,7 @@ class SubnetPart(BuildablePart, ModelFields):
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         spec, start, end = self._cut(options)
         traced = traced_model(spec, options.seed, options.meta, options.images)
-        subnet = cut_points.extract(traced, start, end)
+        subnet = cut_points.extract_for(traced, start, end, input_format.shape(1)[1:])
         subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
         subnet.cut_from = (spec, start, end)  # training compares it to find shared fronts
         subnet.statistics_images = getattr(traced.model, "statistics_images", None)
