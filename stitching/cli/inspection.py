@@ -8,12 +8,15 @@ from typing import Any
 
 from stitching.config.yaml import parse_assignments, yaml_text
 from stitching.cutting import cut_points
+from stitching.cutting.blocks import Boundary, boundaries
 from stitching.cutting.cost import cut_costs
 from stitching.cutting.stages import find_stages
 from stitching.models import building
 from stitching.models.spec import ModelSpec
 
 __all__ = ["Inspection", "inspect_model"]
+
+_SHOWN = 6  # blocks that cannot be cut
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Inspection:
     model: dict[str, Any]
     entries: list[dict[str, Any]]
     is_stages: bool
+    uncut: list[dict[str, Any]]  # of stages: the blocks at whose ends the model cannot be cut, and what crosses there
+    num_blocks: int
 
     @property
     def columns(self) -> list[str]:
@@ -54,7 +59,22 @@ class Inspection:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        return {"model": self.title, "stages" if self.is_stages else "cut_points": self.entries}
+        uncut = {"blocks": self.num_blocks, "uncut_blocks": self.uncut} if self.is_stages else {}
+        return {"model": self.title, "stages" if self.is_stages else "cut_points": self.entries, **uncut}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the table does not show: the blocks at whose ends the model cannot be cut."""
+        if not self.uncut:
+            return []
+        lines = [f"{len(self.uncut)} of {self.num_blocks} blocks end where the model cannot be cut:"]
+        for block in self.uncut[:_SHOWN]:
+            sizes = ["x".join(map(str, value["size"] or ["of another kind"])) for value in block["crossing"]]
+            values = [f"{value['name']} {size}" for value, size in zip(block["crossing"], sizes, strict=True)]
+            lines.append(f"  {block['block']}: {' and '.join(values)} cross" + ("es" if len(values) == 1 else ""))
+        if len(self.uncut) > _SHOWN:
+            lines.append(f"  and {len(self.uncut) - _SHOWN} more (--json lists all)")
+        return lines
 
     def as_yaml(self) -> str:
         """The stages as a sweep's `stages:`."""
@@ -88,7 +108,7 @@ def inspect_model(
     model = {**spec.source.keys(spec.name), **args}
     if stages:
         found_stages = find_stages(traced, "stages", shape)
-        ends = [
+        bounds = [
             (cut_points.resolve(traced, s.block_input, "input"), cut_points.resolve(traced, s.block_output))
             for s in found_stages
         ]
@@ -102,9 +122,10 @@ def inspect_model(
                 "parameters": costs[end.name].before.params - costs[start.name].before.params,
                 "macs": costs[end.name].before.macs - costs[start.name].before.macs,
             }
-            for stage, (start, end) in zip(found_stages, ends, strict=True)
+            for stage, (start, end) in zip(found_stages, bounds, strict=True)
         ]
-        return Inspection(title, model, entries, True)
+        ends = boundaries(traced, shape)
+        return Inspection(title, model, entries, True, _uncut(ends), len(ends))
     entries = [
         {
             "name": point.name,
@@ -118,7 +139,22 @@ def inspect_model(
         }
         for point in points
     ]
-    return Inspection(title, model, entries, False)
+    return Inspection(title, model, entries, False, [], 0)
+
+
+def _uncut(ends: Sequence[Boundary]) -> list[dict[str, Any]]:
+    """The blocks at whose ends the model cannot be cut, with what crosses there."""
+    return [
+        {
+            "block": end.block,
+            "crossing": [
+                {"name": name, "size": list(size) if size else None}
+                for name, size in zip(end.crossing, end.shapes, strict=True)
+            ],
+        }
+        for end in ends
+        if end.point is None
+    ]
 
 
 def _words(given: Any) -> str:

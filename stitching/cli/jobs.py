@@ -106,6 +106,8 @@ def inspect(
         print(inspected.as_yaml(), end="")
     else:
         print_table(inspected.title, inspected.columns, inspected.rows)
+        for line in inspected.notes:
+            print(line)
 
 
 def _again() -> str:

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stitching.cutting.cut_points import CutPoint, cut_points
-from stitching.cutting.tracing import TracedModel
+from stitching.cutting.flow import content_flow
+from stitching.cutting.tracing import Shape3, TracedModel
 
-__all__ = ["Block", "area", "find_blocks"]
+__all__ = ["Block", "Boundary", "area", "boundaries", "find_blocks"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+Unit = TypeVar("Unit")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,25 @@ class Block:
     output: CutPoint
 
 
+@dataclass(frozen=True)
+class Boundary:
+    """The end of a block.
+
+    Attributes:
+        block: the path of its module, or the name of the node that ends it.
+        position: of the last node before it.
+        point: the cut point there, None if the model cannot be cut there.
+        crossing: the names of the values that carry the images' content across.
+        shapes: theirs, without the batch; None for one that is no floating tensor with the batch first.
+    """
+
+    block: str
+    position: int
+    point: CutPoint | None
+    crossing: tuple[str, ...]
+    shapes: tuple[tuple[int, ...] | None, ...]
+
+
 def find_blocks(traced: TracedModel) -> list[Block]:
     """The blocks of a model whose outputs are cut points, in order.
 
@@ -41,18 +63,52 @@ def find_blocks(traced: TracedModel) -> list[Block]:
     """
     points = [point for point in cut_points(traced) if point.layout and point.layout.kind != "vector"]
     by_name = {point.name: point for point in points}
-    graph = traced.graphs[False]
+    graph, flow = traced.graphs[False], content_flow(traced, False, traced.input_shape)
 
     def block_at(path: str) -> list[Block]:
         nodes = graph.of_module(path)
-        name = graph.names[nodes[-1]] if nodes else ""
-        return [Block(path, by_name[name])] if name in by_name else []
+        crossing = flow.crossing(graph.position[nodes[-1]]) if nodes else []
+        if len(crossing) == 1 and crossing[0] in nodes and (name := graph.names[crossing[0]]) in by_name:
+            return [Block(path, by_name[name])]
+        return []
 
     blocks = _without_single_layers(traced.model, _in_order(_descend(traced.model, "", block_at)))
     if len(blocks) < 2:
-        children = traced.model.named_children()
-        blocks = _in_order(block for name, child in children if _is_composite(child) for block in block_at(name))
+        blocks = _in_order(block for name in _composite_children(traced.model) for block in block_at(name))
     return blocks if len(blocks) > 1 else _resolution_changes(points)
+
+
+def boundaries(traced: TracedModel, input_shape: Shape3 | None = None) -> list[Boundary]:
+    """The ends of all blocks in order, whether the model can be cut there or not.
+
+    A row of modules inside a larger one, fewer than half of whose ends before the last are cut points, is a branch or a
+    bundle of branches of that module: the larger module is the block.
+    """
+    graph = traced.graphs[False]
+    flow = content_flow(traced, False, input_shape or traced.input_shape)
+    points = {point.name: point for point in cut_points(traced, input_shape)}
+
+    def boundary_at(path: str) -> list[Boundary]:
+        nodes = graph.of_module(path)
+        return [boundary(path, graph.position[nodes[-1]])] if nodes else []
+
+    def boundary(block: str, position: int) -> Boundary:
+        crossing = flow.crossing(position)
+        names = tuple(graph.names[node] for node in crossing)
+        shapes = tuple(flow.shapes.get(node) for node in crossing)
+        return Boundary(block, position, points.get(names[0]) if len(names) == 1 else None, names, shapes)
+
+    def is_chain(row: list[Boundary]) -> bool:
+        return len(row) > 1 and 2 * sum(end.point is not None for end in row[:-1]) >= len(row) - 1
+
+    ends = _descend(traced.model, "", boundary_at, is_chain)
+    deep = [end for end in ends if _weights(traced.model, end.block) > 1]
+    if len(ends := deep if len(deep) > 1 else ends) < 2:
+        ends = [end for name in _composite_children(traced.model) for end in boundary_at(name)]
+    if len(ends) < 2:
+        ends = [boundary(b.name, graph.position[graph.by_name[b.output.name]]) for b in find_blocks(traced)]
+    by_position = {end.position: end for end in reversed(ends)}
+    return [by_position[position] for position in sorted(by_position)]
 
 
 def _is_container(module: nn.Module) -> bool:
@@ -73,10 +129,14 @@ def _is_row(module: nn.Module) -> bool:
 
 
 def _is_stage(module: nn.Module) -> bool:
-    """Whether a composite module holds a row of blocks."""
-    return _is_row(module) or any(
-        _is_container(child) and len(child) and all(map(_is_composite, child.children()))  # type: ignore[arg-type]
-        for child in module.children()
+    """Whether a composite module holds a row of blocks, or of rows of blocks (as in DaViT)."""
+    return _is_row(module) or any(_is_container(child) and _holds_blocks(child) for child in module.children())
+
+
+def _holds_blocks(container: nn.Module) -> bool:
+    children = list(container.children())
+    return bool(children) and all(
+        _holds_blocks(child) if _is_container(child) else _is_composite(child) for child in children
     )
 
 
@@ -85,21 +145,30 @@ def _is_plain(module: nn.Module) -> bool:
     return _is_container(module) and not any(next(child.children(), None) for child in module.children())
 
 
-def _descend(module: nn.Module, path: str, block_at: Callable[[str], list[Block]]) -> list[Block]:
-    """The blocks below a module."""
+def _composite_children(model: nn.Module) -> list[str]:
+    return [name for name, child in model.named_children() if _is_composite(child)]
+
+
+def _descend(
+    module: nn.Module, path: str, block_at: Callable[[str], list[Unit]], is_row: Callable[[list[Unit]], bool] = bool
+) -> list[Unit]:
+    """What `block_at` gives for the blocks below a module.
+
+    Where a row inside a module that could be a block itself is no row by `is_row`, the module is the block.
+    """
     children = {f"{path}.{name}" if path else name: child for name, child in module.named_children()}
     holds_blocks = _is_container(module) or (bool(path) and _is_row(module))
     # A row of plain Sequentials, and nothing else, is a row of blocks as well (as in our own convnet).
     plain = holds_blocks and len(children) > 1 and all(map(_is_plain, children.values()))
-    blocks: list[Block] = []
+    blocks: list[Unit] = []
     for name, child in children.items():
         if plain:
             blocks += block_at(name)
         elif _is_container(child):
-            blocks += _descend(child, name, block_at)
+            blocks += _descend(child, name, block_at, is_row)
         elif _is_composite(child):
-            inner = _descend(child, name, block_at) if _is_stage(child) else []
-            blocks += inner or (block_at(name) if holds_blocks else [])
+            inner = _descend(child, name, block_at, is_row) if _is_stage(child) else []
+            blocks += inner if is_row(inner) else block_at(name) if holds_blocks else []
     return blocks
 
 
@@ -109,17 +178,19 @@ def _without_single_layers(model: nn.Module, blocks: list[Block]) -> list[Block]
     These are a stem's convolutions and the patch merging between Swin's stages. Models of nothing else keep them.
     """
 
-    def is_deep(block: Block) -> bool:
-        return sum(weight.dim() > 1 for weight in model.get_submodule(block.name).parameters()) > 1
-
     def is_among_layers(block: Block) -> bool:
         siblings = model.get_submodule(block.name.rpartition(".")[0]).children()
         return not all(_is_composite(sibling) or _is_container(sibling) for sibling in siblings)
 
-    deep = [block for block in blocks if is_deep(block)]
+    deep = [block for block in blocks if _weights(model, block.name) > 1]
     areas = {area(block.output) for block in deep}
     kept = [b for b in blocks if b in deep or not (area(b.output) in areas or is_among_layers(b))]
     return kept if len(deep) > 1 else blocks
+
+
+def _weights(model: nn.Module, path: str) -> int:
+    """How many matrices and kernels a module has."""
+    return sum(weight.dim() > 1 for weight in model.get_submodule(path).parameters())
 
 
 def _in_order(blocks: Iterable[Block]) -> list[Block]:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitching.cutting.cut_points import cut_points
+from stitching.cutting.flow import content_flow
 from stitching.cutting.formats import Format
 from stitching.cutting.shapes import meta_copy, run_on_meta
 from stitching.cutting.tracing import ModeGraph, Shape3, TracedModel
@@ -77,7 +78,7 @@ def cut_costs(traced: TracedModel, input_shape: Shape3 | None = None) -> dict[st
     with _counting() as counter:
         run_on_meta(traced, False, (1, *shape), lambda node, _: macs_to.update({node: counter.get_total_flops() // 2}))
     total = macs_to[graph.result]
-    spans = _parameter_spans(graph, traced.model)
+    spans = _parameter_spans(graph, content_flow(traced, False, shape).content, traced.model)
     costs = {}
     for point in cut_points(traced, shape):
         node = graph.by_name[point.name]
@@ -112,14 +113,14 @@ class _TensorsInUse(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _parameter_spans(graph: ModeGraph, model: nn.Module) -> list[tuple[int, int, int]]:
+def _parameter_spans(graph: ModeGraph, content: set[fx.Node], model: nn.Module) -> list[tuple[int, int, int]]:
     """For each parameter in use: the first and the last position at which it is applied to the input, and its size."""
     reach: dict[fx.Node, tuple[int, int]] = {}
     spans: dict[int, tuple[int, int, int]] = {}
     for node in reversed(graph.nodes):
-        if node in graph.dependent:
+        if node in content:
             reach[node] = (graph.position[node], graph.position[node])
-        else:  # computed from weights alone: it spans the positions of its users
+        else:  # computed from weights and sizes alone: it spans the positions of its users
             users = [reach[user] for user in node.users if user in reach]
             reach[node] = (
                 min((u[0] for u in users), default=len(graph.nodes)),

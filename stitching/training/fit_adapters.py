@@ -16,7 +16,7 @@ from stitching.nets.network import Network
 from stitching.similarity.least_squares import Fit
 from stitching.similarity.measures import ImageVectors, Moments
 from stitching.training.job_data import held_out
-from stitching.training.shared_prefixes import Features, FrozenPrefix, SharedPrefixes
+from stitching.training.shared_prefixes import Features, FrozenPrefix, SharedPrefixes, image_shape_of
 
 __all__ = ["FIT_IMAGES", "Stitched", "add_moments", "chosen_images", "fit_adapters", "fronts_of", "stitched_of"]
 
@@ -66,7 +66,7 @@ class Stitched:
 
 def stitched_of(network: Network, fit: Fit, front: FrozenPrefix | None, seed: int) -> Stitched:
     """The network as one of those that `fit_adapters` takes; `seed` is that of its models without trained weights."""
-    return Stitched(network, fit, front, FrozenPrefix(fit.model, seed, fit.start, 0))
+    return Stitched(network, fit, front, FrozenPrefix(fit.model, seed, fit.start, 0, image_shape_of(network)))
 
 
 def fronts_of(networks: Iterable[Stitched]) -> list[FrozenPrefix]:

@@ -14,7 +14,7 @@ from stitching.models.spec import ModelSpec
 from stitching.models.traced_models import traced_model
 from stitching.nets.network import Network
 
-__all__ = ["Features", "FrozenPrefix", "SharedPrefixes", "front_of"]
+__all__ = ["Features", "FrozenPrefix", "SharedPrefixes", "front_of", "image_shape_of"]
 
 FrontKey = tuple[ModelSpec, int]
 
@@ -27,7 +27,7 @@ class FrozenPrefix:
     seed: int
     end: cut_points.CutPoint
     pieces: int  # how many of the network's leading pieces it replaces
-    image_shape: Shape3 | None  # of the images, if it works for these only
+    image_shape: Shape3  # (C, H, W) of the images
 
     @property
     def key(self) -> FrontKey:
@@ -58,9 +58,14 @@ def front_of(network: Network, seed: int) -> FrozenPrefix | None:
         begins_there = start.index == 0 if front is None else (spec, start.index) == (front.spec, front.end.index)
         if not begins_there or piece.after.changes:
             break
-        image_shape = front.image_shape if front and front.image_shape else piece.net.sized_for
-        front = FrozenPrefix(spec, seed, end, count, image_shape)
+        front = FrozenPrefix(spec, seed, end, count, image_shape_of(network))
     return front
+
+
+def image_shape_of(network: Network) -> Shape3:
+    """(C, H, W) of the images that a network takes."""
+    _, channels, height, width = network.pieces[0].before.src.shape(1)
+    return channels, height, width
 
 
 class SharedPrefixes(nn.Module):
@@ -81,10 +86,13 @@ class SharedPrefixes(nn.Module):
             traced = traced_model(spec, seed)
             chain = nn.ModuleList()
             position = cut_points.resolve(traced, None, "input")
-            image_shape = next((front.image_shape for front in taps.values() if front.image_shape), None)
             for index in sorted(taps):
-                chain.append(cut_points.extract(traced, position, taps[index].end, image_shape))
-                position = taps[index].end
+                end = taps[index].end
+                subnet = cut_points.extract(traced, position, end)
+                if subnet.sized_for not in (None, taps[index].image_shape):
+                    subnet = cut_points.extract(traced, position, end, taps[index].image_shape)
+                chain.append(subnet)
+                position = end
             self.chains.append(chain)
             self.ends.append([taps[index] for index in sorted(taps)])
         self.requires_grad_(False)

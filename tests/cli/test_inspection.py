@@ -90,3 +90,41 @@ def test_pasted_stages_are_the_runs_that_the_model_alone_gives(cli, write, print
     assert networks[0] == networks[1]
     assert [run["control"] for run in plans[0]] == [None] * 4 + ["base"]
     assert [run["identity"] for run in plans[0]] == [run["identity"] for run in plans[1]]
+
+
+TWO_PATHS = """\
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return x + self.conv2(self.conv1(x))
+
+
+class TwoPaths(nn.Module):
+    default_input_shape = 3, 8, 8
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+
+    def forward(self, x):
+        x = self.blocks[0](x)
+        return self.blocks[3](self.blocks[2](self.blocks[1](x)) + x).mean((2, 3))
+"""
+
+
+def test_stages_say_where_the_model_cannot_be_cut(printed, write):
+    model = f"module:{write('two_paths.py', TWO_PATHS)}:TwoPaths"
+    table = printed(model, "--stages").splitlines()
+    assert table[-3:] == [
+        "2 of 4 blocks end where the model cannot be cut:",
+        "  blocks.1: blocks.0.add 3x8x8 and blocks.1.add 3x8x8 cross",
+        "  blocks.2: blocks.0.add 3x8x8 and blocks.2.add 3x8x8 cross",
+    ]
+    data = json.loads(printed(model, "--stages", "--json"))
+    assert (data["blocks"], [block["block"] for block in data["uncut_blocks"]]) == (4, ["blocks.1", "blocks.2"])
