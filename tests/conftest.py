@@ -102,9 +102,9 @@ SMALL_JOB = """\
 model:
   Assembly:
     parts:
-      - Subnet: {model_name: convnet, num_blocks: 2, width: 8, in_chans: 1, block_output: blocks.0, frozen: true}
+      - Subnet: {model_name: smallnet, num_blocks: 2, width: 8, in_chans: 1, block_output: blocks.0, frozen: true}
       - SimpleAdapter: {num_conv: 1, kernel_size: 1, out_channels: 8}
-      - Subnet: {model_name: convnet, num_blocks: 2, width: 8, in_chans: 1, block_input: blocks.1, frozen: true}
+      - Subnet: {model_name: smallnet, num_blocks: 2, width: 8, in_chans: 1, block_input: blocks.1, frozen: true}
 train_config:
   dataset: digits
   data_preprocessing: {image_size: 8}
@@ -116,7 +116,7 @@ train_config:
 
 @pytest.fixture
 def small_job() -> str:
-    """A stitched network of our own ConvNet on digits: an epoch takes a fraction of a second."""
+    """A stitched network of our own SmallNet on digits: an epoch takes a fraction of a second."""
     return SMALL_JOB
 
 

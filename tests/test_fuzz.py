@@ -16,8 +16,8 @@ from stitching.config.yaml import load_yaml
 ROOT = Path(__file__).parents[1]
 SECONDS = 20
 SMALL_SWEEP = """\
-models: [{model_name: convnet, num_blocks: 3, width: 4, in_chans: 1}]
-pairs: [[local/convnet, local/convnet]]
+models: [{model_name: smallnet, num_blocks: 3, width: 4, in_chans: 1}]
+pairs: [[local/smallnet, local/smallnet]]
 gaps: [{blocks_to_drop: [1, 1]}]
 stitchers: [affine]
 controls: [self]

@@ -16,8 +16,8 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("parts:", "prats:", 3, "did you mean 'parts'"),
     ("- Subnet: {", "- SubNet: {", 4, "did you mean 'Subnet'"),
     ("- SimpleAdapter", "- SimpelAdapter", 5, "did you mean 'SimpleAdapter'"),
-    ("model_name: convnet", "model_nam: convnet", 4, "did you mean 'model_name'"),
-    ("model_name: convnet", "model_name: convent", 4, "did you mean 'convnet'"),
+    ("model_name: smallnet", "model_nam: convnet", 4, "did you mean 'model_name'"),
+    ("model_name: smallnet", "model_name: convent", 4, "did you mean 'convnet'"),
     ("block_output: blocks.0", "block_outptu: blocks.0", 4, "did you mean 'block_output'"),
     ("block_output: blocks.0", "block_output: block.0", 4, "did you mean 'blocks.0'"),
     ("block_input: blocks.1", "block_input: blocks.9", 6, "blocks.1"),
@@ -88,7 +88,7 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("dataset: digits", "max_steps: 5", 7, "exactly one of dataset, tasks"),
     ("num_conv: 1, ", "", 5, "exactly one of num_conv, num_fc"),
     ("num_conv: 1", "num_conv: 1, num_fc: 1", 5, "exactly one of num_conv, num_fc"),
-    ("model_name: convnet, ", "", 4, "'model_name' is missing"),
+    ("model_name: smallnet, ", "", 4, "'model_name' is missing"),
     ("train_config:", "assembly: []\ntrain_config:", 7, "assembly"),
     ("train_config:", "resume_from: a.pt\nload_from: b.pt\ntrain_config:", 8, "one of them"),
     ("epochs: 2", "lr: 0.5", 10, "one of them"),
@@ -103,9 +103,15 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("width: 8, in_chans: 1, block_output", "widht: 8, in_chans: 1, block_output", 4, "width"),
     ("block_output: blocks.0", "block_input: blocks.1, block_output: blocks.0", 4, "does not come after"),
     ("num_blocks: 2, width: 8, in_chans: 1, block_input", "num_blocks: 2, num_classes: 4, width: 8, in_chans: 1, block_input", 0, "10 classes"),
-    ("model_name: convnet", "backend: timmm, model_name: convnet", 4, "did you mean 'timm'"),
-    ("model_name: convnet", "backend: timm, model_name: resnet81", 4, "did you mean"),
+    ("model_name: smallnet", "backend: timmm, model_name: smallnet", 4, "did you mean 'timm'"),
+    ("model_name: smallnet", "backend: timm, model_name: resnet81", 4, "did you mean"),
     ("num_conv: 1, kernel_size: 1", "num_conv: 1, kernel_size: 1, in_format: bert", 5, "works on img, in_format is bert"),
+    *(("- SimpleAdapter: {num_conv: 1, kernel_size: 1, out_channels: 8}", f"- {part}", 5, words) for part, words in (
+        ("ResNetBasicBlock: {norm_type: bachnorm}", "did you mean 'batchnorm'"),
+        ("ResNetBottleneck: {final_rlu: false}", "did you mean 'final_relu'"),
+        ("DeRyAdapter: {num_conv: 0, output_channel: 9}", "no layer maps 8 channels to 9"),
+    )),
+    ("model_name: smallnet", "model_name: convnet", 4, "is smallnet now"),
     ("- SimpleAdapter: {num_conv: 1, kernel_size: 1, out_channels: 8}", "- ParallelPart: {parts: [{ClassifierHead: {}}]}", 6, "one tensor"),
     # what would go wrong in the middle of training
     *(("epochs: 2", f"epochs: 2\n  lr_scheduler: {name}\n  lr_scheduler_args: {{{args}}}", 12, words) for name, args, words in [
@@ -132,9 +138,11 @@ TRAIN: list[tuple[str, str, int, str]] = [
         ".run.lock.pkl", '"a\\tb.pkl"', "a" * 300 + ".pkl",
     )),
     ("train_config:", "device: meta\ntrain_config:", 7, "cpu, cuda"),
+    ("train_config:", "adapter_init: publishd\ntrain_config:", 7, "did you mean 'published'"),
+    ("train_config:", "published: yes please\ntrain_config:", 7, "true or false"),
     # files
     # what makes a model's constructor raise, or never end
-    ("width: 8, in_chans: 1, block_output", "width: [8], in_chans: 1, block_output", 4, "local/convnet cannot be built with in_chans: 1"),
+    ("width: 8, in_chans: 1, block_output", "width: [8], in_chans: 1, block_output", 4, "local/smallnet cannot be built with in_chans: 1"),
     ("num_blocks: 2", "num_blocks: 1000000", 4, "numbers up to 100,000"),
     ("num_blocks: 2", "num_blocks: 90000", 4, "more than 10,000 layers"),
     ("frozen: true}", "frozen: true, weights: DEFAULT}", 4, "the name of weights of a torchvision model"),
@@ -250,4 +258,4 @@ def test_paths_that_no_system_has_are_told(cli, tmp_path, monkeypatch, command):
 
 def test_images_have_bounds(cli):
     for pixels in ("0", "10000000"):
-        assert cli("inspect", "local/convnet", "--image-size", pixels).code == 2
+        assert cli("inspect", "local/smallnet", "--image-size", pixels).code == 2

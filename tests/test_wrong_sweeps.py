@@ -11,9 +11,9 @@ from user_errors import assert_user_error, files_below
 SWEEP = """\
 project: tests
 models:
-  - {model_name: convnet, num_blocks: 4, width: 8, in_chans: 1}
+  - {model_name: smallnet, num_blocks: 4, width: 8, in_chans: 1}
   - {backend: timm, model_name: resnet18, channels: [8, 8, 16, 16], in_chans: 1, num_classes: 10, pretrained: false}
-pairs: [[local/convnet, timm/resnet18]]
+pairs: [[local/smallnet, timm/resnet18]]
 gaps:
   - {blocks_to_drop: [1, 2]}
 stitchers: [affine, downsample_then_block]
@@ -32,7 +32,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     # typos in every key
     ("project:", "porject:", 1, "did you mean 'project'"),
     ("models:", "modles:", 2, "did you mean 'models'"),
-    ("{model_name: convnet", "{modelname: convnet", 3, "did you mean 'model_name'"),
+    ("{model_name: smallnet", "{modelname: convnet", 3, "did you mean 'model_name'"),
     ("backend: timm", "bakend: timm", 4, "did you mean 'backend'"),
     ("pretrained: false", "pretraind: false", 4, "did you mean 'pretrained'"),
     ("pairs:", "piars:", 5, "did you mean 'pairs'"),
@@ -46,17 +46,19 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("train_config:\n", "trainconfig:\n", 12, "did you mean 'train_config'"),
     ("epochs: 1", "epoch: 1", 15, "did you mean 'epochs'"),
     # names that do not exist
-    ("model_name: convnet", "model_name: convent", 3, "did you mean 'convnet'"),
+    ("model_name: smallnet", "model_name: convent", 3, "did you mean 'convnet'"),
     ("model_name: resnet18", "model_name: resnet81", 4, "there is no model in timm 'resnet81'"),
     ("width: 8", "widht: 8", 3, "did you mean 'width'"),
-    ("[[local/convnet,", "[[local/convet,", 5, "did you mean 'local/convnet'"),
+    ("[[local/smallnet,", "[[local/smalnet,", 5, "did you mean 'local/smallnet'"),
     ("timm/resnet18]]", "resnet18]]", 5, "did you mean 'timm/resnet18'"),
     ("[affine,", "[afine,", 8, "did you mean 'affine'"),
     ("stitchers: [affine, downsample_then_block]", "stitchers: defualt", 8, "did you mean 'default'"),
-    ("pairs: [[local/convnet, timm/resnet18]]", "pairs: selff", 5, "did you mean 'self'"),
+    ("pairs: [[local/smallnet, timm/resnet18]]", "pairs: selff", 5, "did you mean 'self'"),
     ("gaps:\n  - {blocks_to_drop: [1, 2]}", "gaps: al", 6, "did you mean 'all'"),
     ("seeds:", "depths: block\nseeds:", 9, "did you mean 'blocks'"),
     ("seeds:", "depths: [blocks.0, layer1]\nseeds:", 9, "blocks.0"),
+    ("in_chans: 1}", "in_chans: 1, cut_at: block}", 3, "did you mean 'blocks'"),
+    ("in_chans: 1}", "in_chans: 1, cut_at: [blocks.0, blocks.7]}", 3, "blocks.7"),
     ("dataset: digits", "dataset: digit", 13, "did you mean 'digits'"),
     ("epochs: 1", "epochs: 1\n  optimizer: AdamX", 16, "did you mean 'Adamax'"),
     ("epochs: 1", "epochs: 1\n  lr_scheduler: CosineAnealingLR", 16, "did you mean 'CosineAnnealingLR'"),
@@ -82,8 +84,8 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("seeds: [1, 2]", "seeds: [1, 1]", 9, "is repeated"),
     ("seeds: [1, 2]", "seeds: [one]", 9, "expected a whole number"),
     ("seeds: [1, 2]", "seeds: 3", 9, "expected a list"),
-    ("[[local/convnet, timm/resnet18]]", "[]", 5, "at least 1"),
-    ("[[local/convnet, timm/resnet18]]", "[[local/convnet]]", 5, "at least 2"),
+    ("[[local/smallnet, timm/resnet18]]", "[]", 5, "at least 1"),
+    ("[[local/smallnet, timm/resnet18]]", "[[local/smallnet]]", 5, "at least 2"),
     ("project: tests", "project: a/b", 1, "the name of one folder"),
     # the grid
     ("{train_config.optimizer_args.lr: [0.01, 0.1]}", "{train_config.optimizer_args.lr: []}", 10, "at least 1"),
@@ -104,7 +106,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("in_chans: 1}", "in_chans: 3}", 8, "cannot"),
     ("dataset: digits", "tasks: [{dataset: digits}, {dataset: cifar10}]", 13, "2 data sets"),
     ("epochs: 1", "dataset: digits", 15, "is repeated"),
-    ("  - {model_name: convnet", "  - {model_name: convnet}\n  - {model_name: convnet", 4, "is listed twice"),
+    ("  - {model_name: smallnet", "  - {model_name: smallnet}\n  - {model_name: smallnet", 4, "is listed twice"),
     ("frozen_norm:", "resume_from: nowhere.pt\nfrozen_norm:", 11, "of one run"),
     ("frozen_norm:", "load_from: nowhere.pt\nfrozen_norm:", 11, "nowhere.pt"),
     ("frozen_norm:", "metrics: [{metric_fn: accuracy, output: parts.77}]\nfrozen_norm:", 11, "parts.77"),
@@ -124,7 +126,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("in_chans: 1}", "in_chans: 1, ckp_path: broken.pt}", 3, "broken.pt"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: ~nobody-at-all/x}", 3, "no path"),
     ("in_chans: 1}", "in_chans: 1, ckp_path: /dev/zero}", 3, "a device"),
-    ("in_chans: 1}", "in_chans: 1, ckp_path: other.pt}", 3, "do not fit local/convnet"),
+    ("in_chans: 1}", "in_chans: 1, ckp_path: other.pt}", 3, "do not fit local/smallnet"),
 ]  # fmt: skip
 
 
@@ -156,9 +158,9 @@ def test_wrong_sweeps_are_told(cli, write, folder, old, new, line, words):
 
 STAGES = """\
 stages:
-  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_output: blocks.0, out_format: [img, [8, 16, 16]]}
-  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_input: blocks.1, block_output: blocks.1}
-  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_input: blocks.2, in_format: [img, [8, 8, 8]]}
+  - Subnet: {model_name: smallnet, in_chans: 1, width: 8, block_output: blocks.0, out_format: [img, [8, 16, 16]]}
+  - Subnet: {model_name: smallnet, in_chans: 1, width: 8, block_input: blocks.1, block_output: blocks.1}
+  - Subnet: {model_name: smallnet, in_chans: 1, width: 8, block_input: blocks.2, in_format: [img, [8, 8, 8]]}
 gaps: [{blocks_to_drop: [1, 1], num_downsamples: 1}]
 stitchers: [affine]
 train_config: {dataset: digits, data_preprocessing: {image_size: 32}}
@@ -176,7 +178,7 @@ train_config: {dataset: digits, data_preprocessing: {image_size: 32}}
         ("block_input: blocks.1, block_output: blocks.1", "block_input: blocks.2, block_output: blocks.0", 3, "does not come after"),
         ("num_downsamples: 1", "num_downsamples: 3", 5, "16x16 becomes 8x8"),
         ("stages:", "src_stages:", 0, "src_stages together with dest_stages"),
-        ("  - Subnet: {model_name: convnet, in_chans: 1, width: 8, block_input: blocks.1", "  - Net: {model_name: convnet", 1, "a stage is a Net here"),
+        ("  - Subnet: {model_name: smallnet, in_chans: 1, width: 8, block_input: blocks.1", "  - Net: {model_name: smallnet", 1, "a stage is a Net here"),
         ("gaps:", "pairs: self\ngaps:", 5, "with `models:` only"),
         ("block_input: blocks.2, in_format", "block_input: blocks.2, block_output: blocks.3, in_format", 1, "its head included"),
     ],
@@ -239,12 +241,12 @@ def test_wrong_options_of_submit(cli, write, folder, options, words):
         (["timm/resnet81"], "there is no model in timm 'resnet81'"),
         (["timm/resnet50.a1_in2k"], "did you mean 'resnet50.a1_in1k'"),
         (["torchvision/swin_tt"], "did you mean 'swin_t'"),
-        (["local/convnet", "--arg", "widht=8"], "did you mean 'width'"),
-        (["local/convnet", "--arg", "width"], "no assignment"),
-        (["local/convnet", "--arg", "width=[8"], "is not YAML"),
-        (["local/convnet", "--arg", "num_blocks=0"], "1 or more"),
+        (["local/smallnet", "--arg", "widht=8"], "did you mean 'width'"),
+        (["local/smallnet", "--arg", "width"], "no assignment"),
+        (["local/smallnet", "--arg", "width=[8"], "is not YAML"),
+        (["local/smallnet", "--arg", "num_blocks=0"], "1 or more"),
         (["timm/vit_tiny_patch16_224", "--image-size", "32"], "32"),
-        (["local/convnet", "--image-size", "big"], "--image-size"),
+        (["local/smallnet", "--image-size", "big"], "--image-size"),
     ],
 )
 def test_wrong_inspect_input(cli, arguments, words):

@@ -89,7 +89,7 @@ def inspect_model(
     """Look at a model on the meta device: no weights are loaded.
 
     Args:
-        name: `timm/resnet50`, `torchvision/swin_t`, `local/convnet`, `module:my_models.py:make_net`.
+        name: `timm/resnet50`, `torchvision/swin_t`, `local/smallnet`, `module:my_models.py:make_net`.
         arguments: `KEY=VALUE` for the model's constructor.
         image_size: pixels on a side; the model's own by default.
         stages: list the stages that a sweep would use, not every cut point.

@@ -78,7 +78,7 @@ Examples: `stitching inspect timm/resnet50`, `stitching inspect torchvision/swin
 """
 )
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="BACKEND/NAME", help="timm/..., torchvision/... or local/convnet.")],
+    model: Annotated[str, typer.Argument(metavar="BACKEND/NAME", help="timm/..., torchvision/... or local/smallnet.")],
     stages: Annotated[
         bool, typer.Option("--stages", help="List the stages that a sweep would use, not the cut points.")
     ] = False,

@@ -11,6 +11,7 @@ from stitching.config.bounds import Count, Epochs, PathText, Workers
 from stitching.config.format_syntax import ReformatOptions
 from stitching.config.objective_schema import ObjectiveField
 from stitching.config.parts import PARTS, BasePart, PartField
+from stitching.config.published import with_published_defaults
 from stitching.config.registries import NameIn
 from stitching.config.schema import Schema, complaint, one_of
 from stitching.config.train_config import LRSchedulerArgs, TrainConfig
@@ -87,12 +88,25 @@ class JobSettings(Schema):
     """Statistics that BatchNorm layers in frozen parts use while training. `running`: those that they have. `batch`:
     those of the batch, and the running ones move, as in much published work.
     """
+    adapter_init: Literal["default", "published"] = "default"
+    """Weights that convolutions and linear layers of adapters start with. `default`: torch's. `published`: Kaiming's
+    normal distribution by the fan out. Blocks of transformers have their own in both.
+    """
+    published: bool = False
+    """Do what published sweeps did where nothing else is said: `optimizer: Adam`; in `data_preprocessing` `train_crop:
+    random_resized` with `random_resize_scale: [0.9, 1]`, and `resize_mode: squash`; and one group for `norm_type: gn`.
+    """
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and tests: 32-bit floats, or mixed with bfloat16."""
     channels_last: bool = False
     """Keep images in memory with their channels last: faster on some GPUs."""
     compile: bool = False
     """Compile the network with `torch.compile`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, data: Any) -> Any:
+        return with_published_defaults(data)
 
     @model_validator(mode="after")
     def _a_name(self) -> Self:

@@ -30,9 +30,11 @@ class BasePart(Schema):
         kind: the name that the part is registered under.
         is_assembly: whether it is other parts in a row.
         is_whole_model, is_subnet: whether it is a whole model, or a piece that is cut out of one.
+        revision: raised when the part computes something else for the same arguments; runs with it are new then.
     """
 
     kind: ClassVar[str]
+    revision: ClassVar[int] = 1
     is_assembly: ClassVar[bool] = False
     is_whole_model: ClassVar[bool] = False
     is_subnet: ClassVar[bool] = False
@@ -119,7 +121,7 @@ class ModelFields(Schema):
 
     @property
     def title(self) -> str:
-        """`timm/resnet50`, `torchvision/swin_t`, `local/convnet`, `module/my_models.make_net`."""
+        """`timm/resnet50`, `torchvision/swin_t`, `local/smallnet`, `module/my_models.make_net`."""
         source, name = self.source_and_name
         return SOURCES[source].title(name) if source in SOURCES else f"{source}/{name}"
 

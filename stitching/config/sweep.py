@@ -58,6 +58,9 @@ class GapRule(Schema):
 class ModelEntry(ModelFields):
     """A model to stitch, as a name or with its arguments and checkpoint."""
 
+    cut_at: one_of(text=Literal["stages", "blocks"], list=Several[str]) | None = None  # type: ignore[valid-type]
+    """Where this model is cut, if not as the sweep's `depths` says."""
+
 
 def _named_model(value: Any) -> Any:
     return {"model_name": value} if isinstance(value, str) else value

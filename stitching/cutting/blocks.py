@@ -158,7 +158,7 @@ def _descend(
     """
     children = {f"{path}.{name}" if path else name: child for name, child in module.named_children()}
     holds_blocks = _is_container(module) or (bool(path) and _is_row(module))
-    # A row of plain Sequentials, and nothing else, is a row of blocks as well (as in our own convnet).
+    # A row of plain Sequentials, and nothing else, is a row of blocks as well (as in our own networks).
     plain = holds_blocks and len(children) > 1 and all(map(_is_plain, children.values()))
     blocks: list[Unit] = []
     for name, child in children.items():

@@ -1,6 +1,8 @@
-"""The project's own model: a plain convolutional network, small enough for a laptop."""
+"""The plain convolutional encoder that published configs name `convnet`."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 from torch import Tensor, nn
 
@@ -8,43 +10,41 @@ from stitching.config.errors import UserError
 
 __all__ = ["ConvNet"]
 
+WIDTH = 64
+
 
 class ConvNet(nn.Module):
-    """Blocks of 3x3 convolution, BatchNorm, ReLU and 2x2 max pooling, then the mean over positions and a linear head.
+    """Blocks of 3x3 convolution to 64 channels, InstanceNorm, ReLU and 2x2 max pooling, without a head.
 
-    Takes (N, in_chans, H, W), returns (N, num_classes). Each block halves the map, rounding up, so that images of any
-    size pass any number of blocks. `num_classes` and `in_chans` have their names in timm.
+    Takes (N, in_chans, H, W), returns (N, 64, H / 2^n, W / 2^n), rounded down, so images must be large enough for
+    `num_blocks`. The blocks are named `encoder.block1`, `encoder.block2`, ...
 
     Args:
-        num_blocks: number of blocks, named `blocks.0`, `blocks.1`, ...
-        num_classes: number of scores.
-        in_chans: channels of the images.
-        width: channels of every block.
+        num_blocks: number of blocks.
+        in_chans: channels of the images, by the name that timm has for them.
 
     Raises:
         UserError: if there are no blocks.
     """
 
     in_kind = "img"
-    out_kind = "vector"
+    out_kind = "img"
 
-    def __init__(self, *, num_blocks: int = 4, num_classes: int = 10, in_chans: int = 3, width: int = 64) -> None:
+    def __init__(self, *, num_blocks: int = 4, in_chans: int = 3) -> None:
         super().__init__()
         if num_blocks < 1:
             raise UserError(f"num_blocks is {num_blocks}", allowed="1 or more", path=("num_blocks",))
-        self.blocks = nn.Sequential(*(_block(width if i else in_chans, width) for i in range(num_blocks)))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten(1)
-        self.head = nn.Linear(width, num_classes)
+        blocks = {f"block{i + 1}": _block(WIDTH if i else in_chans) for i in range(num_blocks)}
+        self.encoder = nn.Sequential(OrderedDict(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.flatten(self.pool(self.blocks(x))))
+        return self.encoder(x)
 
 
-def _block(in_channels: int, out_channels: int) -> nn.Sequential:
+def _block(in_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.Conv2d(in_channels, WIDTH, 3, padding=1),
+        nn.InstanceNorm2d(WIDTH, affine=True),
         nn.ReLU(),
-        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2),
     )

@@ -16,7 +16,7 @@ from stitching.cutting.formats import Format
 from stitching.cutting.tracing import Shape3
 from stitching.models.random_networks import ImageSample
 
-__all__ = ["BuildOptions", "BuildablePart", "ChannelsPart", "check_channels", "declared_kind"]
+__all__ = ["BuildOptions", "BuildablePart", "ChannelsPart", "check_channels", "declared_kind", "initialize_adapter"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class BuildOptions:
     task_classes: tuple[int, ...] = ()  # of each task, if the network has several outputs
     class_token: Literal["zeros", "ones", "avg"] = "zeros"
     frozen_norm: Literal["running", "batch"] = "running"
+    adapter_init: Literal["default", "published"] = "default"
+    norm_groups: int = 32  # of GroupNorm in adapters, or as many of them as divide the channels (Wu & He, 2018)
     unfrozen: bool = False  # train all parts, frozen ones too
     meta: bool = False  # shapes only: no weights, no memory
     sample: ImageSample | None = None  # of the data, for random networks
@@ -80,6 +82,18 @@ class ChannelsPart(BuildablePart):
         in_channels = self.in_channels or input_format.channels
         assert in_channels is not None
         return in_channels, self.out_channels or in_channels
+
+
+def initialize_adapter(module: nn.Module, options: BuildOptions) -> None:
+    """Start the weights of a trained part as the job's `adapter_init` says; `default` leaves them as torch made them.
+
+    `published`: weights of convolutions and linear layers from Kaiming's normal distribution by the fan out (He et al.,
+    2015). Biases and norms stay.
+    """
+    if options.adapter_init == "published":
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def check_channels(declared: int | None, input_format: Format, subject: str) -> None:

@@ -109,7 +109,9 @@ def _canonical(value: Any, left_out: tuple[str, ...] = ()) -> Any:
         data = {key: item for key, item in data.items() if key not in neutral or neutral[key] != item}
         if isinstance(value, Objective):
             return {value.registered_name: data}
-        return {value.kind: data} if isinstance(value, BasePart) else data
+        if isinstance(value, BasePart):
+            return {value.kind: data | ({"revision": value.revision} if value.revision > 1 else {})}
+        return data
     if isinstance(value, dict):
         return {key: _canonical(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):

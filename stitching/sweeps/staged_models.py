@@ -59,6 +59,14 @@ class StagedModel:
         """Whether nothing after the first stage changes the resolution."""
         return not any(stage.downsamples for stage in self.stages[1:-1])
 
+    def begins_resolution(self, number: int) -> bool:
+        """Whether the stage of this number begins a resolution.
+
+        Models of one resolution have the row of four resolutions, too, if they have its eight stages: two of each.
+        """
+        stage = self.stages[number]
+        return stage.downsamples or (self.isotropic and len(self.stages) == 8 and number % 2 == 0)
+
 
 @dataclass(frozen=True)
 class Stitch:

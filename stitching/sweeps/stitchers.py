@@ -1,8 +1,9 @@
 """Stitchers: recipes that bridge a gap, from (what the source gives, what the destination takes) to adapter parts.
 
 Ours go from the source's channels to the destination's in factor-two steps, one for each downsampling in the gap
-and at least one; the last step ends at exactly the destination's channels. Sizes halve likewise. Each step is one
-adapter part. A recipe that cannot bridge a gap declines it with a reason. A user's own is registered with `stitcher`.
+and at least one, never past the destination's channels; the last step ends at exactly these. Sizes halve likewise.
+Each step is one adapter part. A recipe that cannot bridge a gap declines it with a reason. A user's own is registered
+with `stitcher`.
 """
 
 from __future__ import annotations
@@ -130,13 +131,18 @@ def adapter_steps(interface: Interface, *, keep_size: bool = False) -> list[Step
         smaller = _halved(size, last_size)
         step = Step(
             channels,
-            interface.dest.channels if last else channels * 2,
+            interface.dest.channels if last else _towards(channels, interface.dest.channels),
             size,
             size if keep_size else last_size if last else smaller,
         )
         steps.append(step)
         channels, size = step.channels_out, step.size_out
     return steps
+
+
+def _towards(channels: int, last: int) -> int:
+    """Twice or half as many channels, in the direction of `last` and not past it."""
+    return min(channels * 2, last) if channels < last else max(channels // 2, last)
 
 
 def _halved(size: tuple[int, int], least: tuple[int, int]) -> tuple[int, int]:
@@ -237,16 +243,29 @@ def _with_downsample(layer: Layer) -> Recipe:
     def recipe(interface: Interface) -> AdapterPlan:
         if interface.between_sequences and interface.source.spatial != interface.dest.spatial:
             raise Declined(f"nothing between two sequences has a stride: {interface.source} to {interface.dest}")
+        steps = adapter_steps(interface)
+        size, halvings = _strided_from(steps[0].size_in, steps[-1].size_out)
         parts = []
-        for step in adapter_steps(interface):
-            # A stride for each downsampling; what is left then is resized, as between any two parts.
-            half = _halved(step.size_in, (1, 1))
-            strides = interface.num_downsamples and step.size_in != step.size_out
-            shrinks = strides and all(n >= end for n, end in zip(half, step.size_out, strict=True))
-            parts.append(layer(interface, step, step.size_in, 2 if shrinks else 1))
+        for i, step in enumerate(steps):
+            each, more = divmod(halvings, len(steps))
+            stride = 2 ** (each + (i < more))
+            parts.append(layer(interface, step, size, stride))
+            size = -(-size[0] // stride), -(-size[1] // stride)
         return AdapterPlan(parts, interface.dest)
 
     return recipe
+
+
+def _strided_from(size: tuple[int, int], last_size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """The size that strides of two turn into `last_size`, and how many of them: `size` itself if it is such a size.
+
+    Otherwise the map is resized before the first stride, up to `last_size` where it is smaller.
+    """
+    halvings, smaller = 0, size
+    while all((n + 1) // 2 >= end for n, end in zip(smaller, last_size, strict=True)) and smaller != last_size:
+        smaller = (smaller[0] + 1) // 2, (smaller[1] + 1) // 2
+        halvings += 1
+    return (size if smaller == last_size else (last_size[0] << halvings, last_size[1] << halvings)), halvings
 
 
 def _no_downsample(layer: Layer) -> Recipe:
@@ -279,10 +298,11 @@ LEAST_SQUARES = "affine_least_squares"
 
 
 def _without_adapter(stitch: Stitch) -> list[Stage]:
-    """The stages of both models around the gap, and those inside it that downsample."""
+    """The stages of both models around the gap, and those inside it that begin a resolution."""
     first, last = stitch.gap
-    kept = [stage for stage in stitch.dest.stages[first : last + 1] if stage.downsamples]
-    stages = [*stitch.source.stages[:first], *kept, *stitch.dest.stages[last + 1 :]]
+    source, dest = stitch.source.stages, stitch.dest.stages
+    kept = [dest[number] for number in range(first, last + 1) if stitch.dest.begins_resolution(number)]
+    stages = [*source[:first], *kept, *dest[last + 1 :]]
     for left, right in itertools.pairwise(stages):
         if left.out_format != right.in_format:
             raise Declined(f"sizes do not meet: {left.out_format} before {right.in_format}")

@@ -61,9 +61,12 @@ def _pairs(sweep: Sweep, image: Shape, cache: PlanCache) -> Iterator[tuple[Stage
                     path=("models", i),
                 )  # fmt: skip
             try:
-                rows[entry.title] = discovered_row(entry, sweep.depths, image, cache)
+                rows[entry.title] = discovered_row(entry, entry.cut_at or sweep.depths, image, cache)
             except UserError as error:
-                if error.path[:1] != ("depths",):
+                key, *below = error.path or ("",)
+                if key == "depths" and entry.cut_at:
+                    error.path = ("models", i, "cut_at", *below)
+                elif key != "depths":
                     error.path = ("models", i, *error.path)
                 raise
     mistakes.raise_all()  # a misspelt model is not reported again where the pairs name it

@@ -101,6 +101,8 @@ def build_network_of(job: Job, data: TaskData) -> Network:
         task_classes=tuple(batches.num_classes for batches in data.train),
         class_token=job.reformat_options.class_token,
         frozen_norm=job.frozen_norm,
+        adapter_init=job.adapter_init,
+        norm_groups=1 if job.published else BuildOptions.norm_groups,
         unfrozen=job.unfrozen,
         sample=sample_of(job),
     )

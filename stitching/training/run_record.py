@@ -48,6 +48,7 @@ def record_start(run: Run) -> None:
         **_validation(run),
         **_random_networks(run),
         "frozen_norm": run.job.frozen_norm,
+        "adapter_init": run.job.adapter_init,
         "precision": run.job.precision,
         "device": device_name(run.context.device),
         "processes": run.context.world.size,

@@ -24,7 +24,7 @@ def make_grid(folder: Path, *, data=tuple(DATA), rates=tuple(RATES), seeds: int 
                 write_yaml(run / "metadata.yml", {
                     "name": run.name, "arch": "lr", "study": "grid", "seed": seed, "state": "done", "device": "cpu",
                     "macs": 10**6, "train_config.dataset": dataset, "train_config.optimizer_args.lr": rate,
-                    "config": {"train_config": train, "model": {"Net": {"model_name": "convnet"}}},
+                    "config": {"train_config": train, "model": {"Net": {"model_name": "smallnet"}}},
                 })  # fmt: skip
                 StepLog([
                     {"Step": epoch, "Epoch": epoch, ACCURACY: accuracy * epoch / 2, VAL: 0.4 + rate}

@@ -145,9 +145,9 @@ def test_a_broken_self_stitch_is_shouted(tmp_path):
 def digits(tmp_path_factory) -> Path:
     """A small sweep, really trained: a network with itself, two gaps, two adapters, controls."""
     folder = tmp_path_factory.mktemp("digits")
-    convnet = {"model_name": "convnet", "num_blocks": 4, "in_chans": 1, "pretrained": False}
+    smallnet = {"model_name": "smallnet", "num_blocks": 4, "in_chans": 1, "pretrained": False}
     sweep = {
-        "models": [{**convnet, "width": 8}],
+        "models": [{**smallnet, "width": 8}],
         "gaps": [{"blocks_to_drop": [1, 1]}, {"blocks_to_drop": [2, 2]}],
         "stitchers": ["affine", "downsample_then_3x3conv"],
         "controls": ["self", "random_source"],

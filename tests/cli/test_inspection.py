@@ -12,7 +12,7 @@ from stitching.cutting import cut_points
 from stitching.models import building
 from stitching.models.spec import ModelSpec
 
-CONVNET = ["local/convnet", "--arg", "width=8", "--arg", "in_chans=1"]
+SMALLNET = ["local/smallnet", "--arg", "width=8", "--arg", "in_chans=1"]
 SWEEP = """\
 gaps: [{blocks_to_drop: [1, 1]}, {blocks_to_drop: [1, 2]}]
 stitchers: [affine, finetune]
@@ -31,13 +31,13 @@ def printed(cli):
 
 
 def test_cut_points_in_order_with_their_sizes(printed):
-    points = json.loads(printed(*CONVNET, "--json"))["cut_points"]
+    points = json.loads(printed(*SMALLNET, "--json"))["cut_points"]
     assert [p["name"] for p in points if p["name"].endswith(".3")] == [f"blocks.{i}.3" for i in range(4)]
     assert [p["size"] for p in points if p["name"].endswith(".3")] == [[8, 16, 16], [8, 8, 8], [8, 4, 4], [8, 2, 2]]
     assert (points[0]["name"], points[-1]["name"], points[-1]["format"]) == ("x", "head", "vector")
 
 
-@pytest.mark.parametrize("arguments", [CONVNET, ["timm/resnet18"], ["torchvision/swin_t"]], ids=lambda given: given[0])
+@pytest.mark.parametrize("arguments", [SMALLNET, ["timm/resnet18"], ["torchvision/swin_t"]], ids=lambda given: given[0])
 def test_what_lies_before_and_after_adds_up(printed, arguments):
     points = json.loads(printed(*arguments, "--json"))["cut_points"]
     for of in ("parameters", "macs"):
@@ -48,10 +48,10 @@ def test_what_lies_before_and_after_adds_up(printed, arguments):
 
 
 def test_parameters_and_size_are_those_of_the_front(printed):
-    model = building.build(ModelSpec.parse("local/convnet", width=8, in_chans=1)).eval()
+    model = building.build(ModelSpec.parse("local/smallnet", width=8, in_chans=1)).eval()
     traced = cut_points.trace(model)
     start, *points = cut_points.cut_points(traced, (1, 32, 32))
-    told = json.loads(printed(*CONVNET, "--json"))["cut_points"][1:]
+    told = json.loads(printed(*SMALLNET, "--json"))["cut_points"][1:]
     for point, place in zip(points, told, strict=True):
         front = cut_points.extract(traced, start, point)
         assert sum(p.numel() for p in front.parameters()) == place["parameters_before"]
@@ -59,8 +59,8 @@ def test_parameters_and_size_are_those_of_the_front(printed):
 
 
 def test_the_table_has_every_cut_point(printed):
-    names = [p["name"] for p in json.loads(printed(*CONVNET, "--json"))["cut_points"]]
-    lines = [line.split() for line in printed(*CONVNET).splitlines()[2:]]
+    names = [p["name"] for p in json.loads(printed(*SMALLNET, "--json"))["cut_points"]]
+    lines = [line.split() for line in printed(*SMALLNET).splitlines()[2:]]
     assert [line[1] for line in lines] == names
     assert lines[1][2:4] == ["img", "8x32x32"]
 
@@ -82,9 +82,9 @@ def test_an_image_size_of_ones_own(printed):
 
 
 def test_pasted_stages_are_the_runs_that_the_model_alone_gives(cli, write, printed):
-    given = {"model_name": "convnet", "width": 8, "in_chans": 1}
+    given = {"model_name": "smallnet", "width": 8, "in_chans": 1}
     short = write("short.yml", yaml.safe_dump({"models": [given]}) + SWEEP)
-    pasted = write("pasted.yml", printed(*CONVNET, "--yaml") + SWEEP)
+    pasted = write("pasted.yml", printed(*SMALLNET, "--yaml") + SWEEP)
     plans = [json.loads(cli("plan", path, "--json").out) for path in (short, pasted)]
     networks = [[run["network"] for run in plan] for plan in plans]
     assert networks[0] == networks[1]

@@ -44,7 +44,7 @@ def test_several_states(words):
 
 @pytest.mark.parametrize(("words", "problem"), [("-1", "found -1"), ("1 1", "is repeated"), ("x", "--seeds")])
 def test_wrong_seeds_are_told(cli, write, words, problem):
-    sweep = write("small.yml", "models: [local/convnet]\ntrain_config: {dataset: digits}\n")
+    sweep = write("small.yml", "models: [local/smallnet]\ntrain_config: {dataset: digits}\n")
     outcome = cli("plan", sweep, "--seeds", *words.split())
     assert (outcome.code, problem in outcome.err) == (2, True), outcome
     assert "Traceback" not in outcome.err
@@ -53,7 +53,7 @@ def test_wrong_seeds_are_told(cli, write, words, problem):
 @pytest.mark.parametrize("command", [["plan"], ["submit", "--cluster", "local"], ["retry"]])
 def test_data_is_looked_for_where_the_command_says(cli, write, tmp_path: Path, monkeypatch, command):
     """The classes of an image folder are its folders, so that every one of these commands looks into it."""
-    model = "{model_name: convnet, num_blocks: 4, width: 8, num_classes: 2}"
+    model = "{model_name: smallnet, num_blocks: 4, width: 8, num_classes: 2}"
     config = "{dataset: image_folder, data_preprocessing: {image_size: 16}}"
     sweep = write("small.yml", f"models: [{model}]\ngaps: [{{blocks_to_drop: [9, 9]}}]\ntrain_config: {config}\n")
     for name in ("cat", "dog"):

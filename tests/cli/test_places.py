@@ -24,7 +24,7 @@ class Mine(Study):
 
 
 def test_a_sweep_of_a_plugins_own_study_is_found_in_its_folder(write):
-    write("job.yml", "model: {Net: {model_name: convnet}}\ntrain_config: {dataset: digits}\n")
+    write("job.yml", "model: {Net: {model_name: smallnet}}\ntrain_config: {dataset: digits}\n")
     write("list.yml", "- a\n")
     plugin = write("my_study.py", STUDY.format(mark="study_in_folder"))
     mine = write("mine.yml", "plugins: [my_study.py]\nstudy_in_folder: job.yml\n")
@@ -39,6 +39,6 @@ def test_a_sweep_whose_plugin_is_broken_is_not_passed_over(write):
 
 
 def test_a_folder_without_sweeps_says_which_keys_make_one(write):
-    folder = write("job.yml", "model: {Net: {model_name: convnet}}\n").parent
+    folder = write("job.yml", "model: {Net: {model_name: smallnet}}\n").parent
     with pytest.raises(UserError, match=r"there is no sweep in .*\n.*models, stages, src_stages, dest_stages, job"):
         sweep_files([folder])

@@ -22,7 +22,7 @@ from stitching.runs.kinds import read_job
 from stitching.training.optim import try_training
 
 ADAPTER = "model.Assembly.parts"
-SWEEP = "models: [local/convnet]\ntrain_config: {dataset: digits}\n"
+SWEEP = "models: [local/smallnet]\ntrain_config: {dataset: digits}\n"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ SWEEP = "models: [local/convnet]\ntrain_config: {dataset: digits}\n"
             ("VisionTransformerBlock", "embed_dim: 1000000"), ("SwinTransformerBlock", "window_size: 1000000"),
             ("ClassifierHead", "pooled_size: 1000000"), ("ClassifierHead", "pooled_size: [1, 1000000]"),
             ("ClassifierHead", "num_classes: 1000000"), ("DeRyAdapter", "num_conv: 10000000"),
-            ("Net", "model_name: convnet, width: .nan"), ("Net", "model_name: convnet, width: 10000000000000000000000"),
+            ("Net", "model_name: smallnet, width: .nan"), ("Net", "model_name: smallnet, width: 10000000000000000000000"),
         ]),
     ],
     ids=lambda text: text[:60],

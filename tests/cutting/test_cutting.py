@@ -54,7 +54,7 @@ FAMILIES: list[tuple[str, dict, int | None, int]] = [
     ("torchvision/shufflenet_v2_x0_5", {}, 32, 35),
     ("torchvision/squeezenet1_1", {}, 64, 30),
     ("torchvision/mnasnet0_5", {}, 32, 60),
-    ("local/convnet", {"num_blocks": 3}, 8, 10),
+    ("local/smallnet", {"num_blocks": 3}, 8, 10),
 ]
 MORE_FAMILIES: list[tuple[str, dict, int | None, int]] = [
     ("torchvision/inception_v3", {}, 299, 30),
@@ -93,7 +93,7 @@ MORE_FAMILIES: list[tuple[str, dict, int | None, int]] = [
 # Residual, sequence with a class token, windows, gates, dense connections, attention in convolutions, branches, plain.
 CUT_ONE_BY_ONE = {
     "timm/resnet18", "timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224", "timm/convnext_atto",
-    "timm/densenet121", "timm/levit_128s", "torchvision/googlenet", "local/convnet",
+    "timm/densenet121", "timm/levit_128s", "torchvision/googlenet", "local/smallnet",
 }  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_patch_merging_goes_with_the_block_behind_it() -> None:
         ("timm/regnety_002", 13),
         ("timm/levit_128s", 9),
         ("timm/densenet121", 4),
-        ("local/convnet", 4),
+        ("local/smallnet", 4),
         ("torchvision/googlenet", 12),
         ("timm/mobilenetv4_conv_small", 16),
     ],
@@ -82,7 +82,7 @@ PARTITIONED = [
     "timm/resnet18", "timm/convnext_atto", "timm/levit_128s", "timm/densenet121", "timm/regnety_002", "timm/vgg11",
     "timm/mixer_s32_224", "timm/poolformer_s12", "timm/repvgg_a0", "timm/pvt_v2_b0", "torchvision/alexnet",
     "torchvision/squeezenet1_0", "torchvision/googlenet", "torchvision/shufflenet_v2_x0_5", "torchvision/swin_t",
-    "torchvision/vit_b_16", "local/convnet",
+    "torchvision/vit_b_16", "local/smallnet",
 ]  # fmt: skip
 MORE_PARTITIONED = [
     "timm/swin_tiny_patch4_window7_224", "timm/efficientnet_b0", "timm/cait_xxs24_224", "timm/mobilevit_xxs",
@@ -116,7 +116,7 @@ def test_where_to_cut_does_not_depend_on_the_image() -> None:
 
 
 def test_stages_run_one_after_the_other() -> None:
-    model = build(ModelSpec.parse("local/convnet")).eval()
+    model = build(ModelSpec.parse("local/smallnet")).eval()
     cut = trace(model)
     images = torch.randn(2, 3, 8, 8)
     x = images

@@ -58,7 +58,7 @@ rm -rf what is only shown
 
 def test_stitching_runs_in_the_process_that_has_torch(run):
     run(
-        '```bash\nstitching inspect local/convnet --help\n```\n```python\nimport sys\nassert sys.argv[0] == "stitching"\n```\n'
+        '```bash\nstitching inspect local/smallnet --help\n```\n```python\nimport sys\nassert sys.argv[0] == "stitching"\n```\n'
     )
 
 

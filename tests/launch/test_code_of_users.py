@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_sweeps import CONVNET, cluster_of, gaps, plan_of, submit, write_sweep
+from small_sweeps import SMALLNET, cluster_of, gaps, plan_of, submit, write_sweep
 from yaml_files import read_yaml
 
 from stitching.config.errors import UserError
@@ -28,7 +28,7 @@ def own(request, tmp_path) -> tuple[Path, Path]:
     file = tmp_path / "mine.py"
     if request.param == "plugins":
         file.write_text("x = 1\n")
-        return write_sweep(tmp_path / "small.yml", models=[CONVNET], gaps=gaps([1, 1]), plugins=["mine.py"]), file
+        return write_sweep(tmp_path / "small.yml", models=[SMALLNET], gaps=gaps([1, 1]), plugins=["mine.py"]), file
     file.write_text(MODEL)
     sweep = tmp_path / "small.yml"
     sweep.write_text(
@@ -71,7 +71,7 @@ def test_commands_that_read_results_import_no_code_of_users(cli, tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).write_text('')\n{MODEL}")
     folder = tmp_path / "runs"
-    for number, model in enumerate(({"module": f"{plugin}:make_net"}, {**CONVNET, "backend": "of_a_plugin"})):
+    for number, model in enumerate(({"module": f"{plugin}:make_net"}, {**SMALLNET, "backend": "of_a_plugin"})):
         config = {
             "plugins": [str(plugin)], "model": {"Net": model},
             "train_config": {"dataset": "digits", "epochs": 1},

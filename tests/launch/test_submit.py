@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 from small_sweeps import (
-    CONVNET,
     HERE,
     ROW,
+    SMALLNET,
     assert_same,
     cluster_of,
     frame_of,
@@ -203,10 +203,10 @@ def test_other_weights_make_results_stale(tmp_path):
     from stitching.models.spec import ModelSpec
 
     model = build(
-        ModelSpec.parse("local/convnet", **{key: value for key, value in CONVNET.items() if key != "model_name"})
+        ModelSpec.parse("local/smallnet", **{key: value for key, value in SMALLNET.items() if key != "model_name"})
     )
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    row = ROW | {"models": [{**CONVNET, "ckp_path": "weights.pt"}]}
+    row = ROW | {"models": [{**SMALLNET, "ckp_path": "weights.pt"}]}
     plan, _ = go(write_sweep(tmp_path / "small.yml", **row))
     assert states(plan) == {"done"}
     torch.save({key: value + 1 for key, value in model.state_dict().items()}, tmp_path / "weights.pt")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_sweeps import CONVNET, cluster_of, gaps, go, plan_of, states, write_sweep
+from small_sweeps import SMALLNET, cluster_of, gaps, go, plan_of, states, write_sweep
 from user_errors import files_below
 from weights_server import (
     SMALL,
@@ -71,7 +71,7 @@ def test_what_is_done_needs_no_weights(server, sweep, monkeypatch) -> None:
 
 
 def test_the_models_of_runs_are_found_however_deep_they_lie(tmp_path) -> None:
-    path = write_sweep(tmp_path / "small.yml", models=[CONVNET], gaps=gaps([1, 1]))
+    path = write_sweep(tmp_path / "small.yml", models=[SMALLNET], gaps=gaps([1, 1]))
     run, tested = plan_of(path).runs
     assert prefetch_weights.weights_of([run, tested]) == [], "our own models have none"
     part = {"model_name": SMALL, "block_output": "layer1"}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from small_sweeps import (
     BLOCKS,
-    CONVNET,
     ROW,
+    SMALLNET,
     gaps,
     go,
     in_this_process,
@@ -85,12 +85,12 @@ def test_other_weights_make_a_run_stale_and_are_named(cli, tmp_path):
 
     def weights(seed: int) -> None:
         model = building.build(
-            ModelSpec.parse("local/convnet", **{k: v for k, v in CONVNET.items() if k != "model_name"}), seed
+            ModelSpec.parse("local/smallnet", **{k: v for k, v in SMALLNET.items() if k != "model_name"}), seed
         )
         torch.save(model.state_dict(), tmp_path / "w.pt")
 
     weights(1)
-    sweep = write_sweep(tmp_path / "small.yml", **ROW | {"models": [{**CONVNET, "ckp_path": "w.pt"}]})
+    sweep = write_sweep(tmp_path / "small.yml", **ROW | {"models": [{**SMALLNET, "ckp_path": "w.pt"}]})
     go(sweep)
     assert states(plan_of(sweep)) == {"done"}
     weights(2)
@@ -217,7 +217,7 @@ def test_several_sweeps_a_folder_of_them_and_a_pattern(cli, tmp_path):
 def test_every_mistake_is_told_at_once(cli, tmp_path):
     write_sweep(
         tmp_path / "a.yml",
-        **ROW | {"models": [{**CONVNET, "model_name": "convent"}]},
+        **ROW | {"models": [{**SMALLNET, "model_name": "convent"}]},
         grid={"train_config.optimizer": ["Adm", "SDG"]},
     )
     write_sweep(tmp_path / "b.yml", **ROW | {"gaps": gaps([1, 9], [7, 1], [8, 8]), "stitchers": ["afine"]})

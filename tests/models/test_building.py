@@ -18,7 +18,7 @@ from stitching.models.building import build, build_meta, input_shape, normalizat
 from stitching.models.prefetch import weights_file
 from stitching.models.spec import ModelSpec
 
-SMALL = "local/convnet"
+SMALL = "local/smallnet"
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -59,7 +59,7 @@ def test_a_title_is_backend_and_name() -> None:
         ("timm/resnt50", "did you mean 'resnet50'"),
         ("timm/resnet50.a1_in2k", r"did you mean 'resnet50\.a1_in1k'"),
         ("torchvision/swint", "did you mean 'swin_t'"),
-        ("local/convnets", "did you mean 'convnet'"),
+        ("local/smallnets", "did you mean 'smallnet'"),
     ],
 )
 def test_names_that_do_not_exist(title: str, told: str) -> None:
@@ -126,7 +126,7 @@ VIT, RESNET = "timm/vit_tiny_patch16_224", "timm/resnet18"
         ("torchvision/swin_t", {"window_size": [0, 0]}, "cannot be built with window_size"),
         ("torchvision/vit_b_16", {"image_size": 0}, "image_size is 0"),
         (SMALL, {"num_blocks": 90000}, "more than 10,000 layers"),
-        (SMALL, {"width": 0}, "local/convnet with width: 0 cannot take 3x32x32 images"),
+        (SMALL, {"width": 0}, "local/smallnet with width: 0 cannot take 3x32x32 images"),
         (SMALL, {"width": "x"}, "cannot be built with width: x"),
         (SMALL, {"in_chans": 0}, "in_chans is 0"),
     ],
@@ -199,7 +199,7 @@ def test_weights_for_larger_images_make_a_model_for_larger_images() -> None:
         ("torchvision/resnet50", {"weights": "DEFAULT", "ckp_path": "a.pt"}, "takes no published weights"),
         ("torchvision/resnet50", {"weights": "DEFAULT", "pretrained": False}, "takes no published weights"),
         ("timm/resnet50", {"weights": "a1_in1k"}, "a timm model's tag is part of its name"),
-        (SMALL, {"weights": "DEFAULT"}, "of local/convnet"),
+        (SMALL, {"weights": "DEFAULT"}, "of local/smallnet"),
     ],
 )
 def test_weights_that_cannot_be_named(title: str, arguments: dict, told: str) -> None:

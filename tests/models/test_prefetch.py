@@ -129,7 +129,7 @@ def test_the_file_of_weights_goes_on_record(kind: str, server, tmp_path, monkeyp
     parts = [
         {"Subnet": {"model_name": title, "block_output": "layer1"}},
         {"Subnet": {"model_name": title, "pretrained": False, "block_input": "layer2"}},
-        {"Subnet": {"model_name": "convnet", "ckp_path": "own.pt"}},
+        {"Subnet": {"model_name": "smallnet", "ckp_path": "own.pt"}},
     ]
     data = {"assembly": parts, "reference": {"Net": {"model_name": title}}, "train_config": {"dataset": "digits"}}
     job = read_job(Document(tmp_path / "config.yml", data))
@@ -163,7 +163,7 @@ def test_building_fetches_too(kind: str, server, monkeypatch) -> None:
 def test_what_needs_no_published_weights_is_passed_over(monkeypatch) -> None:
     go_offline(monkeypatch)
     specs = [
-        ModelSpec.parse("local/convnet", pretrained=True),
+        ModelSpec.parse("local/smallnet", pretrained=True),
         ModelSpec.parse(SMALL),
         ModelSpec.parse(SMALL, pretrained=True, ckp_path="weights.pt"),
     ]

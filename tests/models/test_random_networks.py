@@ -43,7 +43,7 @@ def test_everything_else_is_as_the_library_makes_it():
     other = {name for name in plain if not torch.equal(plain[name], opened[name])}
     assert other == {f"layer{i}.{j}.bn2.weight" for i in (1, 2, 3, 4) for j in (0, 1)}
     assert all(opened[name].eq(1).all() for name in other)
-    local = ModelSpec.parse("local/convnet", width=8, in_chans=1)
+    local = ModelSpec.parse("local/smallnet", width=8, in_chans=1)
     plain, opened = (build(spec, 5).state_dict() for spec in (local, replace(local, random=True)))
     assert all(torch.equal(plain[name], opened[name]) for name in plain)
 

@@ -175,7 +175,7 @@ def test_an_edit_does_not_reach_what_is_queued(models: Path) -> None:
         ({"module": "my_models.py"}, "names no function"),
         ({"module": "my_models.py:make_net", "backend": "timm"}, "backend is of a library's model"),
         ({"module": "my_models.py:make_net", "pretrained": True}, "pretrained is of a library's model"),
-        ({"module": "my_models.py:make_net", "model_name": "convnet"}, "both model_name and module"),
+        ({"module": "my_models.py:make_net", "model_name": "smallnet"}, "both model_name and module"),
         ({}, "'model_name' is missing"),
         ({"model_name": "x", "backend": "tim"}, "no backend 'tim'; did you mean 'timm'"),
     ],

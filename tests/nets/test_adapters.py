@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from stitching.config.errors import UserError
+from stitching.nets.parts import BuildOptions
 from stitching.nets.parts.adapters import SimpleAdapter
 
 
@@ -210,3 +211,39 @@ def test_head_is_linear_in_the_mean():
     x = torch.randn(2, 4, 7, 9)
     torch.testing.assert_close(head(x), head.fc(x.mean((2, 3))))
     assert head.fc.weight.abs().max() <= 1 / sqrt(4)
+
+
+# ------------------------------------------------------------------------ what untrained weights start with
+
+PUBLISHED = BuildOptions(adapter_init="published")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("SimpleAdapter", {"num_conv": 1}),
+        ("SimpleAdapter", {"num_fc": 1}),
+        ("ResNetBottleneck", {}),
+        ("ResNetBasicBlock", {"init_identity": False}),
+        ("DeRyAdapter", {}),
+    ],
+)
+def test_adapters_start_as_published(name, arguments):
+    """Kaiming normal by the fan out: the variance is 2 / (outputs x kernel positions)."""
+    out = {"output_channel" if name == "DeRyAdapter" else "out_channels": 192}
+    net = build(name, 64, options=PUBLISHED, **arguments, **out)
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    random = [layer for layer in layers if not (layer is layers[-1] and name == "ResNetBottleneck")]
+    for layer in random:
+        expected = sqrt(2 / (layer.weight[:, 0].numel()))
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert layer.weight.abs().max() > 3 * expected  # not uniform
+    if name == "ResNetBottleneck":
+        assert torch.equal(layers[-1].weight[:64, :, 0, 0], torch.eye(64))  # the shortcut copies
+
+
+def test_an_adapter_that_is_the_identity_is_it_in_both_ways_to_start():
+    norms = {"leading_norm": False, "trailing_norm": False, "nonlinearity": False}
+    net = build("SimpleAdapter", 4, num_conv=1, init_identity=True, options=PUBLISHED, **norms)
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.equal(net(x), x)

@@ -28,12 +28,28 @@ def test_adapter_shapes(mode, layers):
     assert net.out_kind == kinds[leaving]
 
 
-def test_adapter_layers():
-    net = build("DeRyAdapter", 4, output_channel=6, num_conv=2, num_fc=1, stride=2, mode="cnn2vit")
-    assert [type(layer).__name__ for layer in net.convs] == ["BatchNorm2d", *["Conv2d", "BatchNorm2d", "LeakyReLU"] * 2]
-    assert [type(layer).__name__ for layer in net.fcs] == ["Linear", "LayerNorm", "LeakyReLU"]
-    first, second = (layer for layer in net.convs if isinstance(layer, nn.Conv2d))
-    assert (first.kernel_size, first.stride, first.padding, first.bias) == ((2, 2), (2, 2), (0, 0), None)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, ["BatchNorm2d", "Conv2d"]),  # one convolution by default
+        ({"num_conv": 2}, ["BatchNorm2d", "Conv2d", "Conv2d"]),
+        ({"num_conv": 0, "num_fc": 2}, ["LayerNorm", "Linear", "Linear"]),
+        ({"num_fc": 1}, ["LayerNorm", "Linear"]),
+        ({"num_conv": 2, "num_fc": 1, "mode": "cnn2vit"}, ["BatchNorm2d", "Conv2d", "Conv2d", "Linear"]),
+        ({"num_conv": 0, "output_channel": 4, "mode": "vit2vit"}, ["LayerNorm"]),
+    ],
+    ids=str,
+)
+def test_adapter_is_a_norm_then_layers_then_one_nonlinearity(arguments, expected):
+    net = build("DeRyAdapter", 4, **{"output_channel": 6} | arguments)
+    assert [type(layer).__name__ for layer in net.adapter] == [*expected, "LeakyReLU"]
+    assert [name for name in net.state_dict() if name.endswith("bias")] == ["adapter.0.bias"]  # the norm's
+
+
+def test_strides_of_the_adapter():
+    net = build("DeRyAdapter", 4, output_channel=6, num_conv=2, stride=2, mode="cnn2vit")
+    first, second = (layer for layer in net.adapter if isinstance(layer, nn.Conv2d))
+    assert (first.kernel_size, first.stride, first.padding) == ((2, 2), (2, 2), (0, 0))
     assert (second.kernel_size, second.stride) == ((1, 1), (1, 1))
     assert net(torch.randn(SHAPES["cnn"])).shape == (2, 16, 6)
 
@@ -53,16 +69,10 @@ def test_adapter_keeps_positions_in_place(layers):
         torch.testing.assert_close(nets[mode](given), expected.flatten(2).transpose(1, 2))
 
 
-def test_adapter_without_layers_is_a_norm():
-    net = build("DeRyAdapter", 4, output_channel=4, mode="vit2vit")
-    x = torch.randn(SHAPES["vit"])
-    torch.testing.assert_close(net(x), nn.functional.layer_norm(x, (4,)))
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "no layer maps 4 channels to 6"),
+        ({"num_conv": 0}, "no layer maps 4 channels to 6"),
         ({"num_fc": 1, "stride": 2}, "needs a convolution"),
     ],
 )
@@ -77,9 +87,13 @@ def test_tokens_that_are_no_map():
 
 
 def test_base_block():
-    out = build("BaseBlock", 4, out_channels=6, stride=2)(torch.randn(2, 4, 9, 9))
-    assert out.shape == (2, 6, 5, 5)
-    assert out.min() == 0
+    net = build("BaseBlock", 3, out_channels=6)
+    assert [type(layer).__name__ for layer in net.layers] == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    assert (net.layers[0].kernel_size, net.layers[0].stride) == ((7, 7), (2, 2))
+    out = net(torch.randn(2, 3, 64, 64))
+    assert out.shape == (2, 6, 16, 16)
+    assert out.min() >= 0
+    assert build("BaseBlock", 3, out_channels=6, stride=1, kernel_size=3)(torch.randn(2, 3, 9, 9)).shape == (2, 6, 4, 4)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -84,7 +84,7 @@ def test_formats_are_converted_and_models_can_be_names() -> None:
     back = stitching.cut(Net(384), input="head", image_shape=(1, 16, 16))
     network = stitching.stitch([front, back]).eval()
     assert network(torch.rand(1, 3, 224, 224)).shape == (1, 10), "the class token is spread as further channels"
-    whole = stitching.stitch(["local/convnet"], image_shape=(3, 32, 32))
+    whole = stitching.stitch(["local/smallnet"], image_shape=(3, 32, 32))
     assert whole.out_format.channels == 10
     assert not any(parameter.requires_grad for parameter in whole.parameters())
 

@@ -181,8 +181,8 @@ def test_the_same_job_in_another_spelling(change: dict[str, Any], without: tuple
 
 
 def test_one_part_is_an_assembly_of_one() -> None:
-    alone = {"model": {"Net": {"model_name": "convnet"}}, "train_config": {"dataset": "digits"}}
-    row = {"assembly": [{"Net": {"model_name": "local/convnet"}}], "train_config": {"tasks": ONE_TASK}}
+    alone = {"model": {"Net": {"model_name": "smallnet"}}, "train_config": {"dataset": "digits"}}
+    row = {"assembly": [{"Net": {"model_name": "local/smallnet"}}], "train_config": {"tasks": ONE_TASK}}
     one, other = (read_job(Document(Path("/nowhere/config.yml"), data)) for data in (alone, row))
     assert identity(one) == identity(other)
 

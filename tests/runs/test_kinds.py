@@ -166,7 +166,7 @@ class SupernetJob(JobSettings):
 
 
 def test_paths_in_the_networks_of_another_kind_start_from_the_config(write):
-    anchors = "{anchors: [{Net: {model_name: convnet, ckp_path: weights.pt}}]}"
+    anchors = "{anchors: [{Net: {model_name: smallnet, ckp_path: weights.pt}}]}"
     config = write("config.yml", f"supernet: {anchors}\ntrain_config: {{dataset: digits}}\n")
     (anchor,) = read_settings(SupernetJob, load_yaml(config)).supernet.anchors
     assert anchor.ckp_path == str(config.parent / "weights.pt")

@@ -79,7 +79,7 @@ def _write_sweep(folder: Path, name: str = "small", **train_config: object) -> P
     length = {} if "epochs" in train_config else {"epochs": 2, "max_batches": 4}
     data = {
         "project": "tests",
-        "models": [{"model_name": "convnet", "num_blocks": 4, "width": 8, "in_chans": 1}],
+        "models": [{"model_name": "smallnet", "num_blocks": 4, "width": 8, "in_chans": 1}],
         "gaps": [{"blocks_to_drop": [1, 1]}, {"blocks_to_drop": [1, 2]}],
         "stitchers": ["affine", "downsample_then_block"],
         "train_config": {

@@ -29,7 +29,7 @@ VIT = {
     "backend": "timm", "model_name": "vit_tiny_patch16_224", "pretrained": False, "num_classes": 10, "in_chans": 1,
     "img_size": 32, "patch_size": 8, "embed_dim": 24, "num_heads": 3, "depth": 8,
 }  # fmt: skip
-CONVNET = {"model_name": "convnet", "num_blocks": 4, "width": 8, "in_chans": 1}
+SMALLNET = {"model_name": "smallnet", "num_blocks": 4, "width": 8, "in_chans": 1}
 
 NINE_GAPS = [[1, 1], [1, 2], [1, 4], [1, 6], [3, 3], [3, 4], [3, 6], [5, 5], [5, 6]]
 NINE_DOWNSAMPLES = [0, 1, 2, 3, 0, 1, 2, 0, 1]
@@ -91,7 +91,7 @@ def frame_of(folder: Path) -> pd.DataFrame:
 
 
 ROW = {
-    "models": [CONVNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine", "downsample_then_block"], "image_size": 8,
+    "models": [SMALLNET], "gaps": gaps([1, 1], [1, 2]), "stitchers": ["affine", "downsample_then_block"], "image_size": 8,
 }  # fmt: skip
 BLOCKS = "downsample_then_block"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from small_sweeps import (
-    CONVNET,
     RESNET,
+    SMALLNET,
     VIT,
     frame_of,
     gaps,
@@ -81,11 +81,11 @@ def test_a_destination_for_other_images_is_tested_with_its_own_and_is_no_referen
 
 
 def test_stages_of_several_models_have_no_base_and_those_of_one_whole_model_do(tmp_path):
-    first, last = {"Subnet": {**CONVNET, "block_output": "blocks.0"}}, {"Subnet": {**CONVNET, "block_input": "blocks.2"}}  # fmt: skip
-    middle = {"Subnet": {**CONVNET, "block_input": "blocks.1", "block_output": "blocks.1"}}
-    wider = {"Subnet": {**CONVNET, "num_blocks": 3, "block_input": "blocks.1", "block_output": "blocks.1"}}
+    first, last = {"Subnet": {**SMALLNET, "block_output": "blocks.0"}}, {"Subnet": {**SMALLNET, "block_input": "blocks.2"}}  # fmt: skip
+    middle = {"Subnet": {**SMALLNET, "block_input": "blocks.1", "block_output": "blocks.1"}}
+    wider = {"Subnet": {**SMALLNET, "num_blocks": 3, "block_input": "blocks.1", "block_output": "blocks.1"}}
     whole = planned(tmp_path / "a", stages=[first, middle, last], gaps=gaps([1, 1]))
-    assert [run.as_json()["network"]["Net"]["model_name"] for run in _controls(whole, "base")] == ["convnet"]
+    assert [run.as_json()["network"]["Net"]["model_name"] for run in _controls(whole, "base")] == ["smallnet"]
     mixed = planned(tmp_path / "b", stages=[first, wider, last], gaps=gaps([1, 1]))
     assert _controls(mixed, "base") == []
     assert all(run.job.reference is None for run in mixed.runs)
@@ -108,7 +108,7 @@ def test_self_stitches_are_of_every_cut_of_the_cells(tmp_path):
 
 
 def test_random_controls_have_the_cells_adapter_and_weights_of_no_training(tmp_path):
-    trained = {**CONVNET, "ckp_path": str(_weights(tmp_path))}
+    trained = {**SMALLNET, "ckp_path": str(_weights(tmp_path))}
     stitchers = ["affine", "finetune", "affine_least_squares"]
     plan = planned(tmp_path, models=[trained], gaps=gaps([1, 1]), controls=ALL, stitchers=stitchers)
     (ordinary,) = [run for run in plan.entries if not run.stitch.control and run.stitch.stitcher == "affine"]
@@ -144,8 +144,8 @@ def _weights(folder: Path) -> Path:
     from stitching.models.building import build
     from stitching.models.spec import ModelSpec
 
-    arguments = {key: value for key, value in CONVNET.items() if key != "model_name"}
-    torch.save({"model": build(ModelSpec.parse("local/convnet", **arguments), 7).state_dict()}, folder / "weights.pt")
+    arguments = {key: value for key, value in SMALLNET.items() if key != "model_name"}
+    torch.save({"model": build(ModelSpec.parse("local/smallnet", **arguments), 7).state_dict()}, folder / "weights.pt")
     return folder / "weights.pt"
 
 
@@ -165,7 +165,7 @@ def test_mistakes_in_controls_are_told(tmp_path, cli, controls, words):
 def results(tmp_path_factory):
     """A sweep of trained weights with every control, trained."""
     folder = tmp_path_factory.mktemp("controls")
-    model = {**CONVNET, "ckp_path": str(_trained_weights(folder))}
+    model = {**SMALLNET, "ckp_path": str(_trained_weights(folder))}
     path = write_sweep(
         folder / "small.yml", models=[model], gaps=gaps([1, 1], [2, 2]), controls=ALL, save_dir=str(folder / "runs"),
         train_config={"validation": {"fraction": 0.1}, "data_preprocessing": {"image_size": 16}, "epochs": 2, "batch_size": 64, "optimizer_args": {"lr": 0.03}},
@@ -182,7 +182,7 @@ def _trained_weights(folder: Path) -> Path:
     from stitching.training.session import train
 
     data = {
-        "model": {"Net": CONVNET}, "save_checkpoints": True,
+        "model": {"Net": SMALLNET}, "save_checkpoints": True,
         "train_config": {"dataset": "digits", "data_preprocessing": {"image_size": 16}, "epochs": 4, "batch_size": 64, "optimizer_args": {"lr": 0.01}},
     }  # fmt: skip
     train([RunRequest(read_job(Document(folder / "config.yml", data)), RunFolder(folder / "base"))])
@@ -225,13 +225,13 @@ def test_random_networks_are_on_record_and_of_ordinary_ones_there_are_none(resul
     assert on_record == {"random_source", "random_dest"}
     (run, *_) = _controls(plan, "random_source")
     metadata = read_yaml(plan.folder / run.name / "metadata.yml")
-    assert metadata["random_networks"] == {"local/convnet": {"bn_images": 256}}
+    assert metadata["random_networks"] == {"local/smallnet": {"bn_images": 256}}
     assert metadata["config"]["model"]["Assembly"]["parts"][0]["Subnet"]["random"] is True
 
 
 def test_untrained_weights_follow_the_seed_and_the_rest_is_as_trained(tmp_path):
     """The network that runs is the one that the plan names, frozen where it says so."""
-    plan = plan_of(write_sweep(tmp_path / "a.yml", models=[{**CONVNET, "ckp_path": str(_weights(tmp_path))}], seeds=[1, 2], controls=["random_source"]))  # fmt: skip
+    plan = plan_of(write_sweep(tmp_path / "a.yml", models=[{**SMALLNET, "ckp_path": str(_weights(tmp_path))}], seeds=[1, 2], controls=["random_source"]))  # fmt: skip
     from stitching.nets.build import BuildOptions, build_network
 
     networks = [
@@ -246,19 +246,19 @@ def test_untrained_weights_follow_the_seed_and_the_rest_is_as_trained(tmp_path):
 
 
 def test_base_runs_are_not_made_again_by_another_submit(tmp_path):
-    path = write_sweep(tmp_path / "small.yml", models=[CONVNET], save_dir=str(tmp_path / "runs"))
+    path = write_sweep(tmp_path / "small.yml", models=[SMALLNET], save_dir=str(tmp_path / "runs"))
     go(path)
-    before = frame_of(tmp_path / "runs" / "base-small-convnet")
-    _, again = go(write_sweep(path, models=[CONVNET], save_dir=str(tmp_path / "runs"), train_config={"epochs": 2}))  # fmt: skip
-    assert frame_of(tmp_path / "runs" / "base-small-convnet").equals(before)
+    before = frame_of(tmp_path / "runs" / "base-small-smallnet")
+    _, again = go(write_sweep(path, models=[SMALLNET], save_dir=str(tmp_path / "runs"), train_config={"epochs": 2}))  # fmt: skip
+    assert frame_of(tmp_path / "runs" / "base-small-smallnet").equals(before)
     assert again.failures == {}
-    started = (tmp_path / "runs" / "base-small-convnet" / "log.txt").read_text().count("before training")
+    started = (tmp_path / "runs" / "base-small-smallnet" / "log.txt").read_text().count("before training")
     assert started == 1
 
 
 def test_a_self_stitch_that_is_not_the_network_is_shouted(tmp_path, cli, monkeypatch):
     """As a cut at the wrong place would show itself."""
-    model = {**CONVNET, "ckp_path": str(_trained_weights(tmp_path))}
+    model = {**SMALLNET, "ckp_path": str(_trained_weights(tmp_path))}
     small = {"data_preprocessing": {"image_size": 16}}
     path = write_sweep(
         tmp_path / "small.yml", models=[model], controls=["self"], save_dir=str(tmp_path / "runs"), train_config=small
@@ -266,6 +266,6 @@ def test_a_self_stitch_that_is_not_the_network_is_shouted(tmp_path, cli, monkeyp
     monkeypatch.setattr("stitching.launch.schedulers.worker_pool.run_locally", in_this_process)
     monkeypatch.setitem(dery.FUNCTIONS, "identity", (lambda x: x.flip(1), False))
     shown = cli("submit", path, "--cluster", "local")
-    assert "self-small-convnet-cut-1: CHECK FAILED" in shown.out.replace("\n", " ")
+    assert "self-small-smallnet-cut-1: CHECK FAILED" in shown.out.replace("\n", " ")
     shown = cli("status", path)
     assert "2 CHECKS FAILED: do not trust these results" in shown.out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_sweeps import CONVNET, RESNET, VIT, gaps, go, plan_of, write_sweep
+from small_sweeps import RESNET, SMALLNET, VIT, gaps, go, plan_of, write_sweep
 from yaml_files import read_yaml
 
 from stitching import last_epoch, load_results, stitched
@@ -11,7 +11,7 @@ from stitching.config.errors import UserError
 from stitching.config.yaml import load_yaml, located
 
 PAIR = {  # the destination as a whole takes images of 32 pixels, the stitched network those of 16
-    "models": [CONVNET, VIT], "pairs": [["local/convnet", "timm/vit_tiny_patch16_224"]],
+    "models": [SMALLNET, VIT], "pairs": [["local/smallnet", "timm/vit_tiny_patch16_224"]],
     "train_config": {"data_preprocessing": {"image_size": 16}},
 }  # fmt: skip
 
@@ -30,7 +30,7 @@ PAIR = {  # the destination as a whole takes images of 32 pixels, the stitched n
             "`distill: {teacher: NAME}`",
         ),
         (
-            {"models": [CONVNET], "objective": {"distill": {"teacher": {"Net": {**RESNET, "num_classes": 7}}}}},
+            {"models": [SMALLNET], "objective": {"distill": {"teacher": {"Net": {**RESNET, "num_classes": 7}}}}},
             "objective.distill.teacher: it has 7 classes, the network that learns from it 10",
             "a network for the same classes",
         ),
@@ -56,7 +56,7 @@ def test_a_sweep_of_the_same_networks_that_learns_from_labels_can_be(tmp_path):
 
 def test_a_sweep_that_learns_from_its_destination_goes_to_its_results(cli, tmp_path):
     path = write_sweep(
-        tmp_path / "small.yml", models=[CONVNET], gaps=gaps([1, 1]), grid={"objective": ["labels", "distill"]}
+        tmp_path / "small.yml", models=[SMALLNET], gaps=gaps([1, 1]), grid={"objective": ["labels", "distill"]}
     )
     plan, submission = go(path)
     assert not submission.failures

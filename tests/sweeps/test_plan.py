@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from small_sweeps import (
-    CONVNET,
     NINE_DOWNSAMPLES,
     NINE_GAPS,
     RESNET,
+    SMALLNET,
     VIT,
     gaps,
     plan_of,
@@ -141,7 +141,7 @@ def test_finetune_checks_every_join(tmp_path):
     assert run.job is None
     assert "sizes do not meet: img 8x8x8 before bert 24x16+1" in (run.declined or "")
     # The piece behind the gap would take what the source gives; the downsampling piece that is kept does not.
-    piece = lambda **ends: {"Subnet": {**CONVNET, **ends}}  # noqa: E731
+    piece = lambda **ends: {"Subnet": {**SMALLNET, **ends}}  # noqa: E731
     source = [piece(block_output="blocks.1"), piece(block_input="blocks.2")]
     dest = [
         piece(block_output="blocks.0"),
@@ -334,7 +334,7 @@ def _checkpoint(path: Path, model: dict, seed: int) -> Path:
     torch.manual_seed(seed)
     torch.save(
         building.build(
-            ModelSpec.parse("local/convnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
+            ModelSpec.parse("local/smallnet", **{k: v for k, v in model.items() if k != "model_name"}), seed
         ).state_dict(),
         path,
     )
@@ -342,8 +342,8 @@ def _checkpoint(path: Path, model: dict, seed: int) -> Path:
 
 
 def test_the_identity_follows_the_config_and_the_weights(tmp_path):
-    checkpoint = _checkpoint(tmp_path / "weights.pt", CONVNET, 1)
-    model = {**CONVNET, "ckp_path": "weights.pt"}
+    checkpoint = _checkpoint(tmp_path / "weights.pt", SMALLNET, 1)
+    model = {**SMALLNET, "ckp_path": "weights.pt"}
     (first, base) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
     (other_lr, tested) = planned(
         tmp_path, models=[model], gaps=gaps([1, 1]), train_config={"optimizer_args": {"lr": 0.02}}
@@ -356,14 +356,14 @@ def test_the_identity_follows_the_config_and_the_weights(tmp_path):
     (copied, copy_tested) = planned(tmp_path, models=[{**model, "ckp_path": "copy.pt"}], gaps=gaps([1, 1])).runs
     assert copied.identity == first.identity  # by content, not by name
     assert copy_tested.identity == base.identity
-    _checkpoint(checkpoint, CONVNET, 2)
+    _checkpoint(checkpoint, SMALLNET, 2)
     (changed, changed_base) = planned(tmp_path, models=[model], gaps=gaps([1, 1])).runs
     assert changed.identity != first.identity
     assert changed_base.identity != base.identity
 
 
 def test_a_checkpoint_of_another_model_is_told_before_anything_runs(tmp_path):
-    _checkpoint(tmp_path / "weights.pt", {**CONVNET, "width": 4}, 1)
+    _checkpoint(tmp_path / "weights.pt", {**SMALLNET, "width": 4}, 1)
     with pytest.raises(UserError, match="do not fit") as caught:
-        planned(tmp_path, models=[{**CONVNET, "ckp_path": "weights.pt"}], gaps=gaps([1, 1]))
+        planned(tmp_path, models=[{**SMALLNET, "ckp_path": "weights.pt"}], gaps=gaps([1, 1]))
     assert caught.value.path == ("models", 0, "ckp_path")

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_sweeps import CONVNET, KNOWN, NINE_GAPS, RESNET, VIT, frame_of, gaps, go, plan_of, stitched_runs, write_sweep
+from small_sweeps import (
+    KNOWN,
+    NINE_GAPS,
+    RESNET,
+    SMALLNET,
+    VIT,
+    frame_of,
+    gaps,
+    go,
+    plan_of,
+    stitched_runs,
+    write_sweep,
+)
 from typer.testing import CliRunner
 
 import stitching.data.loading as loading
@@ -124,11 +136,11 @@ def call(*words: object):
 
 
 def test_the_command_prints_and_saves(tmp_path):
-    path = write_sweep(tmp_path / "small.yml", models=[CONVNET], gaps=gaps([1, 1], [1, 2]), project="p")
+    path = write_sweep(tmp_path / "small.yml", models=[SMALLNET], gaps=gaps([1, 1], [1, 2]), project="p")
     (tmp_path / "experiments").mkdir()
     result = call(path, "--images", 60)
     assert result.exit_code == 0
-    for words in ("CKA", "Procrustes", "R2", "local/convnet", "1-2", "60 training images of digits", "seed 3"):
+    for words in ("CKA", "Procrustes", "R2", "local/smallnet", "1-2", "60 training images of digits", "seed 3"):
         assert words in result.stdout
     saved = pd.read_csv(tmp_path / "experiments" / "p" / "small" / "scores.csv")
     assert len(saved) == 2
@@ -144,7 +156,7 @@ def test_wrong_words_are_told(tmp_path):
         call(write_sweep(tmp_path / "small.yml"), "-o", "scores.xlsx")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
-        call(write_sweep(tmp_path / "small.yml", models=[CONVNET]), "--images", 4, "-o", tmp_path / "file" / "x.csv")
+        call(write_sweep(tmp_path / "small.yml", models=[SMALLNET]), "--images", 4, "-o", tmp_path / "file" / "x.csv")
     with pytest.raises(UserError, match="least squares fits an adapter between frozen parts"):
         plan_of(write_sweep(tmp_path / "small.yml", stitchers=["affine_least_squares"], unfrozen=True))
 

@@ -105,9 +105,19 @@ def test_what_is_fitted_makes_the_prefix_tokens_that_the_source_has_not(source, 
     assert {key: part[key] for key in ("prefix_tokens", "fc_format") if key in part} == expected
 
 
-def test_channels_that_would_have_to_shrink_are_forced_in_the_last_step_only():
-    found = bridge("downsample_then_linear", Format("img", 256, (28, 28)), Format("img", 24, (7, 7)), 2)
-    assert channels(found) == [(256, 512), (512, 24)]
+@pytest.mark.parametrize(
+    ("source", "dest", "expected"),
+    [
+        (256, 24, [(256, 128), (128, 64), (64, 24)]),
+        (256, 100, [(256, 128), (128, 100), (100, 100)]),
+        (24, 100, [(24, 48), (48, 96), (96, 100)]),
+        (24, 40, [(24, 40), (40, 40), (40, 40)]),
+        (24, 24, [(24, 24)] * 3),
+    ],
+)
+def test_channels_halve_or_double_but_never_past_the_destinations(source, dest, expected):
+    found = bridge("downsample_then_linear", Format("img", source, (56, 56)), Format("img", dest, (7, 7)), 3)
+    assert channels(found) == expected
 
 
 @pytest.mark.parametrize("name", RESIZING)
@@ -138,19 +148,26 @@ def test_the_stride_does_the_downsampling(name):
 
 @pytest.mark.parametrize("name", STRIDED)
 @pytest.mark.parametrize(
-    ("source", "dest", "downsamples", "strides"),
+    ("source", "dest", "downsamples", "start", "strides"),
     [
-        (IMG_56, Format("img", 64, (56, 56)), 0, [1]),
-        (IMG_56, BERT_14, 0, [1]),  # none declared for the row of one resolution: resized
-        (IMG_56, BERT_14, 1, [2]),  # one of two is declared; the rest is resized
-        (IMG_56, BERT_14, 3, [2, 2, 1]),
-        (BERT_14, IMG_56, 1, [1]),  # upwards
-        (Format("img", 8, (15, 15)), Format("img", 8, (8, 8)), 1, [2]),
-        (Format("img", 8, (14, 14)), Format("img", 8, (8, 8)), 1, [1]),  # a stride would shrink it too far
+        (IMG_56, Format("img", 64, (56, 56)), 0, 56, [1]),
+        (IMG_56, BERT_14, 0, 56, [4]),  # a row of one resolution: one step does it all
+        (IMG_56, BERT_14, 2, 56, [2, 2]),
+        (IMG_56, BERT_14, 3, 56, [2, 2, 1]),
+        (IMG_56, IMG_7, 2, 56, [4, 2]),
+        (IMG_56, IMG_7, 1, 56, [8]),
+        (BERT_14, IMG_56, 2, 56, [1, 1]),  # upwards: resized, then convolved at the new size
+        (BERT_14, IMG_7, 3, 14, [2, 1, 1]),
+        (Format("img", 8, (15, 15)), Format("img", 8, (8, 8)), 1, 15, [2]),
+        (Format("img", 8, (14, 14)), Format("img", 8, (8, 8)), 1, 8, [1]),  # a stride would shrink it too far
+        (Format("img", 8, (30, 30)), Format("img", 8, (7, 7)), 2, 28, [2, 2]),  # not 15, 8, and then resized
     ],
 )
-def test_strides_where_sizes_do_not_halve_exactly(name, source, dest, downsamples, strides):
-    assert [part["stride"] for part in parts(bridge(name, source, dest, downsamples))] == strides
+def test_strides_make_the_destinations_size(name, source, dest, downsamples, start, strides):
+    found = bridge(name, source, dest, downsamples)
+    assert [part["stride"] for part in parts(found)] == strides
+    assert sizes(found)[0] == (start, start)
+    assert _built(found, source).out_format.spatial == dest.spatial
 
 
 @pytest.mark.parametrize("name", AT_SOURCE_SIZE)
@@ -173,9 +190,9 @@ def test_without_downsampling_the_destination_runs_at_the_sources_size(name, sou
 @pytest.mark.parametrize("dest", [IMG_7, BHWC_14], ids=str)
 def test_a_class_token_doubles_the_channels_towards_an_image_only(dest):
     name = "downsample_then_linear"
-    assert channels(bridge(name, BERT_14, dest, 2)) == [(96, 192), (192, dest.channels)]
-    assert channels(bridge(name, TOKEN_14, dest, 2)) == [(48, 96), (96, dest.channels)]
-    assert channels(bridge(name, BERT_14, BERT_7, 2)) == [(48, 96), (96, 40)]
+    assert channels(bridge(name, BERT_14, dest, 1)) == [(96, dest.channels)]
+    assert channels(bridge(name, TOKEN_14, dest, 1)) == [(48, dest.channels)]
+    assert channels(bridge(name, BERT_14, BERT_7, 2)) == [(48, 40), (40, 40)]
     assert channels(bridge(name, dest, BERT_14, 0)) == [(dest.channels, 48)]
 
 
@@ -304,7 +321,7 @@ def test_every_bridge_runs_and_gives_the_destinations_channels(name):
         assert tuple(out.shape) == network.out_format.shape(2)
         assert network.out_format.channels == dest.channels
         if name in STRIDED and (source, dest, downsamples) == (IMG_56, IMG_7, 2):
-            assert network.out_format.spatial == (14, 14)  # two strides of two
+            assert network.out_format.spatial == (7, 7)  # strides of four and two
     sequences = sum({source.kind, dest.kind} <= {"bert", "token"} for source, dest, _ in BRIDGES)
     assert declined == (sequences if name in (*CONVOLUTIONS, *BOTTLENECKS) else 5 if name in STRIDED else 0)
 

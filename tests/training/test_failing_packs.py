@@ -26,8 +26,8 @@ NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
 def _job(lr: float = 0.01, cut: int = 1, **train_config) -> dict:
-    """A stitched network of our own ConvNet that makes four steps, in a fraction of a second."""
-    net = {"model_name": "convnet", "num_blocks": 3, "width": 4, "in_chans": 1, "frozen": True}
+    """A stitched network of our own SmallNet that makes four steps, in a fraction of a second."""
+    net = {"model_name": "smallnet", "num_blocks": 3, "width": 4, "in_chans": 1, "frozen": True}
     parts = [
         {"Subnet": {**net, "block_output": f"blocks.{cut - 1}"}},
         {"SimpleAdapter": {"num_conv": 1, "kernel_size": 1}},

@@ -31,13 +31,20 @@ def test_training_moves_nothing_in_frozen_parts(tmp_path):
 
 
 def test_batch_statistics_are_an_option_that_moves_them_and_nothing_else(tmp_path):
-    data = stitched("layer1", "layer3", frozen_norm="batch")
+    data = stitched("layer1", "layer3", frozen_norm="batch", adapter_init="published")
     before = _before(data, tmp_path)
     (run,) = trained(data, tmp_path)
     frozen = {key for key in _moved(before, run.network.state_dict()) if not key.startswith("parts.1.")}
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert frozen == {key for key in before if key.endswith(statistics) and not key.startswith("parts.1.")}
-    assert run.folder.read_metadata()["frozen_norm"] == "batch"
+    metadata = run.folder.read_metadata()
+    assert (metadata["frozen_norm"], metadata["adapter_init"]) == ("batch", "published")
+
+
+def test_a_job_says_how_the_weights_of_its_adapter_start(tmp_path):
+    default = _before(stitched("layer1", "layer3"), tmp_path)
+    published = _before(stitched("layer1", "layer3", adapter_init="published"), tmp_path)
+    assert _moved(default, published) == {"parts.1.net.layers.1.weight"}
 
 
 def test_dropout_and_stochastic_depth_of_frozen_parts_are_off(tmp_path):

@@ -16,12 +16,12 @@ from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.losses import make_loss
 from stitching.training.objectives import Distill, TrainingLoss
 
-NET = {"model_name": "convnet", "num_blocks": 2, "width": 4, "in_chans": 1, "num_classes": 10}
+NET = {"model_name": "smallnet", "num_blocks": 2, "width": 4, "in_chans": 1, "num_classes": 10}
 OTHER = {**NET, "width": 6}
 
 
 def _job(objective=None, width: int = 4, **settings) -> dict:
-    """A ConvNet that makes three steps, of which the first block is frozen."""
+    """A SmallNet that makes three steps, of which the first block is frozen."""
     job = stitched("layer1", "layer2", train_config={"data_preprocessing": {"image_size": 8}, "max_batches": 3, "epochs": 1}, **settings)  # fmt: skip
     net = {**NET, "width": width}
     parts = [

@@ -14,7 +14,7 @@ from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.metrics import agreement, kl_divergence
 
 REFERENCE = {"Net": NARROW_RESNET}
-OTHER = {"Net": {"model_name": "convnet", "num_blocks": 2, "width": 8, "in_chans": 1, "num_classes": 10}}
+OTHER = {"Net": {"model_name": "smallnet", "num_blocks": 2, "width": 8, "in_chans": 1, "num_classes": 10}}
 AGREEMENT, KL = "Overall/Test Agreement", "Overall/Test KL Divergence"
 
 

@@ -19,8 +19,8 @@ from stitching.training.run import Run
 
 
 def _job(**train_config) -> dict:
-    """A stitched network of our own ConvNet that makes four steps, in a fraction of a second."""
-    net = {"model_name": "convnet", "num_blocks": 2, "width": 4, "in_chans": 1, "frozen": True}
+    """A stitched network of our own SmallNet that makes four steps, in a fraction of a second."""
+    net = {"model_name": "smallnet", "num_blocks": 2, "width": 4, "in_chans": 1, "frozen": True}
     parts = [
         {"Subnet": {**net, "block_output": "blocks.0"}},
         {"SimpleAdapter": {"num_conv": 1, "kernel_size": 1}},

@@ -18,8 +18,8 @@ WILD = {"optimizer": "SGD", "optimizer_args": {"lr": 1e30}}
 
 
 def _job(**train_config) -> dict:
-    """A stitched network of our own ConvNet; an epoch has four steps."""
-    net = {"model_name": "convnet", "num_blocks": 2, "width": 4, "in_chans": 1, "frozen": True}
+    """A stitched network of our own SmallNet; an epoch has four steps."""
+    net = {"model_name": "smallnet", "num_blocks": 2, "width": 4, "in_chans": 1, "frozen": True}
     adapter = {"SimpleAdapter": {"num_conv": 1, "kernel_size": 1}}
     job = stitched("layer1", "layer2", train_config={"data_preprocessing": {"image_size": 8}, "max_batches": 4, **train_config})  # fmt: skip
     parts = [{"Subnet": {**net, "block_output": "blocks.0"}}, adapter, {"Subnet": {**net, "block_input": "blocks.1"}}]

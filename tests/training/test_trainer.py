@@ -203,7 +203,7 @@ def test_command_line_wins_over_the_file_and_a_folder_holds_several_seeds(tmp_pa
 
 def test_what_the_network_costs_is_recorded(tmp_path):
     data = stitched("layer2", "layer3", verbose=True, print_freq=5)
-    data["model"] = {"Net": {"model_name": "convnet", "num_blocks": 1, "width": 4, "in_chans": 1}}
+    data["model"] = {"Net": {"model_name": "smallnet", "num_blocks": 1, "width": 4, "in_chans": 1}}
     (run,) = trained(data, tmp_path)
     metadata = run.folder.read_metadata()
     head = 4 * 10  # the number of classes is the data set's

@@ -17,7 +17,7 @@ from stitching.config.errors import UserError
 from stitching.config.parts import PARTS, BasePart
 from stitching.config.schema import complaint
 from stitching.cutting.formats import Format
-from stitching.nets.buildable import BuildOptions, ChannelsPart, declared_kind
+from stitching.nets.buildable import BuildOptions, ChannelsPart, declared_kind, initialize_adapter
 from stitching.nets.conversions import Reformat
 from stitching.nets.parts.trained import SubnetPart
 
@@ -92,7 +92,10 @@ class SimpleAdapterPart(ChannelsPart):
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         in_channels, out_channels = self.channels(input_format)
         prefix = PrefixTokens(input_format, out_channels, self.prefix_tokens) if self.prefix_tokens else None
-        return SimpleAdapter(self, in_channels, out_channels, input_format.kind, prefix)
+        adapter = SimpleAdapter(self, in_channels, out_channels, input_format.kind, prefix)
+        if not self.init_identity:
+            initialize_adapter(adapter.layers, options)
+        return adapter
 
     def in_front_of(self, following: Sequence[BasePart], input_format: Format, options: BuildOptions) -> BasePart:
         """An adapter with `init` adds the prefix tokens that the next subnet takes and its own input lacks.

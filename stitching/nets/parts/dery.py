@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import isqrt
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,17 +17,19 @@ from stitching.config.errors import UserError, at, unknown_name
 from stitching.config.parts import PARTS
 from stitching.config.registries import NameIn
 from stitching.cutting.formats import Format
-from stitching.nets.buildable import BuildablePart, BuildOptions, ChannelsPart, check_channels
+from stitching.nets.buildable import BuildablePart, BuildOptions, ChannelsPart, check_channels, initialize_adapter
 
 __all__ = ["FUNCTIONS", "BaseBlock", "BaseBlockPart", "DeRyAdapter", "DeRyAdapterPart", "Function", "FunctionPart"]
 
 
 @PARTS.register("DeRyAdapter")
 class DeRyAdapterPart(BuildablePart):
-    """Norm, then convolutions on the map, then linear layers on its positions, each with norm and LeakyReLU(0.1).
+    """Norm, then convolutions on the map, then linear layers on its positions, then a LeakyReLU(0.1).
 
-    A convolution's kernel is as large as its stride and it has no padding, so windows do not overlap.
+    Layers have no bias. A convolution's kernel is as large as its stride and it has no padding: windows do not overlap.
     """
+
+    revision: ClassVar[int] = 2  # one nonlinearity at the end; no norms behind layers, no biases
 
     input_channel: Channels | None = None
     """Input channels, to have them checked."""
@@ -33,12 +37,18 @@ class DeRyAdapterPart(BuildablePart):
     """Output channels; by default the input's."""
     num_fc: Layers = 0
     """Number of linear layers."""
-    num_conv: Layers = 0
-    """Number of convolutions."""
+    num_conv: Layers | None = None
+    """Number of convolutions; by default one, or none where there are linear layers."""
     stride: Kernel = 1
     """Stride of the first convolution; the others are 1x1."""
     mode: Literal["cnn2cnn", "cnn2vit", "vit2cnn", "vit2vit"] = "cnn2cnn"
     """Input and output: `cnn` is an image, `vit` a sequence of a square number of tokens."""
+
+    @model_validator(mode="after")
+    def _default_layers(self) -> Self:
+        if self.num_conv is None:
+            self.num_conv = 0 if self.num_fc else 1
+        return self
 
     @property
     def kinds(self) -> tuple[str, str]:
@@ -54,11 +64,13 @@ class DeRyAdapterPart(BuildablePart):
             check_channels(self.input_channel, input_format, "the part takes")
         in_channels = self.input_channel or input_format.channels
         assert in_channels is not None
-        return DeRyAdapter(self, in_channels, self.output_channel or in_channels)
+        adapter = DeRyAdapter(self, in_channels, self.output_channel or in_channels)
+        initialize_adapter(adapter, options)
+        return adapter
 
 
 class DeRyAdapter(nn.Module):
-    """The layers of a `DeRyAdapterPart`.
+    """The layers of a `DeRyAdapterPart`: all of them in `adapter`, in order.
 
     A `cnn` side is an image (N, C, H, W), a `vit` side a sequence (N, L, C), of a square number of tokens if it has to
     become a map. The first layer goes from `in_channels` to `out_channels`.
@@ -77,24 +89,25 @@ class DeRyAdapter(nn.Module):
                 do="Set num_conv, or omit stride.",
                 path=("stride",),
             )
-        self.out_kind = part.kinds[1]
-        convs: list[nn.Module] = [nn.BatchNorm2d(in_channels)] if part.num_conv else []
-        fcs: list[nn.Module] = [] if part.num_conv else [nn.LayerNorm(in_channels)]
-        for i in range(part.num_conv):
-            fan_in, side = (out_channels, 1) if i else (in_channels, part.stride)
-            conv = nn.Conv2d(fan_in, out_channels, side, side, bias=False)
-            convs += [conv, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.1)]
-        for i in range(part.num_fc):
-            fan_in = out_channels if i or part.num_conv else in_channels
-            fcs += [nn.Linear(fan_in, out_channels), nn.LayerNorm(out_channels), nn.LeakyReLU(0.1)]
-        self.convs, self.fcs = nn.Sequential(*convs), nn.Sequential(*fcs)
+        self.out_kind, self.num_conv = part.kinds[1], part.num_conv or 0
+        layers: list[nn.Module] = [nn.BatchNorm2d(in_channels) if self.num_conv else nn.LayerNorm(in_channels)]
+        widths = [in_channels] + [out_channels] * (self.num_conv + part.num_fc)
+        for number, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            side = part.stride if number == 0 else 1
+            if number < self.num_conv:
+                layers.append(nn.Conv2d(fan_in, fan_out, side, side, bias=False))
+            else:
+                layers.append(nn.Linear(fan_in, fan_out, bias=False))
+        self.adapter = nn.Sequential(*layers, nn.LeakyReLU(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self.convs):
-            x = self.convs(_as_map(x))
-        if len(self.fcs):
-            # Channels last, whether the positions are a map or a sequence.
-            x = self.fcs(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if x.dim() == 4 else self.fcs(x)
+        on_map = self.num_conv + 1 if self.num_conv else 0  # the norm and the convolutions
+        if on_map:
+            x = self.adapter[:on_map](_as_map(x))
+        # Channels last, whether the positions are a map or a sequence.
+        is_map = x.dim() == 4
+        x = self.adapter[on_map:](x.permute(0, 2, 3, 1) if is_map else x)
+        x = x.permute(0, 3, 1, 2) if is_map else x
         if self.out_kind == "img":
             return _as_map(x)
         return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
@@ -112,13 +125,14 @@ def _as_map(x: Tensor) -> Tensor:
 
 @PARTS.register("BaseBlock")
 class BaseBlockPart(ChannelsPart):
-    """Convolution, BatchNorm, ReLU."""
+    """The stem of ResNets as published for it: 7x7 convolution with stride 2, BatchNorm, ReLU, max pooling by 2."""
 
     works_on: ClassVar[str | None] = "img"
+    revision: ClassVar[int] = 2  # the pooling, and other defaults
 
-    stride: Kernel = 1
+    stride: Kernel = 2
     """Stride of the convolution."""
-    kernel_size: Kernel = 3
+    kernel_size: Kernel = 7
     """Side of its kernel."""
 
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
@@ -126,7 +140,7 @@ class BaseBlockPart(ChannelsPart):
 
 
 class BaseBlock(nn.Module):
-    """Convolution, BatchNorm, ReLU: (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+    """The layers of a `BaseBlockPart`: (N, in_channels, H, W) to (N, out_channels, H / stride / 2, W / stride / 2)."""
 
     def __init__(self, part: BaseBlockPart, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -134,6 +148,7 @@ class BaseBlock(nn.Module):
             nn.Conv2d(in_channels, out_channels, part.kernel_size, part.stride, part.kernel_size // 2, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
+            nn.MaxPool2d(2),
         )
 
     def forward(self, x: Tensor) -> Tensor:
