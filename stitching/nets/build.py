@@ -126,7 +126,8 @@ def _run_through(net: nn.Module, input_format: Format) -> Format:
     except Exception as error:  # as when it is built
         raise UserError(
             f"the part cannot take {input_format}: {reason_of(error)}",
-            do="Set its `in_format` to the size that it was made for, or use another image_size.",
+            do="Where channels differ, put an adapter before it; where sizes differ, set its `in_format` to the size "
+            "that it was made for, or use another image_size.",
         ) from None
     finally:
         net.train()
