@@ -68,7 +68,7 @@ def left_here(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[st
             path = _write_sweep(tmp_path_factory.mktemp("here"), **train_config)
             (path.parent / "experiments").mkdir()
             command = forked.stitching("submit", path, "--cluster", "local", "--pack", "4")
-            forked.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            forked.run(command, check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
             frames_by_settings[settings] = frames(path)
         return frames_by_settings[settings]
 
