@@ -98,6 +98,10 @@ def configuration_page() -> str:
             "The keys of a sweep with `job:`; docs/studies.md explains them.",
             json_schema(STUDIES["grid"].schema),
         ),
+        "A job on several data sets": (
+            "All keys of a job, without its data set, and these.",
+            json_schema(STUDIES["datasets"].schema),
+        ),
         "Clusters": (
             "The keys of each profile in sbatch/clusters.yml. Beside the profiles, `plugins` is as in a job.",
             schema_of(Document.CLUSTERS),

@@ -46,7 +46,9 @@ def train(
     Options override the file. Ctrl-C saves a checkpoint; --resume continues from it.
     """
     from stitching.config.job_files import override
+    from stitching.launch.smoke_tests import smoke_test_sweep
     from stitching.runs.one_job import run_job, smoke_test_job
+    from stitching.sweeps.studies import is_sweep
 
     out.quiet = err.quiet = process_rank().rank > 0
     document = load_yaml(config)
@@ -63,7 +65,9 @@ def train(
         for key, value in changes.items():
             override(document, key, value, f"command line ({key})")
         with shown_progress(err, "steps") as on_progress:
-            if smoke_test:
+            if is_sweep(document):
+                report = smoke_test_sweep(document, on_progress, only_tests=smoke_test)
+            elif smoke_test:
                 report = smoke_test_job(document, on_progress)
             else:
                 report = run_job(document, resume=resume, overwrite=overwrite, on_progress=on_progress, again=_again())

@@ -15,7 +15,7 @@ from stitching.config.schema import Schema, validated
 from stitching.config.user_code import resolved_code
 from stitching.config.yaml import Document, Keys
 
-__all__ = ["checkpoints_of", "model_parts", "override", "project_root", "read_settings", "with_paths"]
+__all__ = ["canonical_key", "checkpoints_of", "model_parts", "override", "project_root", "read_settings", "with_paths"]
 
 S = TypeVar("S", bound=JobSettings)
 
@@ -34,6 +34,12 @@ def override(document: Document, dotted: str, value: object, origin: str) -> Non
             for twin in twins:
                 document.remove(twin)
     document.override(keys, value, origin)
+
+
+def canonical_key(dotted: str) -> str:
+    """The key that the rest of the code looks at, of two that mean the same: `train_config.optimizer_args.lr`."""
+    keys = tuple(dotted.split("."))
+    return ".".join(map(str, next((twins[1] for twins in _TWINS if keys == twins[0]), keys)))
 
 
 def read_settings(schema: type[S], document: Document) -> S:

@@ -53,7 +53,9 @@ class Study(ABC):
         """Where the sweep in `document` keeps its runs, without planning it. Raises `UserError` if it is no sweep."""
 
 
-STUDIES: Registry[type[Study]] = Registry("study", "stitching.sweeps.gaps_study", "stitching.sweeps.grid_study")
+STUDIES: Registry[type[Study]] = Registry(
+    "study", "stitching.sweeps.gaps_study", "stitching.sweeps.grid_study", "stitching.sweeps.datasets_study"
+)
 
 
 def study_of(document: Document) -> Study:
