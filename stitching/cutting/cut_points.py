@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from torch import fx
-
-from stitching.config.errors import UserError, unknown_name
+from stitching.config.errors import UserError
+from stitching.cutting.cut_errors import no_cut_point, unknown_place
 from stitching.cutting.extraction import piece_graph
 from stitching.cutting.flow import content_flow, size_values
 from stitching.cutting.formats import Format
 from stitching.cutting.shapes import layouts
 from stitching.cutting.subnet import CutModule, by
-from stitching.cutting.tracing import Shape3, TracedModel, paths_to, trace
+from stitching.cutting.tracing import Shape3, TracedModel, trace
 
 __all__ = ["CutModule", "CutPoint", "TracedModel", "cut_points", "extract", "extract_for", "resolve", "trace"]
 
@@ -33,6 +32,7 @@ class CutPoint:
         layout: the format, None if the tensor has none of ours (a sequence with channels first, say).
         module: the path of the module that the node belongs to, "" for the model itself.
         image_shape: (C, H, W) of the images that the shape and the format are for.
+        also: the names of other values that cross there; with them, the cut carries a tuple, theirs first.
     """
 
     name: str
@@ -41,6 +41,7 @@ class CutPoint:
     layout: Format | None
     module: str
     image_shape: Shape3 = field(compare=False)
+    also: tuple[str, ...] = ()
 
     @property
     def format(self) -> Format:
@@ -89,13 +90,21 @@ def cut_points(traced: TracedModel, input_shape: Shape3 | None = None) -> list[C
 
 
 def resolve(
-    traced: TracedModel, name: str | None, side: Side = "output", input_shape: Shape3 | None = None
+    traced: TracedModel,
+    name: str | None,
+    side: Side = "output",
+    input_shape: Shape3 | None = None,
+    *,
+    as_tuple: bool = False,
 ) -> CutPoint:
     """The cut point that a name means.
 
     As an input, a module or a node means the tensor that enters its first node; as an output, the value of its last
     node. The name of the model's input means the very start on both sides. None is the model's start or end. If a node
     and a module share a name (the module is called again later), the node is meant.
+
+    With `as_tuple`, a place where several values cross is a cut point as well, with index -1 and no format: pieces take
+    and return a tuple there.
 
     Raises:
         UserError: if the name does not exist (suggests the nearest), or the model cannot be cut there (lists the values
@@ -109,7 +118,7 @@ def resolve(
     graph = traced.graphs[False]
     nodes = [graph.by_name[name]] if name in graph.by_name else graph.of_module(name)
     if not nodes:
-        raise _unknown(traced, name)
+        raise unknown_place(traced, name)
     flow = content_flow(traced, False, input_shape or traced.input_shape)
     if nodes[0] not in graph.dependent:
         raise UserError(f"{name!r} in {traced.title} does not depend on the input, so nothing can be cut there")
@@ -124,8 +133,37 @@ def resolve(
         for point in points:
             if point.name == graph.names[crossing[0]]:
                 return point
+    if as_tuple and len(crossing) > 1:
+        return _tuple_point(traced, position, input_shape or traced.input_shape)
     value = carriers[-1] if side == "output" else crossing[0]
-    raise _no_cut_point(traced, f"the {side} of {name!r}", value, crossing, points)
+    raise no_cut_point(traced, f"the {side} of {name!r}", value, crossing, points)
+
+
+def _position(traced: TracedModel, point: CutPoint) -> int:
+    graph = traced.graphs[False]
+    return graph.position[graph.by_name[point.name]]
+
+
+def _tuple_point(traced: TracedModel, position: int, shape: Shape3) -> CutPoint:
+    """The place behind the node at `position`, where several values cross.
+
+    Raises:
+        UserError: in train mode others cross, or none of them shows the number of images.
+    """
+    graph, train = traced.graphs[False], traced.graphs[True]
+    flow = content_flow(traced, False, shape, for_tuples=True)
+    crossing = flow.crossing(position)
+    names = [graph.names[node] for node in crossing]
+    last = train.by_name.get(names[-1])
+    train_flow = content_flow(traced, True, shape, for_tuples=True)
+    in_train = [train.names[node] for node in train_flow.crossing(train.position[last])] if last else []
+    if names != in_train or not any(node in flow.shapes for node in crossing):
+        raise UserError(
+            f"{traced.title} cannot be cut where {', '.join(names)} cross: in train mode other values do, or none of "
+            "them has the batch first"
+        )
+    *also, name = names
+    return CutPoint(name, -1, flow.shapes.get(crossing[-1], ()), None, graph.owners[crossing[-1]], shape, tuple(also))
 
 
 def extract(traced: TracedModel, start: CutPoint, end: CutPoint, image_shape: Shape3 | None = None) -> CutModule:
@@ -142,7 +180,7 @@ def extract(traced: TracedModel, start: CutPoint, end: CutPoint, image_shape: Sh
     Raises:
         UserError: if the end does not come after the start, or the model cannot take images of this shape.
     """
-    if end.index <= start.index:
+    if _position(traced, end) <= _position(traced, start):
         raise UserError(
             f"in {traced.title} the output {end.name!r} does not come after the input {start.name!r}",
             do="Name a block_output that is computed from the block_input.",
@@ -151,9 +189,9 @@ def extract(traced: TracedModel, start: CutPoint, end: CutPoint, image_shape: Sh
     graphs, sized = {}, False
     for mode, graph in traced.graphs.items():
         graphs[mode], for_one_size = piece_graph(
-            content_flow(traced, mode, shape),
-            graph.by_name[start.name],
-            graph.by_name[end.name],
+            content_flow(traced, mode, shape, for_tuples=bool(start.also or end.also)),
+            [graph.by_name[name] for name in (*start.also, start.name)],
+            [graph.by_name[name] for name in (*end.also, end.name)],
             by(shape),
             partial(size_values, traced, mode, shape),
         )
@@ -192,36 +230,4 @@ def _images_giving(traced: TracedModel, point: CutPoint, shape: tuple[int, ...])
         f"{traced.title} behind {point.name!r} needs the size of its images, and none give a tensor of "
         f"{by(shape)} there; {by(point.image_shape)} give {by(point.shape)}",
         do="Set the size in `in_format`, or cut the model elsewhere.",
-    )
-
-
-def _unknown(traced: TracedModel, name: str) -> UserError:
-    graph = traced.graphs[False]
-    paths = {parent for node in graph.dependent if node in graph.owners for parent in paths_to(graph.owners[node])}
-    if name in dict(traced.model.named_modules()):
-        return UserError(
-            f"{name!r} in {traced.title} is not used for its output",
-            do="Name a module that the main output depends on.",
-        )
-    return unknown_name(f"node or module in {traced.title}", name, {*graph.by_name, *paths})
-
-
-def _no_cut_point(
-    traced: TracedModel, what: str, value: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
-) -> UserError:
-    """The error that lists the values that cross where only `value` should, and the nearest cut points."""
-    graph = traced.graphs[False]
-    position = graph.position[crossing[-1]]
-    before = [p for p in points if graph.position[graph.by_name[p.name]] <= position]
-    after = [p for p in points if graph.position[graph.by_name[p.name]] > position]
-    nearest = " and ".join([repr(p.name) for p in (*before[-1:], *after[:1])])
-    names = ", ".join(graph.names[node] for node in crossing[:6]) + (", ..." if len(crossing) > 6 else "")
-    if len(crossing) > 1:
-        why = f"{len(crossing)} values cross there ({names})"
-    elif crossing[0] is not value:
-        why = f"the value of {names} crosses there, not its own"
-    else:
-        why = f"{names} crosses there; it is no floating tensor with the batch first, or is not alone in train mode"
-    return UserError(
-        f"{what} in {traced.title} is no cut point: {why}", do=f"The nearest cut points are the values of {nearest}."
     )

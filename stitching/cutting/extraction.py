@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,63 +15,74 @@ from stitching.cutting.subnet import check_map, check_size
 
 __all__ = ["piece_graph"]
 
+Nodes = Sequence[fx.Node]
+
 
 def piece_graph(
-    flow: ContentFlow, first: fx.Node, last: fx.Node, images: str, size_values: Callable[[], dict[fx.Node, Any]]
+    flow: ContentFlow,
+    firsts: Nodes,
+    lasts: Nodes,
+    images: str,
+    size_values: Callable[[], dict[fx.Node, Any]],
 ) -> tuple[fx.Graph, bool]:
-    """The graph from one value to another, with everything it needs that does not depend on the images' content.
+    """The graph between two cuts, with everything it needs that does not depend on the images' content.
 
     Sizes of values before it are replaced: the number of images by that of the piece's input, others by constants. A
     piece with such constants checks the size of its input.
 
     Args:
         flow: of the mode's graph.
-        first, last: the nodes of the two values; each is the only one that crosses there.
+        firsts, lasts: the nodes of the values that cross at its start and at its end; several are passed as a tuple.
         images: the size of the images that the piece is made for, in words.
         size_values: gives the values without tensors for these images.
 
     Returns:
         The graph, and whether it is for these images only.
     """
-    needed, replaced = _needed(flow, first, last)
-    replaced_behind = _needed(flow, last, flow.graph.result)[1]
+    needed, replaced = _needed(flow, firsts, lasts)
+    replaced_behind = _needed(flow, lasts, [flow.graph.result])[1]
     sizes = size_values() if replaced or replaced_behind else {}
-    constants = [node for node in replaced if _is_for_one_size(sizes[node])]
     graph = fx.Graph()
     x = graph.placeholder("x")
-    copies: dict[fx.Node, Any] = {first: x}
-    if constants:
+    inputs = [graph.call_function(operator.getitem, (x, i)) for i in range(len(firsts))] if len(firsts) > 1 else [x]
+    copies: dict[fx.Node, Any] = dict(zip(firsts, inputs, strict=True))
+    first, last = (next((n for n in nodes if n in flow.shapes), nodes[-1]) for nodes in (firsts, lasts))
+    x = copies[first]  # the one that shows the number of images
+    sized = any(_is_for_one_size(sizes[node]) for node in replaced)
+    if sized:
         graph.call_function(check_size, (x, flow.shapes[first], images))
     for node in flow.graph.nodes:
         if node in replaced:
             copies[node] = _in_piece(sizes[node], graph, x)
-        elif node in needed and node is not first:
+        elif node in needed and node not in firsts:
             copies[node] = graph.node_copy(node, lambda old: copies[old])
-    sized = bool(constants)
     if any(_is_for_one_size(sizes[node]) for node in replaced_behind):
         graph.call_function(check_map, (x, copies[last], flow.shapes[first], flow.shapes[last], images))
         sized = True
-    graph.output(copies[last])
-    _follow_device(graph)
+    outputs = tuple(copies[node] for node in lasts)
+    graph.output(outputs if len(outputs) > 1 else outputs[0])
+    _follow_device(graph, x)
     return graph, sized
 
 
-def _needed(flow: ContentFlow, first: fx.Node, last: fx.Node) -> tuple[set[fx.Node], set[fx.Node]]:
+def _needed(
+    flow: ContentFlow, firsts: Sequence[fx.Node], lasts: Sequence[fx.Node]
+) -> tuple[set[fx.Node], set[fx.Node]]:
     """The nodes that a piece is made of, and those of them to replace by their sizes."""
     whole = flow.graph
-    start, end = whole.position[first], whole.position[last]
+    start, end = (max(whole.position[node] for node in nodes) for nodes in (firsts, lasts))
     out_of_reach: set[fx.Node] = set()  # sizes that only values before the piece show
     for node in whole.nodes[: end + 1]:
         if node not in flow.sizes:
             continue
         inputs = whole.dependent.intersection(node.all_input_nodes)
-        lost = any(i in flow.content and i is not first and whole.position[i] < start for i in inputs)
+        lost = any(i in flow.content and i not in firsts and whole.position[i] < start for i in inputs)
         if whole.position[node] < start or lost or inputs <= out_of_reach:
             out_of_reach.add(node)
     inside = whole.nodes[start + 1 : end + 1]
-    needed = {last, *(node for node in inside if not node.users and node not in out_of_reach)}
+    needed = {*lasts, *(node for node in inside if not node.users and node not in out_of_reach)}
     for node in reversed(whole.nodes[: end + 1]):
-        if node in needed and node is not first and node not in out_of_reach:
+        if node in needed and node not in firsts and node not in out_of_reach:
             needed.update(node.all_input_nodes)
     replaced = needed & out_of_reach
     return needed - replaced, replaced
@@ -100,9 +111,8 @@ def _in_piece(value: Any, graph: fx.Graph, x: fx.Node) -> Any:
     return value
 
 
-def _follow_device(graph: fx.Graph) -> None:
+def _follow_device(graph: fx.Graph, x: fx.Node) -> None:
     """Replace devices that tracing recorded (those of the weights) by the device of the input."""
-    x = next(iter(graph.nodes))
     for node in list(graph.nodes):
         arguments = (node.args, node.kwargs)
         recorded: list[torch.device] = []

@@ -79,25 +79,31 @@ class ContentFlow:
         return only_values
 
 
-def content_flow(traced: TracedModel, mode: bool, input_shape: Shape3) -> ContentFlow:
+def content_flow(traced: TracedModel, mode: bool, input_shape: Shape3, *, for_tuples: bool = False) -> ContentFlow:
     """How the content of images (C, H, W) flows in one mode's graph.
 
     A value depends on the size alone if it holds no tensor (a number, a shape, None), or is computed from such values
     without a random number. Sizes that are neither the same for any number of images nor a multiple of it count as
     content, as a piece of the model could not know them.
 
+    Args:
+        traced: the model.
+        mode: which graph.
+        input_shape: (C, H, W) of the images.
+        for_tuples: follow sizes also where they accompany several values, not one.
+
     Raises:
         UserError: if the model cannot take images of this shape.
     """
-    key = "content flow", mode, input_shape
+    key = "content flow", mode, input_shape, for_tuples
     if key not in traced.cache:
         graph = traced.graphs[mode]
-        if mode and not _sizes_cross(content_flow(traced, False, input_shape)):
+        if mode and not for_tuples and not _sizes_cross(content_flow(traced, False, input_shape)):
             flow = ContentFlow(graph, graph.dependent, set(), {})  # saves a run
         else:
             run = _TrialRun(traced, mode, input_shape, TRIAL_BATCH)
             flow = _flow(graph, run, set(run.without_tensors))
-            if _sizes_cross(flow):  # so it matters how they follow the number of images
+            if for_tuples or _sizes_cross(flow):  # so it matters how they follow the number of images
                 flow = _flow(graph, run, set(size_values(traced, mode, input_shape)))
         traced.cache[key] = flow
     return traced.cache[key]  # type: ignore[no-any-return]

@@ -103,8 +103,8 @@ class CutModule(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_format} -> {self.out_format}" if self.in_format and self.out_format else ""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The value at the end, (N, ...), for the value at the start, (N, ...)."""
+    def forward(self, x: Any) -> Any:
+        """The value at the end, (N, ...), for the value at the start, (N, ...); a tuple where several values cross."""
         return self._code[self.training].function(self, x)
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import torchvision
-from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
 
 from stitching.config.errors import UserError, reason_of
 from stitching.cutting.graph_passes import (
@@ -24,12 +19,11 @@ from stitching.cutting.graph_passes import (
     keep_main_output,
     without_in_place,
 )
+from stitching.cutting.tracer import GraphTracer
 
 __all__ = ["ModeGraph", "Shape3", "TracedModel", "all_tensors", "default_input_shape", "made_from", "paths_to", "trace"]
 
 Shape3 = tuple[int, int, int]
-
-_LEAF_OPS = [op for _, op in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(op, nn.Module)]
 
 
 class ModeGraph:
@@ -121,10 +115,10 @@ def trace(model: nn.Module, input_shape: Shape3 | None = None) -> TracedModel:
         UserError: if the model's forward cannot be followed (it branches on values of its input, say).
     """
     constants: dict[str, Tensor] = {}
-    graphs = {mode: _trace_mode(model, mode, constants) for mode in (True, False)}
     if (shape := input_shape or default_input_shape(model)) is None:
         first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
         shape = (first.in_channels if first else 3, 224, 224)
+    graphs = {mode: _trace_mode(model, mode, constants, shape) for mode in (True, False)}
     return TracedModel(model, graphs, constants, shape)
 
 
@@ -142,48 +136,14 @@ def all_tensors(model: nn.Module) -> Iterator[Tensor]:
                     yield item
 
 
-class _Tracer(NodePathTracer):
-    """`NodePathTracer` with timm's own leaves, which also records the module that each node belongs to.
-
-    Leaf modules keep their names in full. `NodePathTracer` drops a number at the end, which would turn torchvision's
-    `encoder_layer_0.ln_2` into `ln_1`, the name of another module.
-    """
-
-    def __init__(self, untraced: Iterable[type[nn.Module]], *, proxy_buffers: bool) -> None:
-        super().__init__(
-            leaf_modules=[*_LEAF_OPS, *get_notrace_modules(), *untraced],
-            autowrap_modules=(math, torchvision.ops),
-            autowrap_functions=tuple(get_notrace_functions()),
-        )
-        self.proxy_buffer_attributes = proxy_buffers
-        self.names: dict[fx.Node, str] = {}
-        self.owners: dict[fx.Node, str] = {}
-        self._used_names: set[str] = set()
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        owner = self.current_module_qualname
-        base = owner if node.op == "call_module" else f"{owner}." * bool(owner) + re.sub(r"_\d+$", "", node.name)
-        name, count = base, 0
-        while name in self._used_names:
-            count += 1
-            name = f"{base}_{count}"
-        self._used_names.add(name)
-        self.names[node], self.owners[node] = name, owner
-        return node
-
-    def _get_node_qualname(self, module_qualname: str, node: fx.Node) -> str:
-        return self.names[node]
-
-
-def _trace_mode(model: nn.Module, mode: bool, constants: dict[str, Tensor]) -> ModeGraph:
+def _trace_mode(model: nn.Module, mode: bool, constants: dict[str, Tensor], input_shape: Shape3) -> ModeGraph:
     # Tracing leaves constants and caches of proxies behind in a model, so trace a copy that shares only the tensors.
     # Buffers become nodes where that works, so that values computed from them follow them.
     for proxy_buffers in (True, False):
         shell = copy.deepcopy(model, {id(tensor): tensor for tensor in all_tensors(model)}).train(mode)
         for name, constant in constants.items():
             setattr(shell, name, constant)
-        tracer = _Tracer(getattr(model, "untraced_modules", ()), proxy_buffers=proxy_buffers)
+        tracer = GraphTracer(getattr(model, "untraced_modules", ()), input_shape, proxy_buffers=proxy_buffers)
         try:
             graph = tracer.trace(shell, concrete_args=_defaults(model))
             break

@@ -59,6 +59,7 @@ def cut(
     output: str | None = None,
     image_shape: Sequence[int] | None = None,
     pretrained: bool | None = None,
+    as_tuple: bool = False,
 ) -> CutModule:
     """The piece of a model between two cut points, as a module of its own.
 
@@ -70,6 +71,7 @@ def cut(
         output: where it ends: the value of this module or node; by default the model's output.
         image_shape: as for `cut_points`.
         pretrained: for a named model: load its published weights; the default if there are any.
+        as_tuple: cut also where several values cross: the piece takes or returns them as a tuple there.
 
     Raises:
         UserError: a name is no cut point (lists the values that cross there); or as for `cut_points`.
@@ -86,9 +88,9 @@ def cut(
         model = build(ModelSpec.parse(model, pretrained=pretrained))
     traced = cutting.trace(model, _shape3(image_shape))
     with at("input"):
-        start = cutting.resolve(traced, input, "input")
+        start = cutting.resolve(traced, input, "input", as_tuple=as_tuple)
     with at("output"):
-        end = cutting.resolve(traced, output, "output")
+        end = cutting.resolve(traced, output, "output", as_tuple=as_tuple)
     return _extracted(traced, start, end)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from stitching.config.errors import UserError
@@ -122,3 +123,25 @@ def test_cut_points_are_values_to_compare_and_to_keep() -> None:
     assert first == again
     assert len({*first, *again}) == len(first)
     assert isinstance(first[3], CutPoint)
+
+
+class BranchesOnSize(nn.Module):
+    """Takes another path for large images, and makes a tensor whose size follows from the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, height, width = x.shape
+        if x.ndim != 4 or height > 8:
+            return -x.mean((2, 3))
+        return (x * torch.ones(height, width, dtype=x.dtype)).mean((2, 3))
+
+
+def test_a_branch_on_the_size_of_images_is_decided_and_checked() -> None:
+    model = BranchesOnSize()
+    cut = trace(model, (3, 8, 8))
+    points = cut_points(cut)
+    whole = extract(cut, points[0], points[-1])
+    small = torch.rand(2, 3, 4, 8)
+    assert torch.equal(whole(small), model(small))
+    with pytest.raises(AssertionError, match="another path through the model than those of 3x8x8"):
+        whole(torch.rand(2, 3, 16, 16))
+    assert torch.ones(2).shape == (2,)

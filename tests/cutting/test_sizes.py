@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -236,3 +237,21 @@ def test_ends_of_blocks_that_cannot_be_cut_say_what_crosses():
     ]
     assert [end.point is None for end in ends] == [True, True, False]
     assert ends[0].shapes == ((3, 4, 4), (3, 4, 4))
+
+
+def test_a_cut_where_several_values_cross_carries_a_tuple():
+    model = TwoPaths()
+    traced = trace(model, (3, 4, 4))
+    with pytest.raises(UserError, match="2 values cross there"):
+        resolve(traced, "blocks.0")
+    points = cut_points(traced)
+    first, second = (resolve(traced, f"blocks.{i}", as_tuple=True) for i in range(2))
+    assert (first.name, first.also, first.layout) == ("blocks.0.add", ("x",), None)
+    ends = [points[0], first, second, points[-1]]
+    pieces = [extract(traced, start, end) for start, end in itertools.pairwise(ends)]
+    images = value = torch.randn(2, 3, 4, 4)
+    for piece in pieces:
+        value = piece(value)
+    assert torch.equal(value, model(images))
+    with pytest.raises(UserError, match=r"'blocks.0.add' does not come after the input 'blocks.1.add'"):
+        extract(traced, second, first)

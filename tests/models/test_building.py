@@ -224,6 +224,8 @@ def test_on_meta_there_are_shapes_and_no_data(title: str) -> None:
 def test_input_shapes() -> None:
     assert input_shape(ModelSpec.parse("timm/inception_v3")) == (3, 299, 299)
     assert input_shape(ModelSpec.parse("torchvision/swin_t")) == (3, 224, 224)
+    assert input_shape(ModelSpec.parse("torchvision/inception_v3")) == (3, 299, 299)
+    assert input_shape(ModelSpec.parse("torchvision/vit_h_14", pretrained=False)) == (3, 224, 224)
     assert input_shape(ModelSpec.parse(SMALL, in_chans=1)) == (1, 32, 32)
     spec = ModelSpec.parse("timm/vit_tiny_patch16_224", img_size=[64, 32], in_chans=1)
     assert input_shape(spec) == default_input_shape(build_meta(spec)) == (1, 64, 32)

@@ -50,6 +50,29 @@ def test_front_and_back_without_an_adapter_are_the_model() -> None:
     assert net.stem[0].weight.any(), "it shares nothing with the model"
 
 
+class TwoPaths(nn.Module):
+    """Two values cross in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = self.first(x)
+        return (self.last(self.second(kept)) + kept).mean((2, 3))
+
+
+def test_a_cut_may_carry_a_tuple() -> None:
+    model = TwoPaths()
+    ends = {"image_shape": (3, 8, 8), "as_tuple": True}
+    front, back = stitching.cut(model, output="second", **ends), stitching.cut(model, input="last", **ends)
+    images = torch.randn(2, 3, 8, 8)
+    assert len(front(images)) == 2
+    assert torch.equal(back(front(images)), model(images))
+    with pytest.raises(stitching.UserError, match="2 values cross there"):
+        stitching.cut(model, output="second", image_shape=(3, 8, 8))
+
+
 def test_cut_pieces_are_frozen_and_own_modules_are_trained() -> None:
     (front, _), (_, back) = pieces(Net(8)), pieces(Net(12))
     network = stitching.stitch([front, nn.Conv2d(8, 12, 1), back])

@@ -37,7 +37,9 @@ class TorchvisionModels(ModelSource):
         return name
 
     def input_shape(self, name: str) -> tuple[int, int, int] | None:
-        return 3, _SIDE, _SIDE
+        # Of several sets of weights, those for the smallest images: others may need other arguments.
+        side = _image_side(name)
+        return 3, side, side
 
     def is_reserved(self, name: str, argument: str) -> bool:
         import torchvision
@@ -78,6 +80,12 @@ def _names() -> list[str]:
     import torchvision
 
     return torchvision.models.list_models(module=torchvision.models)
+
+
+@lru_cache(maxsize=256)
+def _image_side(name: str) -> int:
+    """Pixels on a side of the images that the model's published weights take; 299 for Inception."""
+    return min((weights.transforms().crop_size[0] for weights in _weights(name)), default=_SIDE)
 
 
 def _weights(name: str) -> Any:
