@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -18,8 +18,10 @@ LARGEST_SIZE = 10**8  # numbers of one image in a format: 0.4 GB
 ClassToken = Literal["zeros", "ones", "avg"]
 
 
-def parse_format(value: Any) -> tuple[str, list[int] | None]:
+def parse_format(value: Any) -> tuple[str, list[int | None] | None]:
     """Kind and size of a format as YAML has it: `img`, or `[img, [256, 56, 56]]` with [C, H, W], [C, L] or [C] as size.
+
+    A size may leave the channels out: `[img, [14, 14]]`, `[img, 14]` for a square, `[bert, 196]`.
 
     Raises:
         UserError: if there is no such kind, or the size has not the numbers that the kind needs.
@@ -38,20 +40,22 @@ def parse_format(value: Any) -> tuple[str, list[int] | None]:
     if size is None:
         return kind, None
     count = FORMAT_SIZES[kind].count(",") + 1
+    numbers = [size] * max(1, count - 1) if type(size) is int else size  # `type`, as True is an int too
     if (
-        not isinstance(size, list | tuple)
-        or len(size) != count
-        or not all(type(n) is int and n > 0 for n in size)  # `type`, as True is an int too
+        not isinstance(numbers, list | tuple)
+        or len(numbers) not in (count, max(1, count - 1))
+        or not all(type(n) is int and n > 0 for n in numbers)
     ):
         raise UserError(
             f"the size of {kind!r} is {shortened(size)}",
-            allowed=f"{FORMAT_SIZES[kind]}, {count} whole number{'s' * (count > 1)} above zero",
+            allowed=f"{FORMAT_SIZES[kind]}, {count} whole number{'s' * (count > 1)} above zero"
+            + ("; also without C" if count > 1 else ""),
         )
-    if prod(size) > LARGEST_SIZE:
+    if prod(numbers) > LARGEST_SIZE:
         raise UserError(
             f"the size of {kind!r} is {shortened(size)}", allowed=f"at most {LARGEST_SIZE:,} numbers in all"
         )
-    return kind, list(size)
+    return kind, [*[None] * (count - len(numbers)), *numbers]
 
 
 def _check_format(value: Any) -> Any:
@@ -70,7 +74,12 @@ _JSON = {
             "type": "array",
             "prefixItems": [
                 {"enum": list(FORMAT_SIZES)},
-                {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                {
+                    "anyOf": [
+                        {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                        {"type": "integer", "minimum": 1},
+                    ]
+                },
             ],
             "minItems": 2,
             "maxItems": 2,
@@ -81,8 +90,16 @@ _JSON = {
 FormatField = Annotated[str | list[Any], BeforeValidator(_check_format), WithJsonSchema(_JSON)]
 
 
+_OTHER_WORDS = {"zeroes": "zeros", "mean": "avg"}
+_CLASS_TOKEN_JSON = WithJsonSchema({"enum": [*get_args(ClassToken), *_OTHER_WORDS]})
+
+
+def _class_token(value: Any) -> Any:
+    return _OTHER_WORDS.get(value, value) if isinstance(value, str) else value
+
+
 class ReformatOptions(Schema):
     """How formats are converted where there is a choice."""
 
-    class_token: ClassToken = "zeros"
-    """How a new class token is made: of zeros, of ones, or as the mean over all positions."""
+    class_token: Annotated[ClassToken, BeforeValidator(_class_token), _CLASS_TOKEN_JSON] = "zeros"
+    """How a new class token is made: of zeros (also `zeroes`), of ones, or as the mean over all positions (`mean`)."""

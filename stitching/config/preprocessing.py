@@ -8,17 +8,11 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from stitching.config.bounds import Pixels, Positive
 from stitching.config.errors import shortened
-from stitching.config.schema import Neutral, Schema, complaint, one_of
+from stitching.config.schema import Neutral, Schema, complaint, one_of, square_as_side
 
 __all__ = ["NOT_TESTED", "AugmentationField", "Preprocessing"]
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-
-
-def _one_side(value: Any) -> Any:
-    """`[n, n]` as n: the same square."""
-    is_square = isinstance(value, list) and len(value) == 2 and value[0] == value[1]
-    return value[0] if is_square else value
 
 
 def _named_transform(value: Any) -> Any:
@@ -52,7 +46,7 @@ class Preprocessing(Schema):
 
     model_config = {"frozen": True}
 
-    image_size: Annotated[SidesField | None, BeforeValidator(_one_side)] = None
+    image_size: Annotated[SidesField | None, BeforeValidator(square_as_side)] = None
     """Side of the square that goes into the network, in pixels, or [height, width]; by default the data set's."""
     data_augmentation: Annotated[AugmentationField | None, Neutral("none")] = None
     """`true` or `default`: training images get a flip, the AutoAugment policy of the data set and `train_crop`, those

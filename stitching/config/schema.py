@@ -15,7 +15,7 @@ from stitching.config.errors import UserError, did_you_mean, nearest, shortened
 from stitching.config.plugins import load_plugins
 from stitching.config.yaml import Document
 
-__all__ = ["Neutral", "OrText", "Schema", "complaint", "one_of", "validated"]
+__all__ = ["Neutral", "OrText", "Schema", "complaint", "one_of", "square_as_side", "validated"]
 
 S = TypeVar("S", bound="Schema")
 
@@ -101,6 +101,12 @@ def one_of(**schemas: Any) -> Any:
     return Annotated[
         reduce(or_, tagged), Discriminator(way, "one_of", f"expected {' or '.join(_WAYS[k] for k in schemas)}")
     ]
+
+
+def square_as_side(value: Any) -> Any:
+    """`[n, n]`, height and width, as n: the same square."""
+    is_square = isinstance(value, list) and len(value) == 2 and value[0] == value[1]
+    return value[0] if is_square else value
 
 
 _WAYS = {"text": "a word", "number": "a whole number", "list": "a list", "mapping": "a mapping"}

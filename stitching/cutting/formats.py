@@ -61,7 +61,8 @@ class Format:
         prefix = int(kind == "bert")
         if numbers is None:
             return cls(kind, prefix=prefix)
-        channels, *rest = numbers
+        channels, *sides = numbers
+        rest = [side for side in sides if side is not None]
         size = (rest[0], rest[1]) if len(rest) == 2 else rest[0] if rest else None
         return cls(kind, channels, size, prefix)
 

@@ -104,6 +104,7 @@ class Parallel(nn.Module):
         self.agg = {"concat": "concat_channels"}.get(agg, agg)
         # The channels are the second dimension of an image and of a vector, the last one of everything else.
         self.channel_dim = 1 if parts[0].out_format.kind in ("img", "vector") else -1
+        self.out_kind, self.out_prefix = parts[0].out_format.kind, parts[0].out_format.prefix
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         outputs = [part(x) for part in self.parts]

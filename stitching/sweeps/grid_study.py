@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stitching.config.bounds import PathText
 from stitching.config.errors import ErrorCollector, UserError, at
 from stitching.config.job_config import JobSettings
 from stitching.config.job_files import project_root
 from stitching.config.paths import check_regular_file, resolved_path
-from stitching.config.schema import one_of, validated
+from stitching.config.schema import Schema, one_of, validated
 from stitching.config.sweep import StudyKeys
 from stitching.config.user_code import resolved_code
 from stitching.config.yaml import Document, Keys, load_yaml, located
@@ -72,7 +72,7 @@ class GridStudy(Study):
     """One job of any kind with `seeds:` and `grid:`; without both it is one run."""
 
     marks = ("job",)
-    schema = GridSweep
+    schema: ClassVar[type[Schema]] = GridSweep
 
     def plan(self, document: Document, on_progress: ProgressCallback, cache: PlanCache) -> Plan:
         sweep, path = validated(GridSweep, document), document.path

@@ -57,7 +57,7 @@ def build_run(
     network_cost = cost(network, data.image_shape)
     scorer = _scorer(job, network, context)
     try_outputs(network, scorer.hooked_outputs, data)
-    notes: list[str] = []
+    notes: list[str] = [note for module in network.modules() for note in getattr(module, "notes", ())]
     if first := first_model(job.network):
         notes += normalization_note(first, *data.train[0].normalization)
     fit = _load_or_fit(job, network, data, notes)

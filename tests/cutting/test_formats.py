@@ -38,13 +38,13 @@ def test_half_sized_format_is_written_as_its_kind():
         ("tokens", "did you mean 'token'"),
         (None, "no format 'None'"),
         (["img", [1, 2, 3], 4], "is no format"),
-        (["img", [256, 56]], r"\[C, H, W\], 3 whole numbers"),
+        (["img", [3, 256, 56, 4]], r"\[C, H, W\], 3 whole numbers"),
         (["bert", [384, 14, 14]], r"\[C, L\]"),
         (["vector", [10, 10]], r"\[C\], 1 whole number above"),
         (["img", [256, 56.0, 56]], "whole numbers"),
         (["img", [True, 56, 56]], "whole numbers"),
         (["token", [384, 0]], "above zero"),
-        (["img", 256], "the size of 'img' is 256"),
+        (["img", [256]], "the size of 'img' is"),
     ],
 )
 def test_parse_tells_what_is_wrong(given, words):

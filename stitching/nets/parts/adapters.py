@@ -37,9 +37,9 @@ class SimpleAdapterPart(ChannelsPart):
 
     hid_channels: Channels | None = None
     """Channels between the layers where there are several; by default `out_channels`."""
-    num_conv: Annotated[Layers, Field(ge=1)] | None = None
-    """Number of convolutions, on `img`. Give exactly one of `num_conv` and `num_fc`."""
-    num_fc: Annotated[Layers, Field(ge=1)] | None = None
+    num_conv: Layers | None = None
+    """Number of convolutions, on `img`. Give exactly one of `num_conv` and `num_fc`; 0 counts as left out."""
+    num_fc: Layers | None = None
     """Number of linear layers, on `fc_format`."""
     kernel_size: Kernel = 3
     """Side of the convolutions."""
@@ -54,7 +54,9 @@ class SimpleAdapterPart(ChannelsPart):
     nonlinearity: bool = True
     """Put a LeakyReLU after each layer, the last one included."""
     init_identity: bool = False
-    """Start as the identity (in eval mode). An error if that is impossible."""
+    """Start as the identity (in eval mode): of different numbers of channels the first are kept, and others start at
+    zero; with `nonlinearity` negative values change, and the log says so. An error if something else is in the way.
+    """
     init: Literal["least_squares"] | None = None
     """`least_squares`: before training, fit the adapter to the destination's features. It must be one linear map of
     single positions.
@@ -68,6 +70,7 @@ class SimpleAdapterPart(ChannelsPart):
 
     @model_validator(mode="after")
     def _one_kind_of_layer(self) -> Self:
+        self.num_conv, self.num_fc = self.num_conv or None, self.num_fc or None
         if (self.num_conv is None) == (self.num_fc is None):
             which = "neither" if self.num_conv is None else "both"
             raise complaint(f"{which} of num_conv and num_fc given", "exactly one of num_conv, num_fc")
@@ -179,6 +182,7 @@ class SimpleAdapter(nn.Module):
         prefix: adds prefix tokens; the output is `bert` then.
 
     Attributes:
+        notes: for the user, what the start as the identity changes all the same.
         init: `least_squares` if it is fitted before training (`stitching.similarity.least_squares`).
 
     Raises:
@@ -207,6 +211,7 @@ class SimpleAdapter(nn.Module):
             _check_identity(part, widths)
         if part.init is not None:
             _check_linear(part)
+        self.notes = _identity_notes(part, widths) if part.init_identity else []
         self.init = part.init
         self.out_kind = kind
         self.prefix = prefix
@@ -272,19 +277,28 @@ def _check_identity(part: SimpleAdapterPart, widths: list[int]) -> None:
     def refuse(reason: str, do: str) -> UserError:
         return UserError(f"the adapter cannot start as the identity: {reason}", do=do, path=("init_identity",))
 
-    if first != last:
-        raise refuse(f"its input has {first} channels, its output {last}", "Turn init_identity off.")
-    if any(width < first for width in between):
+    if any(width < min(first, last) for width in between):
         raise refuse(
-            f"hid_channels {between[0]} are fewer than the {first} of its input",
-            f"Set hid_channels to {first} or more, or leave it out.",
+            f"hid_channels {between[0]} are fewer than the {min(first, last)} that it keeps",
+            f"Set hid_channels to {min(first, last)} or more, or leave it out.",
         )
     keeps_size = part.stride == 1 and part.kernel_size % 2 == 1 and part.layer_padding == part.kernel_size // 2
     if part.num_conv and not keeps_size:
         raise refuse("it changes the size of the map", "Use stride 1, an odd kernel_size and no `padding` of your own.")
-    if part.nonlinearity:
-        raise refuse("a LeakyReLU changes negative values", "Set `nonlinearity: false`.")
     if part.num_fc and between:
         raise refuse("the LayerNorm between its layers changes any input", "Set `num_fc: 1`.")
     if part.num_fc and (part.leading_norm or part.trailing_norm):
         raise refuse("a LayerNorm changes any input", "Set `leading_norm: false` and `trailing_norm: false`.")
+
+
+def _identity_notes(part: SimpleAdapterPart, widths: list[int]) -> list[str]:
+    """What an adapter that starts as the identity changes all the same."""
+    first, last = widths[0], widths[-1]
+    notes = []
+    if first != last:
+        notes.append(
+            f"the adapter from {first} to {last} channels starts with the first {min(first, last)} as they are"
+        )
+    if part.nonlinearity:
+        notes.append("the adapter starts as the identity of positive values: its LeakyReLU changes negative ones")
+    return notes

@@ -11,7 +11,7 @@ from torch import nn
 
 from stitching.config.bounds import Classes, Pixels
 from stitching.config.errors import UserError, at
-from stitching.config.format_syntax import ReformatOptions
+from stitching.config.format_syntax import ReformatOptions, parse_format
 from stitching.config.parts import PARTS, BasePart, PartField
 from stitching.cutting.formats import Format
 from stitching.nets.build import build_part
@@ -87,18 +87,35 @@ class ParallelPart(BuildablePart):
     parts: Annotated[list[PartField], Field(min_length=1)]
     """The parts."""
     agg: Literal["none", "avg", "concat", "concat_channels", "concat_sequence"] = "none"
-    """How their outputs are combined. `none` returns a list, one for each task; `concat` is `concat_channels`."""
+    """How their outputs are combined. `none` returns a list, one for each task; `concat` is `concat_channels`. Each
+    output is converted to `out_format` before, if it has none of its own; channels are those of the result.
+    """
+    reformat_options: ReformatOptions | None = None
+    """How formats are converted inside; by default as in what it is in."""
 
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         pieces = []
+        own = replace(options, class_token=self.reformat_options.class_token) if self.reformat_options else options
         for i, child in enumerate(self.parts):
-            inner = options
+            inner = own
             if self.agg == "none" and len(self.parts) == len(options.task_classes) > 1:
-                inner = replace(options, num_classes=options.task_classes[i], task_classes=())
+                inner = replace(own, num_classes=options.task_classes[i], task_classes=())
+            branch = _inherit(child, self)
+            if branch.out_format is None:
+                branch = branch.model_copy(update={"out_format": self._format_of_branches})
             with at("parts", i):
-                pieces.append(build_part(_inherit(child, self), input_format, inner))
+                pieces.append(build_part(branch, input_format, inner))
         self._check_joinable([piece.out_format for piece in pieces])
         return Parallel(pieces, self.agg)
+
+    @property
+    def _format_of_branches(self) -> str | list[Any] | None:
+        """What each output is converted to before they are joined: `out_format`, as far as it is not of the result."""
+        if self.out_format is None:
+            return None
+        kind, numbers = parse_format(self.out_format)
+        sides = (numbers or [])[1:] if self.agg != "concat_sequence" else []
+        return [kind, sides] if sides else kind
 
     def _check_joinable(self, formats: Sequence[Format]) -> None:
         """Raise if the outputs of the parts cannot be joined as `agg` says."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
+from pydantic import BeforeValidator, Field, model_validator
 from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 from torchvision.models import swin_transformer
@@ -11,6 +12,7 @@ from torchvision.models import swin_transformer
 from stitching.config.bounds import Channels, Heads, Kernel, Probability, Ratio
 from stitching.config.errors import UserError
 from stitching.config.parts import PARTS
+from stitching.config.schema import complaint, one_of, square_as_side
 from stitching.cutting.formats import Format
 from stitching.nets.buildable import BuildablePart, BuildOptions, ChannelsPart, declared_kind
 
@@ -71,6 +73,9 @@ class VisionTransformerBlock(nn.Module):
         return self.block(self.project(x))
 
 
+SidesOfWindow: Any = one_of(number=Kernel, list=Annotated[list[Kernel], Field(min_length=2, max_length=2)])
+
+
 @PARTS.register("SwinTransformerBlock")
 class SwinTransformerBlockPart(BuildablePart):
     """torchvision's Swin block (Liu et al., 2021): attention in windows, MLP. Maps (N, H, W, embed_dim) to the same."""
@@ -83,8 +88,8 @@ class SwinTransformerBlockPart(BuildablePart):
     """Channels of input and output; by default the input's."""
     do_shift: bool = False
     """Shift the windows by half their size, as in every second block of a Swin."""
-    window_size: Kernel = 7
-    """Side of a window; maps of other sizes are padded."""
+    window_size: Annotated[SidesOfWindow, BeforeValidator(square_as_side)] = 7
+    """Side of a window, or [height, width]; maps of other sizes are padded."""
     mlp_ratio: Ratio = 4.0
     """Width of the MLP's hidden layer over `embed_dim`."""
     dropout: Probability = 0.0
@@ -93,17 +98,30 @@ class SwinTransformerBlockPart(BuildablePart):
     """Probability for the attention's weights."""
     stochastic_depth: Probability = 0.0
     """Probability of leaving out a branch for an image."""
+    drop_path_rate: Probability | None = None
+    """Another word for `stochastic_depth`."""
+
+    @model_validator(mode="after")
+    def _one_word_for_depth(self) -> Self:
+        if self.drop_path_rate is not None:
+            if self.stochastic_depth not in (0.0, self.drop_path_rate):
+                raise complaint(
+                    f"drop_path_rate is {self.drop_path_rate}, and stochastic_depth {self.stochastic_depth}",
+                    "one of them", key="drop_path_rate",
+                )  # fmt: skip
+            self.stochastic_depth, self.drop_path_rate = self.drop_path_rate, None
+        return self
 
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         width = self.embed_dim or input_format.channels
         assert width is not None
         _check_heads(self.num_heads, width)
-        shift = self.window_size // 2 if self.do_shift else 0
+        sides = self.window_size if isinstance(self.window_size, list) else [self.window_size] * 2
         return swin_transformer.SwinTransformerBlock(
             width,
             self.num_heads,
-            window_size=[self.window_size, self.window_size],
-            shift_size=[shift, shift],
+            window_size=sides,
+            shift_size=[side // 2 if self.do_shift else 0 for side in sides],
             mlp_ratio=self.mlp_ratio,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
