@@ -93,8 +93,9 @@ class JobSettings(Schema):
     normal distribution by the fan out. Blocks of transformers have their own in both.
     """
     published: bool = False
-    """Do what published sweeps did where nothing else is said: `optimizer: Adam`; in `data_preprocessing` `train_crop:
-    random_resized` with `random_resize_scale: [0.9, 1]`, and `resize_mode: squash`; and one group for `norm_type: gn`.
+    """Do what published sweeps did where nothing else is said: `optimizer: Adam`; in `data_preprocessing` `resize_mode:
+    squash` and, unless augmentation is turned off, `train_crop: random_resized` with `random_resize_scale: [0.9, 1]`;
+    and one group for `norm_type: gn`.
     """
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and tests: 32-bit floats, or mixed with bfloat16."""

@@ -26,8 +26,9 @@ def with_published_defaults(data: Any) -> Any:
     defaults: dict[str, Any] = dict(_IMAGES)
     if images.get("crop_pct") is not None:
         del defaults["resize_mode"]
-    if images.get("train_crop") not in (None, "random_resized"):
-        del defaults["random_resize_scale"]
+    is_off = any(keys.get("data_augmentation") in (False, "none") for keys in (training, images))
+    if is_off or images.get("train_crop") not in (None, "random_resized"):
+        del defaults["train_crop"], defaults["random_resize_scale"]
     images = defaults | {key: value for key, value in images.items() if value is not None}
     optimizer = training.get("optimizer") or _OPTIMIZER
     return {**data, "train_config": {**training, "optimizer": optimizer, "data_preprocessing": images}}

@@ -53,6 +53,7 @@ def test_adam_where_nothing_is_said():
         ({"crop_pct": 0.9}, (None, "random_resized", [0.9, 1.0])),
         ({"resize_mode": "pad"}, ("pad", "random_resized", [0.9, 1.0])),
         ({"train_crop": "pad"}, ("squash", "pad", None)),
+        ({"data_augmentation": False}, ("squash", None, None)),
         ({"random_resize_scale": [0.5, 1.0]}, ("squash", "random_resized", [0.5, 1.0])),
     ],
     ids=str,
