@@ -156,3 +156,69 @@ def test_how_much_is_logged_is_a_number_too(tmp_path, verbose, says_steps):
     assert ("step 1, loss" in run.folder.log.read_text()) == says_steps
     assert read_yaml(run.folder.metadata)["project"] == "older"
     assert run.identity == identity(job_of(job(), tmp_path)), "it changes no result"
+
+
+ALL_ODDITIES = """\
+assembly:
+  - Subnet: {backend: timm, model_name: resnet18, pretrained: false, in_chans: 1, channels: [8, 8, 12, 16], block_output: layer2, frozen: true, out_format: [img, 6]}
+  - ParallelPart:
+      parts:
+        - SwinTransformerBlock: {num_heads: 2, window_size: [3, 3], drop_path_rate: 0.1, do_shift: true, mlp_ratio: 1}
+        - SimpleAdapter: {num_conv: 1, num_fc: 0, out_channels: 12, init_identity: true}
+      agg: concat
+      out_format: [img, [6, 6]]
+      reformat_options: {class_token: zeroes}
+  - VisionTransformerBlock: {num_heads: 2, mlp_ratio: 1, in_format: [bert, 9]}
+  - SimpleAdapter: {num_conv: 0, num_fc: 1, out_channels: 6}
+head:
+  ParallelPart: {agg: none, parts: [{ClassifierHead: {}}, {ClassifierHead: {pooled_size: [1, 1]}}]}
+reformat_options: {class_token: mean}
+project: odd
+verbose: 3
+print_freq: 1
+data_path: data
+train_config:
+  tasks:
+    - {dataset: digits, batch_size: 120, loss_fn: mse_loss, loss_scale: 0.5}
+    - dataset: image_folder
+      batch_size: 3
+      max_batches: 2
+      data_preprocessing: {to_rgb: false, channels: 1, mean: [0.5], std: [0.5], resize_mode: squash, random_resize_scale: [0.9, 1.0]}
+  data_preprocessing: {image_size: [32, 32], resize_mode: bilinear}
+  data_augmentation: [{RandAugment: {num_ops: 1}}, RandomHorizontalFlip]
+  epochs: 1
+  max_batches: 2
+  max_grad_norm: 0
+  loss_fn: cross_entropy
+  loss_fn_args: {label_smoothing: 0.1, reduction: mean}
+  aux_losses: [{output: parts.4.net.parts.0, loss_fn: cross_entropy, weight: 0.0}]
+  optimizer: SGD
+  lr: 0.01
+metrics:
+  - {metric_fn: accuracy}
+  - {metric_fn: topk_accuracy, metric_fn_args: {topk: 2}}
+  - {metric_fn: cross_entropy}
+  - {metric_fn: cosine_similarity}
+  - {metric_fn: mse_loss}
+"""
+
+
+def test_one_file_with_all_older_keys_is_smoke_tested_and_trained(folder, cli):
+    path = folder / "config.yml"
+    path.write_text(ALL_ODDITIES)
+    outcome = cli("train", "-c", path, "--smoke-test")
+    assert (outcome.code, "smoke test passed" in outcome.out) == (0, True), outcome
+    assert cli("train", "-c", path).code == 0
+    frame = frame_of(folder)
+    assert len(frame) == 2
+    assert frame["Loss"].notna().all()
+    names = ["Accuracy", "Top-2 Accuracy", "Cross Entropy", "Cosine Similarity", "MSE Loss"]
+    assert (
+        frame.iloc[-1][[f"Overall/Test {task}/{name}" for task in ("digits", "image_folder") for name in names]]
+        .notna()
+        .all()
+    )
+    assert read_yaml(folder / "metadata.yml")["project"] == "odd"
+    log = (folder / "log.txt").read_text()
+    assert "its LeakyReLU changes negative ones" in log
+    assert "step 2, loss" in log
