@@ -105,3 +105,19 @@ def test_a_model_with_auxiliary_heads_gives_its_main_output_in_both_modes(model)
     built = build_network(job.network, Format("img", 3, (299, 299)), BuildOptions(meta=True))
     images = torch.empty(2, 3, 299, 299, device="meta")
     assert built.train()(images).shape == built.eval()(images).shape == (2, 7)
+
+
+DINO = {
+    "backend": "timm", "model_name": "vit_small_patch16_dinov3", "pretrained": False, "in_chans": 1, "patch_size": 4,
+    "embed_dim": 24, "num_heads": 3, "depth": 2, "num_classes": 10,
+}  # fmt: skip
+
+
+def test_pieces_that_hold_sizes_are_cut_for_the_images_of_the_data():
+    """DINOv3 is for images of 256x256 unless told otherwise, and its blocks need a table of positions of their size."""
+    whole = network({"Subnet": DINO}).eval()
+    cut = network({"Subnet": {**DINO, "block_output": "blocks.0"}}, {"Subnet": {**DINO, "block_input": "blocks.1"}})
+    assert [piece.net.sized_for for piece in cut.pieces] == [(1, 16, 16), (1, 16, 16)]
+    images = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(cut.eval()(images), whole(images))
