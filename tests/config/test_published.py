@@ -64,8 +64,9 @@ def test_what_is_said_stays(said, expected):
 
 
 def test_group_norm_has_one_group():
+    data = TaskData(job())
     for published, groups in ((True, 1), (False, 32)):
-        network = build_network_of(job(published=published), TaskData(job()))
+        network = build_network_of(job(published=published), data)
         norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
         assert [norm.num_groups for norm in norms] == [groups] * 3
 

@@ -107,7 +107,7 @@ def test_adapters_have_the_published_parameters(stitcher):
     recipe = STITCHERS[stitcher].adapter
     assert recipe is not None
     for source, dest in EIGHT.values():
-        for first, last in ((1, 1), (1, 4), (1, 6)):
+        for first, last in ((1, 4), (1, 6)):
             start = interface(source, first - 1)
             expected = adapter_parameters(source, dest, (first, last), stitcher)
             try:
