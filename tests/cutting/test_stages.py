@@ -70,6 +70,15 @@ def test_patch_merging_goes_with_the_block_behind_it() -> None:
         ("local/smallnet", 4),
         ("torchvision/googlenet", 12),
         ("timm/mobilenetv4_conv_small", 16),
+        ("timm/pvt_v2_b0", 8),
+        pytest.param("timm/vit_small_patch16_dinov3", 12, marks=pytest.mark.slow),
+        pytest.param("timm/pit_ti_224", 12, marks=pytest.mark.slow),
+        pytest.param("timm/twins_svt_small", 18, marks=pytest.mark.slow),
+        pytest.param("timm/mvitv2_tiny", 10, marks=pytest.mark.slow),
+        pytest.param("timm/xcit_nano_12_p16_224", 14, marks=pytest.mark.slow),
+        pytest.param("timm/naflexvit_base_patch16_gap", 12, marks=pytest.mark.slow),
+        pytest.param("timm/davit_tiny", 12, marks=pytest.mark.slow),
+        pytest.param("timm/davit_small", 24, marks=pytest.mark.slow),
     ],
 )
 def test_blocks(title: str, count: int) -> None:
