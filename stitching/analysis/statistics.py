@@ -16,10 +16,11 @@ from stitching.runs.identity import LEFT_OUT
 from stitching.runs.step_log import ACCURACY
 
 __all__ = [
-    "best_adapters", "best_by_validation", "best_settings", "chosen_settings", "controls", "gap_study_rows",
-    "grid_runs", "last_epoch", "stitch_keys", "stitched", "summarize", "varied_settings",
+    "best_adapters", "best_by_validation", "best_settings", "chosen_settings", "controls", "cross_tests",
+    "gap_study_rows", "grid_runs", "last_epoch", "stitch_keys", "stitched", "summarize", "varied_settings",
 ]  # fmt: skip
 
+_WITHOUT_GAPS = ("grid", "cross_test")  # studies
 VAL_ACCURACY = "Overall/Val Accuracy"
 _STITCH = ("source", "destination", "first_deleted_block", "last_deleted_block", "adapter")
 _RUN = ["run", "name"]  # a network that stands for several stitches has one run, and several names
@@ -27,19 +28,24 @@ _NOT_CHOSEN = ("train_config.dataset", "train_config.tasks")  # accuracies on di
 
 
 def stitched(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows of stitched networks: those of no whole network, control or grid study."""
+    """The rows of stitched networks: those of no whole network, control, grid study or cross test."""
     rows = results[results["base"].isna()]
     rows = rows[rows["control"].isna()] if "control" in rows else rows
-    return rows[~_in_grid(rows)]
+    return rows[~_of_study(rows, *_WITHOUT_GAPS)]
 
 
 def grid_runs(results: pd.DataFrame) -> pd.DataFrame:
     """The rows of grid studies: one job (`job:`) over a grid of settings and seeds, with no pair, gap or stitcher."""
-    return results[_in_grid(results)]
+    return results[_of_study(results, "grid")]
 
 
-def _in_grid(results: pd.DataFrame) -> pd.Series:
-    return results["study"] == "grid" if "study" in results else pd.Series(False, index=results.index)
+def cross_tests(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cross tests (`ft_configs:`): an `encoder` with a `head`, tested on the head's `dataset`."""
+    return results[_of_study(results, "cross_test")]
+
+
+def _of_study(results: pd.DataFrame, *names: str) -> pd.Series:
+    return results["study"].isin(names) if "study" in results else pd.Series(False, index=results.index)
 
 
 def controls(results: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +60,7 @@ def gap_study_rows(results: pd.DataFrame) -> pd.DataFrame:
     """
     stitch = list(_STITCH)
     complete = results[stitch].notna().all(axis=1) if set(stitch) <= set(results.columns) else False
-    return results[(results["base"].notna() | complete) & ~_in_grid(results)]
+    return results[(results["base"].notna() | complete) & ~_of_study(results, *_WITHOUT_GAPS)]
 
 
 def varied_settings(results: pd.DataFrame) -> list[str]:
@@ -189,7 +195,9 @@ def chosen_settings(results: pd.DataFrame) -> list[str]:
 
 def _is_studied(results: pd.DataFrame) -> np.ndarray:
     """Of each row, whether it is of a stitched network or of a grid study."""
-    is_studied: np.ndarray = results.index.isin(stitched(results).index) | _in_grid(results).to_numpy(dtype=bool)
+    is_studied: np.ndarray = results.index.isin(stitched(results).index) | _of_study(results, "grid").to_numpy(
+        dtype=bool
+    )
     return is_studied
 
 
@@ -246,7 +254,10 @@ def summarize(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, v
         UserError: there is no such column.
     """
     if by is None and not stitched(results).empty and not grid_runs(results).empty:
-        tables = [summarize(results[~_in_grid(results)], value=value), summarize(grid_runs(results), value=value)]
+        tables = [
+            summarize(results[~_of_study(results, "grid")], value=value),
+            summarize(grid_runs(results), value=value),
+        ]
         return pd.concat(tables, ignore_index=True)
     by = [by] if isinstance(by, str) else list(by) if by is not None else stitch_keys(results)
     rows = results if "base" in by else results[results["base"].isna()]

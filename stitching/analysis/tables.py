@@ -14,6 +14,7 @@ from stitching.analysis.statistics import (
     VAL_ACCURACY,
     best_by_validation,
     chosen_settings,
+    cross_tests,
     gap_study_rows,
     grid_runs,
     last_epoch,
@@ -27,8 +28,8 @@ from stitching.runs.step_log import ACCURACY
 from stitching.sweeps.stitchers import STITCHERS
 
 __all__ = [
-    "StitchedAccuracies", "accuracy_table", "adapters_in", "add_measures", "base_networks", "grid_table", "load_bases",
-    "load_runs", "stitched_accuracies",
+    "StitchedAccuracies", "accuracy_table", "adapters_in", "add_measures", "base_networks", "cross_table", "grid_table",
+    "load_bases", "load_runs", "stitched_accuracies",
 ]  # fmt: skip
 
 
@@ -222,3 +223,22 @@ def _base_accuracy(results: pd.DataFrame, column: str) -> pd.Series:
     rows = zip(sweeps, results[column], *(results[name] for name in varied), strict=True)
     values = [of_own_sweep.get(row, others.get(row[1], np.nan)) for row in rows]
     return pd.Series(values, index=results.index, dtype=float)
+
+
+def cross_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracies (0 to 1) of one cross test: a row for each encoder, untuned ones last, a column for each head.
+
+    Args:
+        results: rows of one cross test, as `load_results` or `load_runs` gives them; runs that are not done are blank.
+
+    Raises:
+        UserError: none of them is finished.
+    """
+    tests = cross_tests(results)
+    done = tests[tests["state"] == "done"] if len(tests) else tests
+    if done.empty or ACCURACY not in done:
+        raise UserError("no run of a cross test is finished", do="`stitching cross-test FILE.yml` makes some.")
+    table = last_epoch(done).pivot_table(index="encoder", columns="head", values=ACCURACY, aggfunc="mean", dropna=False)
+    heads = sorted(tests["head"].unique())
+    encoders = sorted(tests["encoder"].unique(), key=lambda name: (name not in heads, name))
+    return table.reindex(index=encoders, columns=heads)

@@ -6,7 +6,9 @@ import errno
 import os
 import sys
 
-from stitching.cli import jobs, planning, scoring, submitting, watching, cleaning, results, config_schemas  # isort: skip - in the order of the help
+from stitching.cli import (  # isort: skip - in the order of the help
+    jobs, planning, scoring, submitting, watching, cleaning, results, cross_testing, config_schemas,
+)  # fmt: skip
 from stitching.cli.console import app, err
 from stitching.config.errors import UserError, shortened
 from stitching.config.yaml import unwritable_character
@@ -16,6 +18,7 @@ __all__ = [
     "app",
     "cleaning",
     "config_schemas",
+    "cross_testing",
     "jobs",
     "main",
     "planning",

@@ -102,6 +102,10 @@ def configuration_page() -> str:
             "All keys of a job, without its data set, and these.",
             json_schema(STUDIES["datasets"].schema),
         ),
+        "A cross test": (
+            "The keys of a sweep with `ft_configs:`; docs/cross-tests.md explains them.",
+            json_schema(STUDIES["cross_test"].schema),
+        ),
         "Clusters": (
             "The keys of each profile in sbatch/clusters.yml. Beside the profiles, `plugins` is as in a job.",
             schema_of(Document.CLUSTERS),

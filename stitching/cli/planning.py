@@ -181,7 +181,7 @@ def _print_estimate(plan: Plan, statuses: list[RunStatus], calibrate: bool) -> N
     from stitching.launch.estimate import calibrated, estimated, paces_of_finished
 
     done = {status.name for status in statuses if status.state == "done"}
-    if len(done) == len(plan.runs):
+    if all(run.name in done or run.only_tests for run in plan.runs):
         return
     if calibrate:
         with shown_progress(err, "pairs") as on_progress:

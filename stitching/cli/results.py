@@ -26,22 +26,23 @@ def results(
         Path | None, typer.Option(help="Write a figure of accuracy by gap here (.png, .pdf or .svg).")
     ] = None,
 ) -> None:
-    """Print the accuracies of finished runs by pair, gap and stitcher."""
+    """Print the accuracies of finished runs by pair, gap and stitcher; of cross tests by encoder and head."""
     import pandas as pd
 
     from stitching.analysis.checks import failed_checks
     from stitching.analysis.load import unfinished_runs
     from stitching.analysis.plots import FIGURES, save_figure
-    from stitching.analysis.statistics import gap_study_rows, grid_runs, stitched
+    from stitching.analysis.statistics import cross_tests, gap_study_rows, grid_runs, stitched
     from stitching.analysis.tables import load_bases, load_runs
 
     runs = load_runs(folder)
     if base:
         runs = pd.concat([runs, load_bases(base)], ignore_index=True)
-    if len(stitched(gap_study_rows(runs))) or grid_runs(runs).empty:
+    if len(stitched(gap_study_rows(runs))) or len(grid_runs(runs)) + len(cross_tests(runs)) == 0:
         _print_stitched(folder, runs)
     if len(grid_runs(runs)):
         _print_grid(folder, runs)
+    print_cross_tests(runs)
     _print_left_out(runs, unfinished_runs(folder))
     if figure:
         save_figure(FIGURES["gap"](runs), figure)
@@ -93,6 +94,22 @@ def _print_grid(folder: Path, runs: Any) -> None:
     columns += ["test accuracy", "seeds", "validation", "chosen"]
     intervals = ", with 95% intervals over seeds" * bool(table["low"].notna().any())
     print_table(f"Test accuracy of the grid studies in {folder}{intervals}, best by validation", columns, rows)
+
+
+def print_cross_tests(runs: Any) -> None:
+    """The accuracies of each cross test: encoders below each other, heads beside each other."""
+    from stitching.analysis.statistics import cross_tests
+    from stitching.analysis.tables import cross_table
+
+    all_tests = cross_tests(runs)
+    for name, tests in all_tests.groupby("arch") if len(all_tests) else ():
+        table = cross_table(tests)
+        rows = [
+            [encoder, *("" if isnan(value) else f"{value:.3f}" for value in values)]
+            for encoder, *values in table.itertuples()
+        ]
+        columns = ["encoder", *(f"head: {head}" for head in table.columns)]
+        print_table(f"Test accuracy of {name}: encoders with heads, on the heads' data sets", columns, rows)
 
 
 def _number(mean: float, low: float, high: float, missing: int) -> str:

@@ -42,6 +42,11 @@ SlurmOptions = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch scripts, and write nothing.")]
 
+__all__ = [
+    "ArrayParallelism", "DryRun", "Jobs", "Pack", "SlurmOptions", "command_again", "planner", "print_scripts",
+    "profile_changes", "submit_orders",
+]  # fmt: skip
+
 STARTED_AGAIN = ("missing", "failed", "stopped", "stale")
 LIST_OPTIONS["--only"] = STARTED_AGAIN.__contains__
 
@@ -89,13 +94,13 @@ def submit(
     from stitching.launch.orders import load_orders
 
     orders = load_orders(
-        sweep_files(sweeps), cluster, _changes(jobs, array_parallelism, slurm), _planner(seeds, data_path)
+        sweep_files(sweeps), cluster, profile_changes(jobs, array_parallelism, slurm), planner(seeds, data_path)
     )
     if only:
         orders = [order.only(only) for order in orders]
     if dry_run:
-        _print_scripts(orders, pack)
-    elif not _submit(orders, pack, _again("submit", sweeps, cluster, seeds, data_path)):
+        print_scripts(orders, pack)
+    elif not submit_orders(orders, pack, command_again("submit", sweeps, cluster, seeds, data_path)):
         raise typer.Exit(1)
 
 
@@ -140,18 +145,18 @@ def retry(
         "diverged": diverged,
     }  # fmt: skip
     causes = {cause for cause, is_asked in asked.items() if is_asked} or set(asked) - {"cancelled", "diverged"}
-    plan = _planner(seeds, data_path)
+    plan = planner(seeds, data_path)
     plans = [(path, plan(path)) for path in sweep_files(sweeps)]
-    retries = load_retries(plans, causes, cluster, _changes(jobs, array_parallelism, slurm))
+    retries = load_retries(plans, causes, cluster, profile_changes(jobs, array_parallelism, slurm))
     for each in retries:
         _print_retry(each)
     went_well = not any(each.unknown for each in retries)
     for order in (each.order for each in retries if each.order):
         if dry_run:
-            _print_scripts([order], pack)
+            print_scripts([order], pack)
         else:
-            again = _again("retry", sweeps, order.cluster.name, seeds, data_path)
-            went_well = _submit([order], pack, again) and went_well
+            again = command_again("retry", sweeps, order.cluster.name, seeds, data_path)
+            went_well = submit_orders([order], pack, again) and went_well
     if not went_well:
         raise typer.Exit(1)
 
@@ -186,18 +191,18 @@ def cancel(
             )  # fmt: skip
 
 
-def _planner(seeds: list[int] | None, data_path: Path | None) -> Callable[[Path], Plan]:
+def planner(seeds: list[int] | None, data_path: Path | None) -> Callable[[Path], Plan]:
     return lambda path: plan_of(path, seeds=seeds, data_path=data_path, data=True)
 
 
-def _print_scripts(orders: Sequence[Order], pack: int) -> None:
+def print_scripts(orders: Sequence[Order], pack: int) -> None:
     from stitching.launch.orders import scripts
 
     for script in (script for order in orders for script in scripts(order, pack=pack)):
         print(script)
 
 
-def _submit(orders: Sequence[Order], pack: int, again: str) -> bool:
+def submit_orders(orders: Sequence[Order], pack: int, again: str) -> bool:
     """Submit orders and print what became of them; False if a run failed or was refused."""
     from stitching.launch.submit import submit_all
     from stitching.runs.stopping import Interrupted
@@ -279,14 +284,16 @@ def _print_retry(retry: Retry) -> None:
         )
 
 
-def _changes(jobs: int | None, array_parallelism: int | None, slurm: list[str] | None) -> dict[str, Any]:
+def profile_changes(jobs: int | None, array_parallelism: int | None, slurm: list[str] | None) -> dict[str, Any]:
     """What the command line says of the cluster's profile."""
     options = {"jobs": jobs, "array_parallelism": array_parallelism}
     changes = parse_assignments(slurm or [], "--slurm", "partition=long")
     return changes | {key: value for key, value in options.items() if value is not None}
 
 
-def _again(command: str, sweeps: list[Path], cluster: str, seeds: list[int] | None, data_path: Path | None) -> str:
+def command_again(
+    command: str, sweeps: list[Path], cluster: str, seeds: list[int] | None, data_path: Path | None
+) -> str:
     more = ["--seeds", *map(str, seeds)] if seeds else []
     more += ["--data-path", str(data_path)] if data_path else []
     return shlex.join(["stitching", command, *map(str, sweeps), "--cluster", cluster, *more])

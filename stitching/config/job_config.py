@@ -60,6 +60,10 @@ class JobSettings(Schema):
     """Checkpoint of a run to resume, at the step where it was saved."""
     load_from: PathText | None = None
     """Checkpoint whose weights the network starts from."""
+    load_head_from: PathText | None = None
+    """Checkpoint whose head the network's head starts from: its last part, or the classifier of a whole model.
+    `load_from`, if given, is for what is before it.
+    """
     strict_load: bool = True
     """With `load_from`: every weight must be in the file. `false` loads those that fit."""
     start_epoch: Epochs = 0
@@ -141,8 +145,9 @@ class JobSettings(Schema):
 
     @model_validator(mode="after")
     def _one_checkpoint(self) -> Self:
-        if self.resume_from and self.load_from:
-            raise complaint("both resume_from and load_from given", "one of them", key="load_from")
+        for key in ("load_from", "load_head_from"):
+            if self.resume_from and getattr(self, key):
+                raise complaint(f"both resume_from and {key} given", "one of them", key=key)
         return self
 
     @model_validator(mode="after")

@@ -73,7 +73,7 @@ def with_paths(settings: S, document: Document) -> S:
     ]
     settings.data_path = settings.data_path or str(project_root(document.folder) / "data")
     paths: list[tuple[Keys, str, Any]] = [
-        ((), name, settings) for name in ("data_path", "save_dir", "resume_from", "load_from")
+        ((), name, settings) for name in ("data_path", "save_dir", "resume_from", "load_from", "load_head_from")
     ]
     for keys, part in _models_in(settings, ()):
         paths += [(keys, "ckp_path", part), (keys, "module", part)]
@@ -96,7 +96,7 @@ def _absolute(key: str, value: str, folder: Path) -> str:
 
 def checkpoints_of(job: JobSettings, *networks: Any) -> list[str]:
     """The files of weights that a job with these parts as its networks starts from."""
-    paths = [*(part.ckp_path for part in model_parts(*networks)), job.load_from, job.resume_from]
+    paths = [*(part.ckp_path for part in model_parts(*networks)), job.load_from, job.load_head_from, job.resume_from]
     return list(dict.fromkeys(path for path in paths if path))
 
 

@@ -29,6 +29,7 @@ class BasePart(Schema):
     Attributes:
         kind: the name that the part is registered under.
         is_assembly: whether it is other parts in a row.
+        is_head: whether it is what comes after the features: class scores.
         is_whole_model, is_subnet: whether it is a whole model, or a piece that is cut out of one.
         revision: raised when the part computes something else for the same arguments; runs with it are new then.
     """
@@ -36,6 +37,7 @@ class BasePart(Schema):
     kind: ClassVar[str]
     revision: ClassVar[int] = 1
     is_assembly: ClassVar[bool] = False
+    is_head: ClassVar[bool] = False
     is_whole_model: ClassVar[bool] = False
     is_subnet: ClassVar[bool] = False
 

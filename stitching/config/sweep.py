@@ -191,7 +191,7 @@ def _check_all_different(values: list[Any], name: str, key: str) -> None:
 def read_sweep(document: Document) -> Sweep:
     """The document as a sweep. Raises `UserError` with file, line and key if anything is wrong with it."""
     sweep = read_settings(Sweep, document)
-    for key in ("data_path", "load_from"):
+    for key in ("data_path", "load_from", "load_head_from"):
         for number, value in enumerate(sweep.grid.get(key, [])):
             # A run is named after its values, so they stay as they are written; elsewhere paths start from the file.
             if isinstance(value, str) and not Path(value).is_absolute():

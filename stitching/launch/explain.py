@@ -102,7 +102,7 @@ def _differences(metadata: Mapping[str, Any], job: JobSettings) -> list[str]:
         f"  {key}: {_shown(then, key)} there, {_shown(now, key)} here"
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key)
-        and not key.endswith(("ckp_path", "load_from"))
+        and not key.endswith(("ckp_path", "load_from", "load_head_from"))
         and not key.startswith("plugins")
     ]
     lines += _differences_of_code(recorded, job)

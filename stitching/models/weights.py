@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from stitching.config.errors import UserError, first_line
 from stitching.config.paths import check_regular_file
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["check_weights", "load_weights", "read_weights"]
 
 CHECK_MODEL = "Check that the file is of this model, with the same arguments (num_classes, img_size, ...)."
 _WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the weights
@@ -105,6 +106,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} holds no state dict", allowed="tensors by name, or these under the key `model` or `state_dict`"
         )
     return dict(loaded)
+
+
+def check_weights(path: str | Path) -> None:
+    """Raise as `read_weights` does; a file that has not changed since it was read is not read again."""
+    status = check_regular_file(path)
+    _try_to_read(str(path), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _try_to_read(path: str, _modified: int, _size: int) -> None:
+    read_weights(path)
 
 
 def _check_sums(path: str | Path) -> None:

@@ -74,8 +74,9 @@ def _settings_config(settings: JobSettings) -> dict[str, Any]:
     config = _canonical(settings, (*LEFT_OUT, *_NETWORKS, "plugins"))
     if settings.plugins:
         config["plugins"] = plugin_digests(settings.plugins)
-    if settings.load_from:
-        config["load_from"] = file_digest(settings.load_from)
+    for key in ("load_from", "load_head_from"):
+        if path := getattr(settings, key):
+            config[key] = file_digest(path)
     for task in settings.train_config.task_list:
         if digest := files_digest(task.dataset, settings.data_path or ""):
             config[task.dataset] = digest

@@ -22,7 +22,7 @@ from stitching.sweeps.plan import Plan, PlannedRun, check_names
 from stitching.sweeps.plan_cache import PlanCache
 from stitching.sweeps.studies import STUDIES, Study
 
-__all__ = ["GridRun", "GridStudy", "GridSweep"]
+__all__ = ["GridRun", "GridStudy", "GridSweep", "folder_of_study"]
 
 
 class GridSweep(StudyKeys):
@@ -94,10 +94,10 @@ class GridStudy(Study):
                 runs.append(run if first == run.name else replace(run, same_as=first))
         mistakes.raise_all()
         check_names(runs)
-        return Plan(path.stem, _folder_of(sweep, document), runs)
+        return Plan(path.stem, folder_of_study(sweep, document), runs)
 
     def folder(self, document: Document) -> Path:
-        return _folder_of(validated(GridSweep, document), document)
+        return folder_of_study(validated(GridSweep, document), document)
 
 
 class _JobDocument(Document):
@@ -154,7 +154,7 @@ def _name(kind: JobKind[Any], sweep: str, combination: Combination) -> str:
     return f"{kind.name}-{sweep}{''.join(map(fit_for_a_folder, values))}{seed}"
 
 
-def _folder_of(sweep: GridSweep, document: Document) -> Path:
+def folder_of_study(sweep: StudyKeys, document: Document) -> Path:
     """`save_dir`, else `experiments/<project>/<sweep>`; the project's name is by default that of the sweep's folder."""
     if sweep.save_dir:
         return resolved_path(sweep.save_dir, document.folder)

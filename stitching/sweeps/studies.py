@@ -54,7 +54,11 @@ class Study(ABC):
 
 
 STUDIES: Registry[type[Study]] = Registry(
-    "study", "stitching.sweeps.gaps_study", "stitching.sweeps.grid_study", "stitching.sweeps.datasets_study"
+    "study",
+    "stitching.sweeps.gaps_study",
+    "stitching.sweeps.grid_study",
+    "stitching.sweeps.datasets_study",
+    "stitching.sweeps.cross_test",
 )
 
 

@@ -15,7 +15,7 @@ from stitching.config.yaml import Document
 from stitching.sweeps.grid_values import Combination, applied, blamed_on_grid, combinations
 from stitching.training.job_checks import Images, Normalization, images_of, try_names
 
-__all__ = ["Variant", "evaluation_only", "make_variants"]
+__all__ = ["Variant", "evaluation_only", "make_variants", "tested_settings"]
 
 
 @dataclass(frozen=True)
@@ -89,26 +89,35 @@ def evaluation_only(variant: Variant, image: Images) -> Variant:
     Args:
         image: what the network takes; other images are resized to it.
     """
-    job, config = variant.job, variant.job.train_config
     channels, height, width = image.shape
-    (task,) = config.task_list
-    preprocessing = config.preprocessing_of(task).of_tests()
-    if image != images_of(job):
-        size = height if height == width else [height, width]
-        preprocessing = preprocessing.model_copy(update={"image_size": size, "channels": channels})
-    keys = {name: getattr(config, name) for name in _TESTED}
-    if config.tasks:
-        keys["tasks"] = [task.model_copy(update={"data_preprocessing": None})]
-    tested = TrainConfig(data_preprocessing=preprocessing, **keys)
-    metrics = [metric for metric in job.metrics if metric.output is None]  # others look into a stitched network
-    same = {name: getattr(job, name) for name in _ALSO_TESTED}
-    only = JobSettings(train_config=tested, test_only=True, metrics=metrics, **same)
+    size = height if height == width else [height, width]
+    sizes = {} if image == images_of(variant.job) else {"image_size": size, "channels": channels}
+    only = JobSettings(**tested_settings(variant.job, **sizes))
     values = {
         key: value
         for key, value in variant.combination.values.items()
         if any(map(_has_part_in_test, (key, *value.overrides)))
     }
-    return replace(variant, seed=tested.seed, combination=Combination(None, values), job=only)
+    return replace(variant, seed=only.train_config.seed, combination=Combination(None, values), job=only)
+
+
+def tested_settings(job: JobSettings, **preprocessing: Any) -> dict[str, Any]:
+    """The keys of a job that have a part in a test, for a job that only tests another network; the seed is left out.
+
+    Args:
+        job: the job.
+        preprocessing: changes of its data's preprocessing.
+    """
+    config = job.train_config
+    (task,) = config.task_list
+    changed = config.preprocessing_of(task).of_tests().model_copy(update=preprocessing)
+    keys: dict[str, Any] = {name: getattr(config, name) for name in _TESTED}
+    if config.tasks:
+        keys["tasks"] = [task.model_copy(update={"data_preprocessing": None})]
+    tested = TrainConfig(data_preprocessing=changed, **keys)
+    metrics = [metric for metric in job.metrics if metric.output is None]  # others look into the network
+    same = {name: getattr(job, name) for name in _ALSO_TESTED}
+    return {"train_config": tested, "test_only": True, "metrics": metrics, **same}
 
 
 def _has_part_in_test(key: str) -> bool:

@@ -153,7 +153,7 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
         return [
             difference
             for name in new
-            if name not in ("ckp_path", "load_from")
+            if name not in ("ckp_path", "load_from", "load_head_from")
             for difference in _differences(old.get(name), new[name], f"{key}.{name}".lstrip("."))
         ] + [f"{key}.{name}".lstrip(".") for name in old if name not in new and key]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

@@ -16,7 +16,7 @@ from stitching.cutting.cost import Cost, cost
 from stitching.cutting.formats import Format
 from stitching.data.datasets import dataset_info
 from stitching.data.transforms import image_shape, make_transform, normalization
-from stitching.models.weights import read_weights
+from stitching.models.weights import check_weights
 from stitching.nets.build import BuildOptions, build_network
 from stitching.nets.network import Network
 from stitching.similarity.least_squares import build_stitched_network
@@ -83,9 +83,10 @@ def try_names(job: JobSettings) -> Normalization:
         in_epochs = config.lr_scheduler_args is None or config.lr_scheduler_args.cadence == "epochs"
         try_training(config, config.epochs if in_epochs and not config.max_steps else 1, None)
     make_metrics(job.metrics, job.monitor)
-    if job.load_from:
-        with at("load_from"):
-            read_weights(job.load_from)
+    for key in ("load_from", "load_head_from"):
+        if path := getattr(job, key):
+            with at(key):
+                check_weights(path)
     mean, std = normalization(transform)
     return tuple(mean), tuple(std)
 

@@ -14,7 +14,6 @@ from stitching.cutting.cost import cost
 from stitching.cutting.formats import Format
 from stitching.models.building import normalization_note
 from stitching.models.traced_models import first_model
-from stitching.models.weights import load_weights
 from stitching.nets.build import BuildOptions
 from stitching.nets.network import Network
 from stitching.runs.folder import RunFolder
@@ -24,6 +23,7 @@ from stitching.training.frozen_networks import FrozenNetworks
 from stitching.training.job_checks import at_network
 from stitching.training.job_data import TaskData, sample_of
 from stitching.training.learner import Learner
+from stitching.training.load_parts import load_checkpoints
 from stitching.training.loop_context import LoopContext
 from stitching.training.metrics import make_metrics
 from stitching.training.network_outputs import HookedOutputs, try_outputs
@@ -62,7 +62,7 @@ def build_run(
         notes += normalization_note(first, *data.train[0].normalization)
     fit = _load_or_fit(job, network, data, notes)
     # A shared front computes no outputs inside this network, and has its model's own weights, not loaded ones.
-    computes_all = bool(scorer.hooked_outputs.names or job.load_from)
+    computes_all = bool(scorer.hooked_outputs.names or job.load_from or job.load_head_from)
     front = None if computes_all else front_of(network, job.train_config.seed)
     to_fit = stitched_of(network, fit, front, job.train_config.seed) if fit else None
     for piece in network.pieces[front.pieces if front else 0 :]:
@@ -131,12 +131,8 @@ def _load_or_fit(job: Job, network: Network, data: TaskData, notes: list[str]) -
     fit = fit_of(network)
     if fit and len(data.train) > 1:
         raise UserError(f"least squares fits an adapter on one data set, and there are {len(data.train)}")
-    if not job.load_from:
-        return fit
     untrained = fit.layer.weight.clone() if fit else None
-    with at("load_from"):
-        do = "`strict_load: false` loads those that fit." if job.strict_load else None
-        notes.append(load_weights(network, job.load_from, "the network", strict=job.strict_load, do=do))
+    notes += load_checkpoints(network, job)
     if fit and untrained is not None and not torch.equal(untrained, fit.layer.weight):
         notes.append("the adapter is not fitted by least squares: load_from has its weights")
         return None

@@ -11,7 +11,7 @@ from stitching.analysis.plots.gallery import FIGURES, draw, figure
 from stitching.analysis.plots.lines import Line, LinePanel, Lines, Reference
 from stitching.analysis.plots.style import Look, adapter_look, save_figure
 
-from stitching.analysis.plots import accuracy, curves, heatmaps  # noqa: F401  # isort: skip
+from stitching.analysis.plots import accuracy, curves, heatmaps, cross_tests  # noqa: F401  # isort: skip
 
 __all__ = [
     "FIGURES", "AxisScale", "CellPanel", "Cells", "Chart", "Line", "LinePanel", "Lines", "Look", "Reference",

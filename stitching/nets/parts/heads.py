@@ -20,6 +20,7 @@ __all__ = ["ClassifierHead", "ClassifierHeadPart"]
 class ClassifierHeadPart(BuildablePart):
     """Average pool, flatten, linear."""
 
+    is_head: ClassVar[bool] = True
     works_on: ClassVar[str | None] = "img"
 
     num_classes: Classes | None = None
