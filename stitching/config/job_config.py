@@ -27,7 +27,7 @@ class Metric(Schema):
     metric_fn_args: dict[str, Any] = {}
     """Its arguments, such as `topk: [1, 5]`."""
     output: str | None = None
-    """Name of the module whose output is measured; by default the network's own."""
+    """Name of the module or value whose output is measured; by default the network's own."""
 
 
 class JobSettings(Schema):

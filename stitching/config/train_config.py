@@ -51,7 +51,7 @@ class LossTerm(Schema):
     """An auxiliary loss on the output of a module inside the network."""
 
     output: str
-    """Name of the module, such as `parts.0.net`."""
+    """Name of the module, such as `parts.0.net`, or of a value in a piece, as in torchvision's feature extraction."""
     loss_fn: LossName = "cross_entropy"
     """Name of the loss."""
     loss_fn_args: dict[str, Any] = {}

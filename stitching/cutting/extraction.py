@@ -56,6 +56,7 @@ def piece_graph(
             copies[node] = _in_piece(sizes[node], graph, x)
         elif node in needed and node not in firsts:
             copies[node] = graph.node_copy(node, lambda old: copies[old])
+            copies[node].meta["dotted_name"] = flow.graph.names[node]
     if any(_is_for_one_size(sizes[node]) for node in replaced_behind):
         graph.call_function(check_map, (x, copies[last], flow.shapes[first], flow.shapes[last], images))
         sized = True

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import importlib
 import linecache
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -99,6 +100,24 @@ class CutModule(nn.Module):
             if type(module) in (nn.Module, CutModule):  # leaves keep the mode that they had
                 module.training = model.training
         self._code = {mode: _Code(graph) for mode, graph in graphs.items()}
+        self._observers: dict[str, list[Callable[[Any], None]]] = {}
+
+    @property
+    def value_names(self) -> set[str]:
+        """The dotted names of the values that are computed in both modes."""
+        return set.intersection(*(set(code.variables) for code in self._code.values()))
+
+    def observe(self, name: str, observer: Callable[[Any], None]) -> None:
+        """Call `observer` with a value, one of `value_names`, whenever it is computed."""
+        if name not in self._observers:
+            for code in self._code.values():
+                code.show(name)
+        self._observers.setdefault(name, []).append(observer)
+
+    def show_observers(self, name: str, value: Any) -> None:
+        """What the code calls with a value that is observed."""
+        for observer in self._observers[name]:
+            observer(value)
 
     def extra_repr(self) -> str:
         return f"{self.in_format} -> {self.out_format}" if self.in_format and self.out_format else ""
@@ -114,6 +133,15 @@ class _Code:
     def __init__(self, graph: fx.Graph) -> None:
         code = graph.python_code("self")
         self.source, self.names = code.src, code.globals
+        computed = [node for node in graph.nodes if node.op.startswith("call_") and "dotted_name" in node.meta]
+        self.variables = {str(node.meta["dotted_name"]): node.name for node in computed}
+        self._compile()
+
+    def show(self, name: str) -> None:
+        """Show a value to the module's observers of its name, right after the line that computes it."""
+        line = re.compile(rf"^( *){re.escape(self.variables[name])} = .*$", re.MULTILINE)
+        call = f"self.show_observers({name!r}, {self.variables[name]})"
+        self.source = line.sub(lambda match: f"{match[0]}\n{match[1]}{call}", self.source)
         self._compile()
 
     def _compile(self) -> None:
@@ -127,11 +155,12 @@ class _Code:
     def __getstate__(self) -> dict[str, Any]:
         packages = {key: value.__name__ for key, value in self.names.items() if isinstance(value, ModuleType)}
         names = {key: value for key, value in self.names.items() if key not in packages}
-        return {"source": self.source, "names": names, "packages": packages}
+        return {"source": self.source, "names": names, "packages": packages, "variables": self.variables}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         packages = {key: importlib.import_module(name) for key, name in state["packages"].items()}
         self.source, self.names = state["source"], {**state["names"], **packages}
+        self.variables = state["variables"]
         self._compile()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from stitching.config.errors import UserError, unknown_name
 from stitching.config.job_config import Job
+from stitching.cutting.subnet import CutModule
 from stitching.nets.network import Network
 from stitching.training.job_data import TaskData
 
@@ -21,8 +23,11 @@ ConfigPath = tuple[str | int, ...]  # the keys of the config that name an output
 class HookedOutputs:
     """The newest outputs of modules inside a job's network, by name: auxiliary losses and metrics look at them.
 
+    Values inside cut pieces have names, too: those that torchvision's feature extraction gives them. A name may leave
+    out the path of its part (`parts.0.net.layer1.0.add`) if it is in one part only.
+
     Raises:
-        UserError: there is no such module.
+        UserError: there is no such module or value, or several parts have it.
     """
 
     def __init__(self, network: Network, job: Job) -> None:
@@ -35,9 +40,12 @@ class HookedOutputs:
                 self.names[metric.output] = ("metrics", i, "output")
         self._outputs: dict[str, Any] = {}
         for name, path in self.names.items():
-            if name not in modules:
-                raise unknown_name("module", name, modules, path=path)
-            modules[name].register_forward_hook(self._hook(name))
+            own = name if name in modules else _name_within_part(network, name, path)
+            if own in modules:
+                modules[own].register_forward_hook(self._hook(name))
+            else:
+                piece, value = _values_inside(network)[own]
+                piece.observe(value, partial(self._outputs.__setitem__, name))
 
     def _hook(self, name: str) -> Any:
         def keep(_module: nn.Module, _args: Any, out: Any) -> None:
@@ -64,6 +72,30 @@ class HookedOutputs:
                     allowed="a tensor (N, classes)",
                     path=path,
                 )
+
+
+def _values_inside(network: Network) -> dict[str, tuple[CutModule, str]]:
+    """The values inside cut pieces by their names in the network: the piece, and the name in it."""
+    return {
+        f"{path}.{name}": (piece, name)
+        for path, piece in network.named_modules()
+        if isinstance(piece, CutModule)
+        for name in piece.value_names
+    }
+
+
+def _name_within_part(network: Network, name: str, path: ConfigPath) -> str:
+    """The name in the network of what is called `name` there, or in one of its parts."""
+    nets = [part_path for part_path, module in network.named_modules() if part_path.endswith(".net")]
+    names = {*dict(network.named_modules()), *_values_inside(network)} - {""}
+    if name in names:
+        return name
+    matching = sorted({f"{net}.{name}" for net in nets} & names)
+    if len(matching) > 1:
+        raise UserError(f"{len(matching)} parts have {name!r}", allowed=", ".join(matching), path=path)
+    if not matching:
+        raise unknown_name("module or value", name, names, path=path)
+    return matching[0]
 
 
 def try_outputs(network: Network, hooked_outputs: HookedOutputs, data: TaskData) -> None:

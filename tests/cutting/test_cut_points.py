@@ -145,3 +145,14 @@ def test_a_branch_on_the_size_of_images_is_decided_and_checked() -> None:
     with pytest.raises(AssertionError, match="another path through the model than those of 3x8x8"):
         whole(torch.rand(2, 3, 16, 16))
     assert torch.ones(2).shape == (2,)
+
+
+def test_names_are_those_of_torchvisions_feature_extraction() -> None:
+    """Every value has the name by which torchvision's feature extraction knows it, at cut points and elsewhere."""
+    from torchvision.models import resnet18
+    from torchvision.models.feature_extraction import get_graph_node_names
+
+    model = resnet18(weights=None)
+    traced = trace(model)
+    assert list(traced.graphs[False].names.values()) == get_graph_node_names(model)[1]
+    assert resolve(traced, "layer1.0.add").name == "layer1.0.add"

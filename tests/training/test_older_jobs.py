@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from small_jobs import frame_of, job_of, trained
 from yaml_files import read_yaml
 
+from stitching.config.errors import UserError
 from stitching.runs.identity import identity
 from stitching.training.job_data import TaskData
 from stitching.training.losses import make_loss
@@ -222,3 +223,31 @@ def test_one_file_with_all_older_keys_is_smoke_tested_and_trained(folder, cli):
     log = (folder / "log.txt").read_text()
     assert "its LeakyReLU changes negative ones" in log
     assert "step 2, loss" in log
+
+
+def test_outputs_have_the_names_of_torchvisions_feature_extraction(tmp_path):
+    """A value that is no module's output, with the path of its part and without, in an auxiliary loss and metrics."""
+    back = {"Subnet": {"model_name": "torchvision/shufflenet_v2_x0_5", "pretrained": False, "block_input": "conv5"}}
+    adapter = {"SimpleAdapter": {"num_conv": 1, "out_channels": 192}}
+    data = job(aux_losses=[{"output": "mean", "weight": 0.5}], batch_size=90, max_batches=1) | {
+        "model": {"Assembly": {"parts": [adapter, back]}}
+    }
+    names = ["fc", "parts.1.net.fc", "parts.1.net.mean"]
+    data["metrics"] = [{"metric_fn": "mse_loss", "output": name} for name in names] + [{"metric_fn": "mse_loss"}]
+    last = row(tmp_path, data)
+    inner, outer, mean = (last[f"MSE Loss ({name})"] for name in names)
+    assert inner == outer == last["MSE Loss"]
+    assert mean != inner
+    for name, words in (("parts.1.net.mena", "did you mean"),):
+        data["metrics"][1]["output"] = name
+        with pytest.raises(UserError, match=words) as caught:
+            trained(data, tmp_path / name)
+        assert caught.value.path == ("metrics", 1, "output")
+    twice = {
+        "Assembly": {
+            "parts": [adapter, back, {"SimpleAdapter": {"num_conv": 1, "out_channels": 192, "in_format": "img"}}, back]
+        }
+    }
+    data["metrics"][1]["output"] = "mean"
+    with pytest.raises(UserError, match="2 parts have 'mean'"):
+        trained(data | {"model": twice}, tmp_path / "twice")
