@@ -99,7 +99,7 @@ TRAIN: list[tuple[str, str, int, str]] = [
     ("train_config:", "resume_from: a.pt\nload_from: b.pt\ntrain_config:", 8, "one of them"),
     ("epochs: 2", "lr: 0.5", 10, "one of them"),
     # what does not fit together
-    ("block_input: blocks.1", "block_input: blocks.1, in_format: [img, [8, 4]]", 6, "[C, H, W]"),
+    ("block_input: blocks.1", "block_input: blocks.1, in_format: [img, [8, 4, 4, 4]]", 6, "[C, H, W]"),
     ("block_input: blocks.1", "block_input: blocks.1, in_format: [imag, [8, 4, 4]]", 6, "did you mean 'img'"),
     ("block_input: blocks.1", "block_input: blocks.1, in_format: [img, [16, 4, 4]]", 6, "16 channels"),
     ("out_channels: 8", "out_channels: 12", 6, "cannot take"),
