@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, WithJsonSchema
 from stitching.config.errors import UserError, shortened, unknown_name
 from stitching.config.schema import Schema, complaint
 
-__all__ = ["FORMAT_SIZES", "ClassToken", "FormatField", "ReformatOptions", "parse_format"]
+__all__ = ["FORMAT_SIZES", "TUPLE", "ClassToken", "FormatField", "ReformatOptions", "parse_format"]
 
 FORMAT_SIZES = {"img": "[C, H, W]", "bhwc": "[C, H, W]", "token": "[C, L]", "bert": "[C, L]", "vector": "[C]"}
+TUPLE = "tuple"  # several tensors at once; of pieces of models only, and never converted
 LARGEST_SIZE = 10**8  # numbers of one image in a format: 0.4 GB
 
 ClassToken = Literal["zeros", "ones", "avg"]
@@ -59,6 +60,8 @@ def parse_format(value: Any) -> tuple[str, list[int | None] | None]:
 
 
 def _check_format(value: Any) -> Any:
+    if value == TUPLE:
+        return value
     try:
         parse_format(value)
     except UserError as error:
@@ -69,7 +72,7 @@ def _check_format(value: Any) -> Any:
 _JSON = {
     "description": "A kind, or [kind, size] such as [img, [256, 56, 56]].",
     "anyOf": [
-        {"enum": list(FORMAT_SIZES)},
+        {"enum": [*FORMAT_SIZES, TUPLE]},
         {
             "type": "array",
             "prefixItems": [

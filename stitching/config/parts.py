@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, GetCoreSchemaHandler, model_serializer, model_validator
+from pydantic import Field, GetCoreSchemaHandler, field_validator, model_serializer, model_validator
 from pydantic_core import core_schema
 
 from stitching.config.bounds import PathText
 from stitching.config.errors import did_you_mean, shortened
-from stitching.config.format_syntax import FormatField
+from stitching.config.format_syntax import TUPLE, FormatField
 from stitching.config.model_sources import SOURCES, ModelSource
 from stitching.config.named_schemas import NamedSchemas
 from stitching.config.registries import NameIn
@@ -44,9 +44,23 @@ class BasePart(Schema):
     frozen: bool = False
     """Do not train the part: no parameter and no buffer changes."""
     in_format: FormatField | None = None
-    """Format that the input is converted to, such as `[img, [256, 14, 14]]`, to resize it."""
+    """Format that the input is converted to, such as `[img, [256, 14, 14]]`, to resize it. `tuple`, for a `Subnet`
+    only: it begins where several values cross, and takes all of them.
+    """
     out_format: FormatField | None = None
-    """Format that the output is converted to."""
+    """Format that the output is converted to. `tuple`, for a `Subnet` only: it ends where several values cross, and
+    gives all of them to a `Subnet` with `in_format: tuple`.
+    """
+
+    @field_validator("in_format", "out_format")
+    @classmethod
+    def _tuple_of_subnets_only(cls, value: Any) -> Any:
+        if value == TUPLE and not cls.is_subnet:
+            raise complaint(
+                f"{cls.kind} works on one tensor, not on a tuple",
+                "`out_format: tuple` on a Subnet, and `in_format: tuple` on the Subnet right behind it",
+            )
+        return value
 
     def first_part(self) -> BasePart:
         """The part that the images go into first: itself, if it is not made of parts in a row."""

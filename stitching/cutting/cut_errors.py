@@ -28,7 +28,7 @@ def unknown_place(traced: TracedModel, name: str) -> UserError:
 
 
 def no_cut_point(
-    traced: TracedModel, what: str, value: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
+    traced: TracedModel, side: str, name: str, value: fx.Node, crossing: list[fx.Node], points: list[CutPoint]
 ) -> UserError:
     """The error that lists the values that cross where only `value` should, and the nearest cut points."""
     graph = traced.graphs[False]
@@ -37,12 +37,13 @@ def no_cut_point(
     after = [p for p in points if graph.position[graph.by_name[p.name]] > position]
     nearest = " and ".join([repr(p.name) for p in (*before[-1:], *after[:1])])
     names = ", ".join(graph.names[node] for node in crossing[:6]) + (", ..." if len(crossing) > 6 else "")
+    do = f"The nearest cut points are the values of {nearest}."
     if len(crossing) > 1:
+        ends = {"input": "in_format", "output": "out_format"}
+        do += f" Or carry all of these from one Subnet to the next with `{ends[side]}: tuple` here."
         why = f"{len(crossing)} values cross there ({names})"
     elif crossing[0] is not value:
         why = f"the value of {names} crosses there, not its own"
     else:
         why = f"{names} crosses there; it is no floating tensor with the batch first, or is not alone in train mode"
-    return UserError(
-        f"{what} in {traced.title} is no cut point: {why}", do=f"The nearest cut points are the values of {nearest}."
-    )
+    return UserError(f"the {side} of {name!r} in {traced.title} is no cut point: {why}", do=do)

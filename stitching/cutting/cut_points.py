@@ -16,7 +16,17 @@ from stitching.cutting.shapes import layouts
 from stitching.cutting.subnet import CutModule, by
 from stitching.cutting.tracing import Shape3, TracedModel, trace
 
-__all__ = ["CutModule", "CutPoint", "TracedModel", "cut_points", "extract", "extract_for", "resolve", "trace"]
+__all__ = [
+    "CutModule",
+    "CutPoint",
+    "TracedModel",
+    "cut_points",
+    "extract",
+    "extract_for",
+    "images_giving",
+    "resolve",
+    "trace",
+]
 
 Side = Literal["input", "output"]
 
@@ -136,12 +146,12 @@ def resolve(
     if as_tuple and len(crossing) > 1:
         return _tuple_point(traced, position, input_shape or traced.input_shape)
     value = carriers[-1] if side == "output" else crossing[0]
-    raise no_cut_point(traced, f"the {side} of {name!r}", value, crossing, points)
+    raise no_cut_point(traced, side, name, value, crossing, points)
 
 
 def _position(traced: TracedModel, point: CutPoint) -> int:
     graph = traced.graphs[False]
-    return graph.position[graph.by_name[point.name]]
+    return max(graph.position[graph.by_name[name]] for name in (*point.also, point.name))
 
 
 def _tuple_point(traced: TracedModel, position: int, shape: Shape3) -> CutPoint:
@@ -211,11 +221,15 @@ def extract_for(traced: TracedModel, start: CutPoint, end: CutPoint, in_shape: t
     piece = extract(traced, start, end)
     if piece.sized_for is None or in_shape == start.shape:
         return piece
-    return extract(traced, start, end, _images_giving(traced, start, in_shape))
+    return extract(traced, start, end, images_giving(traced, start, in_shape))
 
 
-def _images_giving(traced: TracedModel, point: CutPoint, shape: tuple[int, ...]) -> Shape3:
-    """(C, H, W) of the images for which the tensor at a cut point has this shape."""
+def images_giving(traced: TracedModel, point: CutPoint, shape: tuple[int, ...]) -> Shape3:
+    """(C, H, W) of the images for which the tensor at a cut point has this shape, without the batch.
+
+    Raises:
+        UserError: none give such a tensor.
+    """
     channels, *sides = point.image_shape
     images = tuple(shape) if point.index == 0 else point.image_shape
     if point.index and point.layout and len(shape) == len(point.shape):

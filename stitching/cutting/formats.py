@@ -16,11 +16,15 @@ from math import isqrt, prod
 from typing import Any, get_args
 
 from stitching.config.errors import UserError, unknown_name
-from stitching.config.format_syntax import FORMAT_SIZES, ClassToken, parse_format
+from stitching.config.format_syntax import FORMAT_SIZES, TUPLE, ClassToken, parse_format
 
-__all__ = ["CLASS_TOKENS", "Format", "converted", "maps"]
+__all__ = ["CLASS_TOKENS", "TUPLE_GOES_INTO", "Format", "TupleFormat", "converted", "maps"]
 
 CLASS_TOKENS: tuple[str, ...] = get_args(ClassToken)
+
+TUPLE_GOES_INTO = (
+    "behind a tuple, a Subnet that begins where these values cross: with `in_format: tuple`, or a list as `block_input`"
+)
 
 _SEQUENCES = ("token", "bert")
 
@@ -57,6 +61,8 @@ class Format:
         Raises:
             UserError: for an unknown kind, or a size that does not have the numbers of the kind.
         """
+        if value == TUPLE:
+            return TupleFormat()
         kind, numbers = parse_format(value)
         prefix = int(kind == "bert")
         if numbers is None:
@@ -137,6 +143,24 @@ class Format:
         return f"{self.kind} {size}" + (f"+{self.prefix}" if self.kind == "bert" else "")
 
 
+@dataclass(frozen=True)
+class TupleFormat(Format):
+    """Several tensors that cross a cut together, in no layout of ours.
+
+    Attributes:
+        shapes: of the tensors for one image, batch dimension included; none if open.
+        images: (C, H, W) of the images that they are computed from, if a cut model says so.
+    """
+
+    kind: str = TUPLE
+    shapes: tuple[tuple[int, ...], ...] = ()
+    images: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        shapes = ", ".join("x".join(map(str, shape[1:])) for shape in self.shapes)
+        return f"a tuple of {len(self.shapes)} tensors ({shapes})" if self.shapes else self.kind
+
+
 def converted(src: Format, dst: Format, class_token: str = "zeros") -> Format:
     """The format of a tensor of format `src` after its conversion to `dst`.
 
@@ -147,8 +171,13 @@ def converted(src: Format, dst: Format, class_token: str = "zeros") -> Format:
         class_token: what a new prefix token is: zeros, ones, or avg, the mean over all positions.
 
     Raises:
-        UserError: if tokens cannot be laid out as a map, a vector would have to fill one, or `class_token` is unknown.
+        UserError: if tokens cannot be laid out as a map, a vector would have to fill one, one of both is a tuple, or
+            `class_token` is unknown.
     """
+    if TUPLE in (src.kind, dst.kind):
+        if src.kind != dst.kind:
+            raise UserError(f"{src} cannot become {dst}: a tuple is never converted", allowed=TUPLE_GOES_INTO)
+        return src
     if class_token not in CLASS_TOKENS:
         raise unknown_name("class_token", class_token, CLASS_TOKENS)
     channels = src.channels
@@ -171,6 +200,8 @@ def _prefix(src: Format, dst: Format) -> int:
 
 def maps(src: Format, dst: Format) -> tuple[Map, Map]:
     """The size of the map that the positions of `src` form, and the size to resize it to."""
+    if src.kind == TUPLE:
+        return (1, 1), (1, 1)
     if src.kind == "vector":
         if dst._positions not in (None, 1):
             raise UserError(

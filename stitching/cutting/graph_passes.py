@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from stitching.cutting.tracer import check_path
+
 __all__ = [
     "dependent_nodes",
     "drop_pinned_inputs",
@@ -94,7 +96,7 @@ def drop_unused(graph: fx.Graph) -> None:
     needed = {graph.output_node(), next(iter(graph.nodes))}
     for node in reversed(graph.nodes):
         overwrites = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
-        if node in needed or node.target is torch._assert or overwrites:
+        if node in needed or node.target in (torch._assert, check_path) or overwrites:
             needed.add(node)
             needed.update(node.all_input_nodes)
         else:

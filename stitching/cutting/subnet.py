@@ -75,6 +75,7 @@ class CutModule(nn.Module):
     image_shape: tuple[int, int, int] | None = None  # (C, H, W) of the images, if it begins at the model's input
     cut_from: tuple[Any, Any, Any] | None = None
     sized_for: tuple[int, int, int] | None = None  # (C, H, W) of the images, if it works for these only
+    tuple_images: tuple[int, int, int] | None = None  # (C, H, W) of the images, if it gives or takes a tuple for these
     statistics_images: int | None = None  # behind a random network's BatchNorm statistics
 
     def __init__(self, model: nn.Module, constants: Mapping[str, Tensor], graphs: Mapping[bool, fx.Graph]) -> None:

@@ -16,10 +16,26 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 from torchvision.models.feature_extraction import NodePathTracer
 
-__all__ = ["GraphTracer"]
+from stitching.config.errors import UserError
+
+__all__ = ["GraphTracer", "check_path"]
 
 _NEW_TENSORS = ("empty", "full", "ones", "rand", "randn", "zeros")
 _LEAF_OPS = [op for _, op in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(op, nn.Module)]
+
+
+def check_path(same: bool, images: str) -> None:
+    """Stop a graph on images whose size takes another branch of the model than those that it was traced for.
+
+    Args:
+        same: whether they take the same branch.
+        images: the size that the graph was traced for, in words.
+    """
+    if not same:
+        raise UserError(
+            f"images of this size take another path through the model than those of {images}, for which it was traced",
+            do=f"Use images of {images}, or cut the model for these.",
+        )
 
 
 class GraphTracer(NodePathTracer):
@@ -82,8 +98,7 @@ class GraphTracer(NodePathTracer):
             return super().to_bool(obj)
         condition = obj if decision else self.create_proxy("call_function", operator.not_, (obj,), {})
         sides = "x".join(map(str, self._input_shape))
-        text = f"images of this size take another path through the model than those of {sides}, for which it was traced"
-        self.create_proxy("call_function", torch._assert, (condition, text), {})
+        self.create_proxy("call_function", check_path, (condition, sides), {})
         return decision
 
     def _size(self, node: fx.Node) -> Any:

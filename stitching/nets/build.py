@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from stitching.config.errors import UserError, at, reason_of
+from stitching.config.format_syntax import TUPLE
 from stitching.config.parts import BasePart
-from stitching.cutting.formats import Format, converted
+from stitching.cutting.formats import TUPLE_GOES_INTO, Format, TupleFormat, converted
+from stitching.cutting.subnet import CutModule
 from stitching.cutting.tracing import Shape3
 from stitching.models.arguments import bounded
 from stitching.nets.buildable import BuildablePart, BuildOptions, check_channels
@@ -37,6 +39,8 @@ def build_network(part: BasePart, in_format: Format, options: BuildOptions) -> N
     with torch.random.fork_rng(devices=[]), device:
         torch.manual_seed(options.seed)
         root = build_part(part, in_format, replace(options, images=_image_shape(in_format)))
+    if root.out_format.kind == TUPLE:
+        raise UserError(f"the network ends with {root.out_format}", allowed=TUPLE_GOES_INTO, path=(part.kind,))
     row = isinstance(root.net, Network) and not root.before.changes and not root.after.changes
     return root.net if row else Network([root])  # type: ignore[return-value]
 
@@ -64,6 +68,8 @@ def build_part(part: BasePart, input_format: Format, options: BuildOptions) -> P
                 f"{part.kind} works on {native.kind}, in_format is {part_format.kind}", path=("in_format",),
                 do="Inputs are converted automatically; use in_format to set a size.",
             )  # fmt: skip
+        if part_format.kind == TUPLE and not (part.is_subnet or part.is_assembly):
+            raise UserError(f"{part.kind} takes one tensor, not {part_format}", allowed=TUPLE_GOES_INTO)
         if native:
             part_format = replace(part_format, prefix=native.prefix)
         with at("in_format"):
@@ -120,7 +126,7 @@ def _run_through(net: nn.Module, input_format: Format) -> Format:
     net.eval()
     try:
         with torch.no_grad():
-            out = net(torch.zeros(input_format.shape(1)))
+            out = net(_zeros(input_format))
     except UserError:
         raise
     except Exception as error:  # as when it is built
@@ -131,6 +137,8 @@ def _run_through(net: nn.Module, input_format: Format) -> Format:
         ) from None
     finally:
         net.train()
+    if isinstance(out, tuple) and isinstance(net, CutModule):
+        return _tuple_format(net, out)
     if not isinstance(out, torch.Tensor):
         raise UserError(f"the part returns {type(out).__name__}, not one tensor")
     kind = getattr(net, "out_kind", None) or (
@@ -140,3 +148,18 @@ def _run_through(net: nn.Module, input_format: Format) -> Format:
         kind = input_format.kind
     prefix = getattr(net, "out_prefix", input_format.prefix)
     return Format.of(kind, tuple(out.shape), prefix)
+
+
+def _zeros(input_format: Format) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    if isinstance(input_format, TupleFormat):
+        return tuple(torch.zeros(shape) for shape in input_format.shapes)
+    return torch.zeros(input_format.shape(1))
+
+
+def _tuple_format(piece: CutModule, out: tuple[object, ...]) -> TupleFormat:
+    tensors = [value for value in out if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    if len(tensors) != len(out):
+        raise UserError(
+            "not all values that cross at the end of the piece are floating tensors", do="Cut the model elsewhere."
+        )
+    return TupleFormat(shapes=tuple(tuple(tensor.shape) for tensor in tensors), images=piece.tuple_images)

@@ -135,6 +135,8 @@ def _declared(parts: Sequence[SubnetPart], image: Shape, key: str) -> StagedMode
             traced, shape = _looked_at(part, image)
             points = cut_points.cut_points(traced, shape)
             with at("block_input"):
+                if isinstance(part.block_input, list):
+                    raise UserError("a stage begins with one tensor", allowed="one name")
                 start = cut_points.resolve(traced, part.block_input, "input").index
             with at("block_output"):
                 end = cut_points.resolve(traced, part.block_output, "output").index

@@ -56,7 +56,7 @@ def front_of(network: Network, seed: int) -> FrozenPrefix | None:
             break
         spec, start, end = cut
         begins_there = start.index == 0 if front is None else (spec, start.index) == (front.spec, front.end.index)
-        if not begins_there or piece.after.changes:
+        if not begins_there or piece.after.changes or end.also:  # features are one tensor
             break
         front = FrozenPrefix(spec, seed, end, count, image_shape_of(network))
     return front

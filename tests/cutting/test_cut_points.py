@@ -142,7 +142,7 @@ def test_a_branch_on_the_size_of_images_is_decided_and_checked() -> None:
     whole = extract(cut, points[0], points[-1])
     small = torch.rand(2, 3, 4, 8)
     assert torch.equal(whole(small), model(small))
-    with pytest.raises(AssertionError, match="another path through the model than those of 3x8x8"):
+    with pytest.raises(UserError, match="another path through the model than those of 3x8x8"):
         whole(torch.rand(2, 3, 16, 16))
     assert torch.ones(2).shape == (2,)
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from stitching.config.bounds import Classes, Pixels
 from stitching.config.errors import UserError, at
-from stitching.config.format_syntax import ReformatOptions, parse_format
+from stitching.config.format_syntax import TUPLE, ReformatOptions, parse_format
 from stitching.config.parts import PARTS, BasePart, PartField
-from stitching.cutting.formats import Format
+from stitching.cutting.formats import TUPLE_GOES_INTO, Format, TupleFormat
 from stitching.nets.build import build_part
 from stitching.nets.buildable import BuildablePart, BuildOptions
 from stitching.nets.network import Network, Parallel, Part
@@ -70,9 +70,17 @@ class AssemblyPart(BuildablePart):
         input_format: Format,
         options: BuildOptions,
     ) -> Part:
-        _check_one_tensor(pieces)
         input_format = pieces[-1].out_format if pieces else input_format
         child = _inherit(child, self)
+        if several := _list_behind(pieces):
+            with at(child.kind):
+                native = child.native_format(options)
+            if native is None or native.kind != TUPLE:
+                raise UserError(
+                    "the part before returns a list (`agg: none`), and this one takes one tensor",
+                    do="Join the parts with `agg: avg` or `concat`, or put the ParallelPart last.",
+                )
+            input_format = several
         if isinstance(child, BuildablePart):
             child = child.in_front_of(following, input_format, options)
         return build_part(child, input_format, options)
@@ -119,6 +127,9 @@ class ParallelPart(BuildablePart):
 
     def _check_joinable(self, formats: Sequence[Format]) -> None:
         """Raise if the outputs of the parts cannot be joined as `agg` says."""
+        for i, output in enumerate(formats):
+            if output.kind == TUPLE:
+                raise UserError(f"returns {output}", allowed=TUPLE_GOES_INTO, path=("parts", i))
         if self.agg == "none":
             return
         for i, output in enumerate(formats):
@@ -135,16 +146,15 @@ class ParallelPart(BuildablePart):
                 )  # fmt: skip
 
 
-def _check_one_tensor(pieces: list[Part]) -> None:
-    """Raise if the last of the pieces returns a list, which no part takes."""
+def _list_behind(pieces: list[Part]) -> TupleFormat | None:
+    """The tensors that the last of the pieces returns as a list; None if it returns none."""
     last: nn.Module | None = pieces[-1].net if pieces else None
     while isinstance(last, Network):
         last = last.pieces[-1].net
     if isinstance(last, Parallel) and last.agg == "none":
-        raise UserError(
-            "the part before returns a list (`agg: none`), and this one takes one tensor",
-            do="Join the parts with `agg: avg` or `concat`, or put the ParallelPart last.",
-        )
+        formats = [part.out_format for part in last.parts if isinstance(part, Part)]
+        return TupleFormat(shapes=tuple(layout.shape(1) for layout in formats))
+    return None
 
 
 def _inherit(child: BasePart, parent: BasePart) -> BuildablePart:

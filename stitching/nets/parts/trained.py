@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
-from stitching.config.errors import at
+from stitching.config.errors import UserError, at
+from stitching.config.format_syntax import TUPLE
 from stitching.config.parts import PARTS, ModelFields
-from stitching.config.schema import complaint
+from stitching.config.schema import complaint, one_of
 from stitching.cutting import cut_points
-from stitching.cutting.formats import Format
+from stitching.cutting.formats import Format, TupleFormat
 from stitching.cutting.graph_passes import main_output
+from stitching.cutting.tuple_cuts import extract_for_tuple, values_to
 from stitching.models.building import build, build_meta
 from stitching.models.spec import ModelSpec
 from stitching.models.traced_models import model_spec, traced_model
@@ -29,8 +31,11 @@ class SubnetPart(BuildablePart, ModelFields):
     is_subnet: ClassVar[bool] = True
     bounds_itself: ClassVar[bool] = True
 
-    block_input: str | None = None
-    """Module or value with whose input the piece begins; by default the images."""
+    block_input: one_of(text=str, list=Annotated[list[str], Field(min_length=2)]) | None = None  # type: ignore[valid-type]
+    """Module or value with whose input the piece begins; by default the images. A list of two or more: the piece takes
+    the outputs of these modules or values, in this order, from a part that gives several: a `ParallelPart` with
+    `agg: none`, or a `Subnet` with `out_format: tuple`.
+    """
     block_output: str | None = None
     """Module or value with whose output the piece ends; by default the model's output."""
     random: bool = False
@@ -48,13 +53,24 @@ class SubnetPart(BuildablePart, ModelFields):
 
     def native_format(self, options: BuildOptions) -> Format:
         _, start, _ = self._cut(options)
-        return Format(start.format.kind, prefix=start.format.prefix)
+        return TupleFormat() if start.also else Format(start.format.kind, prefix=start.format.prefix)
 
     def build(self, input_format: Format, options: BuildOptions) -> nn.Module:
         spec, start, end = self._cut(options)
         traced = traced_model(spec, options.seed, options.meta, options.images)
-        subnet = cut_points.extract_for(traced, start, end, input_format.shape(1)[1:])
-        subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
+        if isinstance(input_format, TupleFormat):
+            likely = input_format.images, options.images
+            with at("block_input"):
+                subnet, images = extract_for_tuple(traced, start, end, input_format, likely)
+            subnet.tuple_images = images
+        elif end.also:
+            images = cut_points.images_giving(traced, start, input_format.shape(1)[1:])
+            subnet = cut_points.extract(traced, start, end, images)
+            subnet.tuple_images = images
+        else:
+            subnet = cut_points.extract_for(traced, start, end, input_format.shape(1)[1:])
+        if not end.also:
+            subnet.out_kind, subnet.out_prefix = end.format.kind, end.format.prefix
         subnet.cut_from = (spec, start, end)  # training compares it to find shared fronts
         subnet.statistics_images = getattr(traced.model, "statistics_images", None)
         return subnet
@@ -65,10 +81,21 @@ class SubnetPart(BuildablePart, ModelFields):
         if self.random:
             spec = replace(spec, random=True, sample=None if options.meta else options.sample)
         traced = traced_model(spec, options.seed, options.meta, options.images)
+        several = self.block_input if isinstance(self.block_input, list) else None
         with at("block_input"):
-            start = cut_points.resolve(traced, self.block_input, "input")
+            first = None if several else self.block_input
+            start = cut_points.resolve(traced, first, "input", as_tuple=self.in_format == TUPLE)
         with at("block_output"):
-            return spec, start, cut_points.resolve(traced, self.block_output, "output")
+            end = cut_points.resolve(traced, self.block_output, "output", as_tuple=self.out_format == TUPLE)
+        if several:
+            with at("block_input"):
+                start = values_to(traced, several, end)
+        for key, declared, point in (("in_format", self.in_format, start), ("out_format", self.out_format, end)):
+            if declared == TUPLE and not point.also:
+                raise UserError(
+                    f"is tuple, but the value of {point.name!r} alone crosses there", do="Leave it out.", path=(key,)
+                )
+        return spec, start, end
 
 
 @PARTS.register("Net")
