@@ -177,9 +177,9 @@ cut at the end of every block with one tensor, {3} if a cut may carry a tuple.
 - *cut*: at how many of their ends one tensor carries everything that depends on the images' content. What follows from the
   size of the images (sizes, masks, tables of positions) does not count: a piece computes it again. A piece that needs sizes
   which its input does not show is for images of one size (`sized_for`) and refuses others.
-- *as a tuple*: at how many more ends several tensors cross (the last column names those of the first such end), and pieces take and return them
-  together
-  (`cut(model, output="blocks.0", as_tuple=True)`).
+- *as a tuple*: at how many more ends several tensors cross (the last column names those of the first such end), and pieces take and
+  return them together: `out_format: tuple` of a Subnet and `in_format: tuple` of the next; in Python
+  `cut(model, output="blocks.0", as_tuple=True)`.
 - *images*: channels and sides of the images that the cuts were tried with.
 
 `stitching inspect MODEL --stages` says the same of any model. To write this page again:
