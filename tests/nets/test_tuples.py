@@ -18,6 +18,7 @@ from stitching.nets.build import BuildOptions, build_network
 from stitching.nets.parts import PARTS
 from stitching.runs.kinds import read_job
 from stitching.training.job_checks import at_network, images_of, meta_network
+from stitching.training.shared_prefixes import front_of
 
 MODEL = '''
 from torch import nn
@@ -102,6 +103,13 @@ def test_the_list_of_a_parallel_part_goes_into_a_subnet_of_several_inputs(model:
     tensors = joined.pieces[0](pixels)
     back = network(model, HERE, LIST).eval().pieces[1]
     assert torch.equal(joined(pixels), back(tensors[::-1]))
+
+
+def test_a_pack_shares_no_front_that_gives_a_tuple(model: str) -> None:
+    """What is shared is one tensor, and several crossings of a model have the same place in its list of cut points."""
+    stem = {"block_output": "stem", "frozen": True}
+    assert front_of(network(model, stem, {"block_input": "small"}), 1) is not None
+    assert front_of(network(model, HERE | {"frozen": True}, ON), 1) is None
 
 
 def job(model: str, *parts: dict[str, Any]) -> dict[str, Any]:
